@@ -1,0 +1,227 @@
+"""python -m benchmarks.kill [--kills=10] [--layout=streams|buckets|both] [--workdir=DIR] [--seed=0]
+
+Trains a small model without a break, and again killed by SIGKILL at random moments and restarted each time. Exits with
+0 only if both runs end with the same checkpoints (parameters, optimizer, carried state), bit for bit, and the same
+metrics.jsonl, times aside.
+"""
+
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import flags
+from etils import epath
+
+from lm import config as configuration
+from lm import workdir as run_directory
+from lm.config import Config, DataConfig, ModelConfig, OptimizerConfig, TokenizerConfig, TrainingConfig
+from lm.errors import UserError, program
+
+ROOT = pathlib.Path(__file__).parent.parent
+TIMES = {"seconds", "logged_seconds", "tokens_per_second"}  # what may differ between two runs of one configuration
+LAYOUTS = ("streams", "buckets")
+
+
+def write_data(layout: str, folder: pathlib.Path) -> str:
+    """Text, or pairs to translate, of random words; returns the source."""
+    rng = np.random.default_rng(0)
+    words = ["".join(rng.choice(list("abcdefghij"), 1 + i % 7)) for i in range(200)]
+    lines = [" ".join(rng.choice(words, rng.integers(1, 12))) for _ in range(4000)]
+    path = folder / f"{layout}.txt"
+    if layout == "streams":
+        path.write_text("\n".join(lines) + "\n")
+        return f"text:{path}"
+    path.write_text("".join(f"{line}\t{line[::-1]}\n" for line in lines))
+    return f"tsv:{path}"
+
+
+def small_config(layout: str, source: str) -> Config:
+    """Half a minute of training on two cores, with a checkpoint about every second and all that is random turned on."""
+    streams = layout == "streams"
+    return configuration.validated(
+        Config(
+            seed=1,
+            data=DataConfig(
+                train=source,
+                task="lm" if streams else "seq2seq",
+                batch_size=32,
+                window=32,
+                buckets=2,
+                tokenizer=TokenizerConfig("characters") if streams else TokenizerConfig("unigram", 320),
+            ),
+            model=ModelConfig(embed_dim=16, hidden_dim=64, layers=2, attention="dot", dropout=0.2),
+            optimizer=OptimizerConfig(learning_rate=3e-3, warmup=20),
+            # The three periods have no common multiple but the end, so a restart falls between them all.
+            training=TrainingConfig(steps=500, eval_every=70, checkpoint_every=19, log_every=7, eval_examples=16),
+        )
+    )
+
+
+def command(config: Config, workdir: pathlib.Path) -> list[str]:
+    """train.py as a user calls it, each field of the configuration by its flag."""
+    values = [f"--config.{path}={configuration.get(config, path)}" for path, _, _ in configuration.fields(config)]
+    return [sys.executable, "train.py", "--config=configs/shakespeare.py", f"--workdir={workdir}", *values]
+
+
+# ---- killing ----------------------------------------------------------------------------------------------------
+
+
+def run(command: list[str], environment: dict[str, str]) -> float:
+    """Runs to the end; returns seconds."""
+    begun = time.monotonic()
+    subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, check=True)
+    return time.monotonic() - begun
+
+
+def run_killed(
+    command: list[str], environment: dict[str, str], workdir: pathlib.Path, steps: int, kills: int, seed: int
+) -> list[str]:
+    """Runs to the end, killed `kills` times on the way; returns where each kill hit.
+
+    A moment is uniform over what is expected of a life: its start-up, and twice its share of the steps that are left.
+    How long these take is learnt from the lives before; the first, of which nothing is known, ends while it trains.
+    """
+    rng = np.random.default_rng(seed)
+    startup, pace = 0.0, 0.01  # seconds until the first line of metrics, and for a step
+    hits: list[str] = []
+    log_path = workdir.parent / f"{workdir.name}.log"
+    while len(hits) < kills:
+        done = _latest_checkpoint(workdir)
+        moment = rng.uniform(0, startup + 2 * (steps - done) / (kills - len(hits) + 1) * pace)
+        target = done + int((moment - startup) / pace)
+        lines: list[tuple[float, int]] = []  # when each step was reported
+        with log_path.open("wb") as log:
+            process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log)
+            begun = time.monotonic()
+            while process.poll() is None:
+                time.sleep(0.005)
+                now, reported = time.monotonic() - begun, _steps_in(log_path)
+                if reported and (not lines or lines[-1][1] != reported[-1]):
+                    lines.append((now, reported[-1]))
+                if (moment < startup and now >= moment) or (moment >= startup and lines and lines[-1][1] >= target):
+                    # The lines come some steps apart, and with them the evaluations: anywhere in between.
+                    time.sleep(rng.uniform(0, 10 * pace))
+                    process.kill()
+                    break
+            code = process.wait()
+        if lines:
+            startup = lines[0][0]
+            pace = (lines[-1][0] - lines[0][0]) / max(lines[-1][1] - lines[0][1], 1) or pace
+        if code == 0:  # it was done before its moment came
+            continue
+        if code > 0:
+            raise UserError(str(log_path), f"the run ended with exit code {code}", "read its message above")
+        where = f"after step {lines[-1][1]}" if lines else "start-up"
+        where += ", while a checkpoint was written" if _half_written(workdir) else ""
+        hits.append(f"{time.monotonic() - begun:6.2f} s, from step {done}: {where}")
+    run(command, environment)
+    return hits
+
+
+def _steps_in(log: pathlib.Path) -> list[int]:
+    return [int(step.replace(",", "")) for step in re.findall(r"^step +([\d,]+) ", log.read_text(), re.MULTILINE)]
+
+
+def _latest_checkpoint(workdir: pathlib.Path) -> int:
+    return max((int(path.name) for path in workdir.glob("checkpoints/*") if path.name.isdigit()), default=0)
+
+
+def _half_written(workdir: pathlib.Path) -> bool:
+    return any(not path.name.isdigit() for path in workdir.glob("checkpoints/*"))
+
+
+# ---- comparing --------------------------------------------------------------------------------------------------
+
+
+def differences(one: pathlib.Path, other: pathlib.Path) -> list[str]:
+    """What two runs' directories differ in: configuration, tokenizer, metrics and checkpoints, bit for bit but for times."""
+    found = []
+    for pattern in ("config.json", "tokenizer/*"):
+        names = {path.relative_to(base) for base in (one, other) for path in base.glob(pattern)}
+        found += [str(name) for name in sorted(names) if _content(one / name) != _content(other / name)]
+    records, others = ([_timeless(r) for r in run_directory.read_metrics(epath.Path(base))] for base in (one, other))
+    if len(records) != len(others):
+        found.append(f"metrics.jsonl: {len(records)} lines against {len(others)}")
+    found += [f"metrics.jsonl: {a} against {b}" for a, b in zip(records, others, strict=False) if a != b]
+    steps, other_steps = (sorted(int(path.name) for path in (base / "checkpoints").iterdir()) for base in (one, other))
+    if steps != other_steps:
+        found.append(f"checkpoints: {steps} against {other_steps}")
+    for step in sorted({*steps} & {*other_steps}):
+        leaves, other_leaves = (_leaves(base / "checkpoints" / str(step)) for base in (one, other))
+        found += [
+            f"checkpoint {step}: {name}"
+            for name in sorted({*leaves} | {*other_leaves})
+            if leaves.get(name) != other_leaves.get(name)
+        ]
+    return found
+
+
+def _content(path: pathlib.Path) -> bytes | None:
+    return path.read_bytes() if path.exists() else None
+
+
+def _timeless(record: dict) -> dict:
+    return {name: value for name, value in record.items() if name not in TIMES}
+
+
+def _leaves(checkpoint: pathlib.Path) -> dict[str, object]:
+    """All that a checkpoint keeps, by name: arrays as (type, shape, bytes), and what is counted."""
+    found: dict[str, object] = dict(_timeless(json.loads((checkpoint / "progress" / "metadata").read_text())))
+    with ocp.StandardCheckpointer() as checkpointer:
+        for item in ("params", "rest"):
+            tree = checkpointer.restore(checkpoint / item)
+            for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+                array = np.asarray(leaf)
+                found[item + jax.tree_util.keystr(path)] = (str(array.dtype), array.shape, array.tobytes())
+    return found
+
+
+def main() -> None:
+    values = flags.FLAGS
+    if values.layout not in (*LAYOUTS, "both"):
+        raise UserError("--layout", f"{values.layout!r} is unknown", "choose streams, buckets or both")
+    base = pathlib.Path(values.workdir or tempfile.mkdtemp(prefix="kill-"))
+    # That the numbers are the same to the last bit is promised on a CPU.
+    environment = {"JAX_PLATFORMS": "cpu", **os.environ}
+    found: dict[str, list[str]] = {}
+    for layout in LAYOUTS if values.layout == "both" else (values.layout,):
+        folder = (base / layout).absolute()
+        if folder.exists() and any(folder.iterdir()):
+            raise UserError(str(folder), "is not empty", "choose another --workdir")
+        folder.mkdir(parents=True, exist_ok=True)
+        config = small_config(layout, write_data(layout, folder))
+        steps = int(config.training.steps)
+        seconds = run(command(config, folder / "uninterrupted"), environment)
+        print(f"{layout}: {steps} steps without a break in {seconds:.1f} s", flush=True)
+        killed = folder / "killed"
+        hits = run_killed(command(config, killed), environment, killed, steps, values.kills, values.seed)
+        for number, hit in enumerate(hits, start=1):
+            print(f"  kill {number:2d} {hit}")
+        found[layout] = differences(folder / "uninterrupted", killed)
+        for difference in found[layout]:
+            print(f"  differs: {difference}")
+    for layout, different in found.items():
+        print(f"{layout:<8} {values.kills} kills  {'DIFFERENT' if different else 'equal, bit for bit'}")
+    if any(found.values()):
+        sys.exit(1)
+    if not values.workdir:
+        shutil.rmtree(base)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_integer("kills", 10, "how often each run is killed")
+    flags.DEFINE_string("layout", "both", "streams, buckets or both")
+    flags.DEFINE_string(
+        "workdir", "", "where the runs go, and stay; empty: a directory that is removed if all is equal"
+    )
+    flags.DEFINE_integer("seed", 0, "of the moments")
+    program(main)

@@ -1,0 +1,18 @@
+"""Draft."""
+
+from lm.config import Config, DataConfig, ModelConfig, OptimizerConfig, TokenizerConfig, TrainingConfig
+
+
+def get_config() -> Config:
+    return Config(
+        data=DataConfig(
+            train="text:input.txt",
+            task="lm",
+            batch_size=32,
+            window=64,
+            tokenizer=TokenizerConfig(kind="characters"),
+        ),
+        model=ModelConfig(embed_dim=64, hidden_dim=384, layers=1, dropout=0.1),
+        optimizer=OptimizerConfig(learning_rate=8e-3, warmup=100, final_fraction=0.02, b2=0.99),
+        training=TrainingConfig(steps=2400, eval_every=400, checkpoint_every=400, log_every=100),
+    )

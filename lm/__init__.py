@@ -1,0 +1,16 @@
+"""Recurrent encoder-decoder language models in JAX and Flax."""
+
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str):
+    # Only when asked for: `lm.recurrence` and `lm.models` import without the data libraries.
+    if name in ("load", "Run"):
+        from lm import run
+
+        return getattr(run, name)
+    if name == "Options":
+        from lm.generation import Options
+
+        return Options
+    raise AttributeError(f"module 'lm' has no attribute {name!r}")

@@ -1,0 +1,341 @@
+"""The configuration: one tree of typed fields, the only home of defaults, fixed once validated.
+
+A config file's `get_config()` returns a `Config`; `--config.section.field=value` replaces one field.
+`validated` checks every rule and returns a copy that nothing can write to. `to_json` and `from_json` are exact
+inverses, so a run's `config.json` says all that was asked for.
+"""
+
+import copy
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from lm.errors import UserError, nearest
+from lm.parallel import PARALLEL
+from lm.recurrence import CELLS
+from lm.tasks import TASKS
+
+TOKENIZERS = ("bytes", "characters", "words", "unigram", "bpe")
+UNITS = ("steps", "epochs", "tokens")
+
+
+class Duration(str):
+    """A length of training: `500`, `"500 steps"`, `"2.5 epochs"` or `"3_000_000 tokens"` (real target tokens)."""
+
+
+def _field(default: Any, text: str) -> Any:
+    return dataclasses.field(default=default, metadata={"help": text})
+
+
+class _Section:
+    """A group of fields; after `validated`, assignment raises."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if self.__dict__.get("_fixed"):
+            raise AttributeError(f"{type(self).__name__}.{name}: a validated configuration is never changed")
+        object.__setattr__(self, name, value)
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class TokenizerConfig(_Section):
+    kind: str = _field("unigram", f"how text becomes ids: one of {', '.join(TOKENIZERS)}, or a path to a .model file")
+    vocab_size: int = _field(
+        0, "ids in the vocabulary, specials included; 0: as many as there are (not for unigram, bpe)"
+    )
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class DataConfig(_Section):
+    train: str = _field(
+        "", "source of training data, `scheme:location`, scheme one of tfds, text, parallel, jsonl, tsv"
+    )
+    validation: str = _field("", "source of validation data; empty: held out of the training data")
+    test: str = _field("", "source of test data; empty: none")
+    task: str = _field("seq2seq", f"how examples become batches: one of {', '.join(TASKS)}")
+    batch_size: int = _field(64, "examples (seq2seq) or streams (lm) per update, over all devices")
+    window: int = _field(128, "lm: time steps per batch; gradients stop at its edge, the recurrent state does not")
+    reset_rate: float = _field(
+        0.05, "lm: share of training windows that start as a document does, state cleared; 0 to 1"
+    )
+    max_length: int = _field(
+        128, "seq2seq: training pairs with more tokens on a side are left out (never in evaluation)"
+    )
+    buckets: int = _field(4, "seq2seq: number of lengths that training pairs are padded to; each is compiled once")
+    evaluation_streams: int = _field(
+        16, "lm: streams that an evaluation text is cut into; 1 carries state through it all"
+    )
+    tokenizer: TokenizerConfig = dataclasses.field(default_factory=TokenizerConfig)
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class ModelConfig(_Section):
+    cell: str = _field("lstm", f"recurrent cell: one of {', '.join(CELLS)}")
+    embed_dim: int = _field(256, "width of the token embeddings")
+    hidden_dim: int = _field(256, "width of each recurrent layer (an encoder's directions share it)")
+    layers: int = _field(2, "recurrent layers of the decoder, and of the encoder")
+    encoder: str = _field(
+        "bidirectional", "encoder's direction: unidirectional or bidirectional; a task without source has none"
+    )
+    attention: str = _field("none", "what the decoder sees beside the fixed-length vector: none, dot or additive")
+    dropout: float = _field(
+        0.0, "probability of dropping a unit between layers, 0 to 1; one mask per sequence (variational)"
+    )
+    tied: bool = _field(False, "whether the output head is the target embedding's transpose")
+    dtype: str = _field("float32", "type of the products: float32 or bfloat16; parameters and state are float32")
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class OptimizerConfig(_Section):
+    name: str = _field("adamw", "adamw, adam or sgd")
+    learning_rate: float = _field(1e-3, "peak learning rate")
+    schedule: str = _field("cosine", "after warm-up: constant, linear, cosine or inverse_sqrt")
+    warmup: Duration = _field(0, "length of the linear warm-up")
+    final_fraction: float = _field(0.0, "linear and cosine end at this fraction of the peak, 0 to 1")
+    weight_decay: float = _field(0.0, "adamw: decoupled decay per update, times the learning rate")
+    decayed: str = _field(
+        r".*/(kernel|recurrent_kernel)", "regular expression: names of the parameters that decay, matched whole"
+    )
+    b1: float = _field(0.9, "adam, adamw: decay of the mean of gradients; sgd: momentum")
+    b2: float = _field(0.999, "adam, adamw: decay of the mean of squared gradients")
+    epsilon: float = _field(1e-8, "adam, adamw: added to the root of the mean of squares")
+    clip_norm: float = _field(1.0, "gradients are scaled to at most this global norm; 0: never")
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class TrainingConfig(_Section):
+    steps: Duration = _field(1000, "length of training")
+    eval_every: Duration = _field(200, "between evaluations on validation data; there is one at the end in any case")
+    checkpoint_every: Duration = _field(
+        200, "between checkpoints; there is one at the end, and one at each best evaluation"
+    )
+    log_every: Duration = _field(50, "between lines of training metrics")
+    keep_checkpoints: int = _field(2, "latest checkpoints kept, beside the best by validation loss")
+    eval_examples: int = _field(256, "seq2seq: validation examples generated and scored at an evaluation; 0: none")
+    init_from: str = _field(
+        "", "WORKDIR[:best|latest|STEP] of the run whose tokenizer and parameters this one starts from"
+    )
+    parallel: str = _field("pmap", "how devices share the work: pmap (replicated parameters, batch cut in equal parts)")
+    accumulate: int = _field(
+        1, "parts that a device's batch is cut into, one after the other, to save memory; same update"
+    )
+    label_smoothing: float = _field(
+        0.0, "share of the target distribution spread over the vocabulary in training, 0 to 1"
+    )
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class Config(_Section):
+    seed: int = _field(0, "seed of everything random: initial parameters, dropout, data order")
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
+
+
+# ---- durations --------------------------------------------------------------------------------------------------
+
+
+def parse_duration(value: int | str, where: str) -> tuple[float, str]:
+    """Returns (amount, unit), unit one of `UNITS`; raises `UserError` naming the field `where`."""
+    match = re.fullmatch(r"([0-9]+(?:_[0-9]+)*(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)\s*([a-z]*)", str(value).strip())
+    if isinstance(value, bool) or not match or not math.isfinite(float(match[1])):
+        raise UserError(where, f"{value!r} is not a duration", "give e.g. 500, '2.5 epochs' or '1_000_000 tokens'")
+    unit = match[2] or "steps"
+    unit = unit if unit.endswith("s") else unit + "s"
+    if unit not in UNITS:
+        raise UserError(where, f"{match[2]!r} is not a unit of training", nearest(unit, UNITS))
+    amount = float(match[1])
+    if unit == "steps" and amount != int(amount):
+        raise UserError(where, f"{value!r} is not a whole number of steps", "give a whole number")
+    return amount, unit
+
+
+def in_steps(duration: int | str, steps_per_epoch: int, tokens_per_epoch: int, where: str = "duration") -> int:
+    """The duration in whole updates, rounded up; `tokens_per_epoch` counts real target tokens."""
+    amount, unit = parse_duration(duration, where)
+    if unit == "epochs":
+        amount *= steps_per_epoch
+    elif unit == "tokens":
+        amount *= steps_per_epoch / tokens_per_epoch
+    return math.ceil(amount - 1e-9)
+
+
+# ---- validation -------------------------------------------------------------------------------------------------
+
+
+def validated(config: Config) -> Config:
+    """A copy that cannot be changed; raises `UserError` that names the first field that breaks a rule."""
+    if not isinstance(config, Config):
+        raise UserError("config", f"get_config() returned {type(config).__name__}", "return lm.config.Config(...)")
+    config = copy.deepcopy(config)
+    for path, section, field in fields(config):
+        section.__dict__.pop("_fixed", None)  # it may be a variant of a validated configuration
+        _check_type(path, section, field)
+
+    def check(ok: bool, path: str, what: str, mend: str) -> None:
+        if not ok:
+            raise UserError(f"config.{path}", what, mend)
+
+    def choice(path: str, choices: Iterable[str]) -> None:
+        value = get(config, path)
+        check(value in choices, path, f"{value!r} is unknown", nearest(value, choices))
+
+    def between(path: str, low: float, high: float = math.inf) -> None:
+        value = get(config, path)
+        mend = f"give at least {low:g}" if high == math.inf else f"give {low:g} to {high:g}"
+        check(low <= value <= high, path, f"{value!r} is out of range", mend)
+
+    choice("data.task", TASKS)
+    choice("model.cell", CELLS)
+    choice("model.encoder", ("unidirectional", "bidirectional"))
+    choice("model.attention", ("none", "dot", "additive"))
+    choice("model.dtype", ("float32", "bfloat16"))
+    choice("optimizer.name", ("adamw", "adam", "sgd"))
+    choice("optimizer.schedule", ("constant", "linear", "cosine", "inverse_sqrt"))
+    choice("training.parallel", PARALLEL)
+    for path in (
+        "data.batch_size data.window data.max_length data.buckets data.evaluation_streams model.embed_dim "
+        "model.hidden_dim model.layers training.keep_checkpoints training.accumulate"
+    ).split():
+        between(path, 1)
+    between("seed", 0, 2**32 - 1)
+    between("data.tokenizer.vocab_size", 0, 2**31 - 1)
+    between("training.eval_examples", 0)
+    for path in "model.dropout optimizer.b1 optimizer.b2 training.label_smoothing".split():
+        value = get(config, path)
+        check(0 <= value < 1, path, f"{value!r} is out of range", "give at least 0 and less than 1")
+    between("optimizer.final_fraction", 0, 1)
+    between("data.reset_rate", 0, 1)
+    for path in "optimizer.learning_rate optimizer.weight_decay optimizer.epsilon optimizer.clip_norm".split():
+        between(path, 0)
+        check(math.isfinite(get(config, path)), path, "is not finite", "give a finite number")
+    data, model, training = config.data, config.model, config.training
+    check(
+        bool(data.train), "data.train", "is empty", "give a source, e.g. text:corpus/*.txt or tfds:tinyworld/translate"
+    )
+    kind = data.tokenizer.kind
+    check(
+        kind in TOKENIZERS or kind.endswith(".model"),
+        "data.tokenizer.kind",
+        f"{kind!r} is unknown",
+        nearest(kind, (*TOKENIZERS, "a path that ends in .model")),
+    )
+    check(
+        kind not in ("unigram", "bpe") or data.tokenizer.vocab_size > 0,
+        "data.tokenizer.vocab_size",
+        f"a {kind} tokenizer needs a size",
+        "give e.g. 8000",
+    )
+    attends = model.attention != "none" and TASKS[data.task].has_source
+    check(
+        not model.tied or model.embed_dim == model.hidden_dim or attends,
+        "model.tied",
+        f"the head reads {model.hidden_dim} features, the embedding has {model.embed_dim}",
+        "make model.embed_dim and model.hidden_dim equal",
+    )
+    check(
+        data.batch_size % training.accumulate == 0,
+        "training.accumulate",
+        f"{training.accumulate} does not divide the batch size {data.batch_size}",
+        "choose a divisor of data.batch_size",
+    )
+    check(
+        training.init_from == "" or bool(training.init_from.strip(":")),
+        "training.init_from",
+        "names no run",
+        "give WORKDIR or WORKDIR:best",
+    )
+    try:
+        re.compile(config.optimizer.decayed)
+    except re.error as error:
+        check(False, "optimizer.decayed", f"is not a regular expression ({error})", "mend it")
+    for path in "training.steps training.eval_every training.checkpoint_every training.log_every".split():
+        amount, _ = parse_duration(get(config, path), f"config.{path}")
+        check(amount > 0, path, "is zero", "give a positive duration")
+    for _, section, _ in fields(config):
+        section.__dict__["_fixed"] = True
+    config.__dict__["_fixed"] = True
+    return config
+
+
+def fields(config: Any, prefix: str = "") -> list[tuple[str, Any, dataclasses.Field]]:
+    """Every leaf as (dotted path, the section that holds it, its dataclass field)."""
+    leaves = []
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(field.type):
+            if not isinstance(value, field.type):
+                what = f"is a {type(value).__name__}"
+                raise UserError(f"config.{prefix}{field.name}", what, f"give a {field.type.__name__}")
+            leaves += fields(value, f"{prefix}{field.name}.")
+        else:
+            leaves.append((prefix + field.name, config, field))
+    return leaves
+
+
+def get(config: Config, path: str) -> Any:
+    """The value at a dotted path."""
+    for name in path.split("."):
+        config = getattr(config, name)
+    return config
+
+
+def _check_type(path: str, section: Any, field: dataclasses.Field) -> None:
+    """Exact types, but for an int given as a float, and durations, which become an int or a plain phrase."""
+    value = getattr(section, field.name)
+    if field.type is Duration:
+        amount, unit = parse_duration(value, f"config.{path}")
+        setattr(section, field.name, int(amount) if unit == "steps" else f"{amount:.15g} {unit}")
+    elif field.type is float and type(value) is int:
+        setattr(section, field.name, float(value))
+    elif type(value) is not field.type:
+        what = f"{value!r} is a {type(value).__name__}"
+        raise UserError(f"config.{path}", what, f"give a {field.type.__name__}: {field.metadata['help']}")
+
+
+# ---- JSON -------------------------------------------------------------------------------------------------------
+
+
+def to_json(config: Config) -> str:
+    """Indented JSON with every field, in the order of the dataclasses."""
+    return json.dumps(dataclasses.asdict(config), indent=2, ensure_ascii=False) + "\n"
+
+
+def from_json(text: str, where: str) -> Config:
+    """The inverse of `to_json`, validated; `where` (a file) is named in errors."""
+    try:
+        tree = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(where, f"is not valid JSON ({error})", "restore the file, or start in a new workdir") from None
+
+    def build(kind: type, tree: Any, path: str) -> Any:
+        known = {field.name: field for field in dataclasses.fields(kind)}
+        if not isinstance(tree, dict):
+            raise UserError(f"{where}: {path or 'top level'}", "is not an object", "restore the file")
+        for name in tree:
+            if name not in known:
+                raise UserError(f"{where}: {path}{name}", "is an unknown field", nearest(name, known))
+        missing = [name for name in known if name not in tree]
+        if missing:
+            raise UserError(f"{where}: {path}{missing[0]}", "is missing", "restore the file")
+        values = {
+            name: build(field.type, tree[name], f"{path}{name}.")
+            if dataclasses.is_dataclass(field.type)
+            else tree[name]
+            for name, field in known.items()
+        }
+        return kind(**values)
+
+    return validated(build(Config, tree, ""))
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """`path: old -> new` for every field that differs."""
+    return [
+        f"{path}: {get(old, path)!r} -> {get(new, path)!r}"
+        for path, _, _ in fields(old)
+        if get(old, path) != get(new, path)
+    ]

@@ -1,0 +1,144 @@
+"""What the user of `train.py` sees: a header, progress, a line per evaluation, samples, what to type next."""
+
+import shlex
+import sys
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from tqdm import tqdm
+
+from lm.config import Config
+from lm.data.pipeline import Encoded, TrainingData
+from lm.data.tokenizers import Tokenizer
+from lm.evaluation import Evaluator
+from lm.generation import Generation
+from lm.parallel import Devices
+
+
+def header(
+    config: Config,
+    directory: epath.Path,
+    devices: Devices,
+    params: Any,
+    encoded: dict[str, Encoded],
+    tokenizer: Tokenizer,
+    data: TrainingData,
+    steps: int,
+    start: int,
+) -> None:
+    """What will run, on what, where."""
+    rows = [("run", str(directory) + (f", resumed after step {start:,}" if start else ""))]
+    kinds = {device.device_kind for device in devices.devices}
+    rows.append(("devices", f"{len(devices)} x {', '.join(sorted(kinds))}, {config.data.batch_size} rows an update"))
+    sizes = {name: sum(np.size(leaf) for leaf in jax.tree.leaves(tree)) for name, tree in params.items()}
+    modules = ", ".join(f"{name} {size:,}" for name, size in sizes.items())
+    rows.append(("parameters", f"{sum(sizes.values()):,} ({modules})"))
+    for name, split in encoded.items():
+        text = f"{len(split.target_ids):,} examples, {split.tokens:,} target tokens, {split.target_bytes:,} bytes"
+        if split.unknown:
+            text += f", {split.unknown:,} tokens unknown"
+        note = f" ({split.split.note})" if split.split.note else ""
+        rows.append((name, f"{split.split.spec}: {text}{note}"))
+    if data.left_out:
+        rows.append(("left out", f"{data.left_out:,} training pairs longer than {config.data.max_length} tokens"))
+    rows.append(("tokenizer", f"{tokenizer.kind}, {tokenizer.vocab_size:,} ids"))
+    epochs = steps / data.steps_per_epoch
+    rows.append(("an epoch", f"{data.steps_per_epoch:,} steps, {data.tokens_per_epoch:,} target tokens"))
+    rows.append(("training", f"{steps:,} steps, {epochs:.3g} epochs"))
+    for name, text in rows:
+        say(f"{name:<11} {text}")
+    say("")
+
+
+def transferred(where: str, report: dict[str, list[str]]) -> None:
+    """Which parameters came from another run."""
+    say(f"from {where}: {len(report['loaded'])} parameters loaded")
+    for kind in ("new", "skipped"):
+        if report[kind]:
+            say(f"  {kind}: {', '.join(report[kind])}")
+
+
+class Progress:
+    """A bar on a terminal; plain lines elsewhere."""
+
+    def __init__(self, start: int, steps: int):
+        self._bar = tqdm(
+            total=steps, initial=start, unit="step", disable=not sys.stderr.isatty(), leave=False, dynamic_ncols=True
+        )
+        self._steps = steps
+        self._recent: list[tuple[float, float]] = []  # (seconds, tokens) of the last steps
+
+    def update(self, step: int, loss: float, tokens: float, seconds: float) -> None:
+        self._recent = [*self._recent[-49:], (seconds, tokens)]
+        if self._bar.disable:
+            return
+        self._bar.update(step - self._bar.n)
+        self._bar.set_postfix_str(f"loss {loss:.3f}, {self._rate():,.0f} tokens/s", refresh=False)
+
+    def _rate(self) -> float:
+        if len(self._recent) < 2:
+            return 0.0
+        elapsed = self._recent[-1][0] - self._recent[0][0]
+        return sum(tokens for _, tokens in self._recent[1:]) / max(elapsed, 1e-9)
+
+    def line(self, record: dict[str, Any]) -> None:
+        """One line for a record of metrics; lines of training only where there is no bar."""
+        if record["split"] == "train" and not self._bar.disable:
+            return
+        say(f"step {record['step']:>7,}  {record['seconds']:>8.1f} s  {record['split']:<10}  {figures(record)}")
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+def figures(record: dict[str, Any]) -> str:
+    """The numbers of a record in one line."""
+    shown = [f"loss {record['loss']:.4f}"]
+    if record["split"] == "train":
+        shown.append(f"{record['tokens_per_second']:,.0f} tokens/s")
+        shown.append(f"learning rate {record['learning_rate']:.2e}")
+        shown.append(f"gradient norm {record['grad_norm']:.2f}")
+        return ", ".join(shown)
+    shown.append(f"perplexity {record['perplexity']:.2f}")
+    shown.append(f"{record['bits_per_byte']:.3f} bits/byte")
+    if "exact_match" in record:
+        shown.append(f"exact match {record['exact_match']:.1%}")
+    if "bleu" in record:
+        shown.append(f"BLEU {record['bleu']:.1f}")
+    if "nats_per_example" in record:
+        above = record["nats_per_example"] - record["floor_nats_per_example"]
+        shown.append(f"{above:.2f} nats/example above the floor of {record['floor_nats_per_example']:.2f}")
+    return ", ".join(shown)
+
+
+def samples(evaluator: Evaluator, generations: list[Generation]) -> None:
+    """A few outputs; beside their references where there are."""
+    say("")
+    for one, example in zip(generations, evaluator.encoded.split.examples, strict=False):
+        if example.source is None:
+            say(f"{one.prompt}{one.output}")
+            continue
+        same = "same" if one.output == example.target else "DIFFERS"
+        say(f"source    {example.source}\nreference {example.target}\noutput    {one.output}   [{same}]\n")
+
+
+def best(records: list[dict[str, Any]]) -> None:
+    """The evaluation with the lowest loss: the checkpoint that `best` means."""
+    validation = [record for record in records if record["split"] == "validation"]
+    chosen = min(validation, key=lambda record: record["loss"])
+    say(f"\nBest on validation: step {chosen['step']:,}, {figures(chosen)}\n")
+
+
+def commands(directory: epath.Path, prompt: str) -> None:
+    """What to type next."""
+    say("Next:")
+    say(f"  python sample.py --workdir={directory} --prompt={shlex.quote(prompt)}")
+    say(f"  python -m lm.evaluate --workdir={directory} --split=validation")
+    say(f"  tensorboard --logdir={directory}")
+
+
+def say(text: str) -> None:
+    tqdm.write(text, file=sys.stdout)
+    sys.stdout.flush()

@@ -1,0 +1,421 @@
+"""Where text comes from: a string `scheme:location` becomes a split, a sequence of examples in memory.
+
+    tfds:NAME[/CONFIG][:SPLIT]      any TensorFlow Datasets name; without SPLIT, the split named as the role
+    text:GLOB                       plain text, each file one document; `**` crosses folders
+    parallel:SOURCE_FILE,TARGET_FILE  line n of one file belongs to line n of the other
+    jsonl:FILE                      {"text"} or {"source", "target"} on each line, and "log_prob" where it is known
+    tsv:FILE                        source<TAB>target on each line
+
+Files are UTF-8, strictly. A byte order mark at the start is dropped and `\\r\\n` becomes `\\n`; nothing else is changed.
+A line ends at `\\n` only. Blank lines (of nothing but white space) are skipped, in `parallel` where both files have
+one; a blank source or target beside text is an error.
+"""
+
+import contextlib
+import dataclasses
+import difflib
+import glob
+import hashlib
+import io
+import itertools
+import json
+import logging
+import math
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from etils import epath
+
+from lm.errors import UserError, nearest
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Example:
+    source: str | None  # what the encoder reads; None for plain text
+    target: str  # the text, or what the decoder must write
+    log_prob: float | None = None  # nats, exact log-probability of target (given source) where the data knows it
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    name: str  # train, validation, test
+    spec: str  # the source it was read from, e.g. text:corpus/*.txt
+    examples: Sequence[Example]
+    fingerprint: str  # of the strings of the examples, in order
+    note: str  # what the user must know of it, in one line; empty if nothing
+
+
+def load_splits(train: str, validation: str, test: str) -> dict[str, Split]:
+    """Reads the splits; an empty `test` is left out, and for an empty `validation` a part of `train` is held out.
+
+    Held out of a `text:` source is what follows its first `int(0.9 * n)` characters, the files laid end to end, as
+    char-rnn and nanoGPT do; of any other a twentieth of the examples, chosen by a hash of their content, so that
+    equal examples fall on the same side and examples added later move no other.
+
+    Raises:
+        UserError: a source that cannot be read, with the file and the line at fault.
+    """
+    splits = {
+        role: _load(role, spec)
+        for role, spec in (("train", train), ("validation", validation), ("test", test))
+        if spec or role == "train"
+    }
+    if "validation" not in splits:
+        splits["train"], splits["validation"] = _hold_out(splits["train"])
+    return {role: splits[role] for role in ("train", "validation", "test") if role in splits}
+
+
+def _load(role: str, spec: str) -> Split:
+    field = f"config.data.{role}"
+    scheme, separator, location = spec.partition(":")
+    if not separator or scheme not in SCHEMES:
+        raise UserError(field, f"{spec!r} has no known scheme", f"write scheme:location; {nearest(scheme, SCHEMES)}")
+    if not location:
+        raise UserError(field, f"{spec!r} names nothing to read", "write scheme:location, e.g. text:corpus/*.txt")
+    found = SCHEMES[scheme](location, role)
+    # Only tfds can bring blank ones: the file formats refuse them, but nobody can mend a published data set.
+    examples = [e for e in found if not _blank(e.target) and (e.source is None or not _blank(e.source))]
+    if not examples:
+        raise UserError(field, f"{spec} holds no example", "check that it is the right file or split")
+    left_out = len(found) - len(examples)
+    return _split(role, spec, examples, f"{left_out:,} blank examples of {spec} are left out" if left_out else "")
+
+
+def _split(name: str, spec: str, examples: Sequence[Example], note: str) -> Split:
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(_content(example))
+    return Split(name, spec, examples, digest.hexdigest()[:16], note)
+
+
+def _content(example: Example) -> bytes:
+    """The strings of an example, ended by bytes that no UTF-8 text holds, so that no two examples share a content."""
+    source = b"\xfe" if example.source is None else example.source.encode()
+    return source + b"\xff" + example.target.encode() + b"\xff"
+
+
+def _blank(text: str) -> bool:
+    return not text or text.isspace()
+
+
+# ---- held out of training ---------------------------------------------------------------------------------------
+
+
+def _hold_out(train: Split) -> tuple[Split, Split]:
+    if train.spec.startswith("text:"):
+        kept, held = _cut(train.examples)
+        note = f"validation is the last tenth of {train.spec} (by characters), held out of training"
+    else:
+        kept, held = _choose(train.examples)
+        note = (
+            f"validation is {len(held):,} of the {len(train.examples):,} examples of {train.spec}, "
+            "chosen by hash and held out of training"
+        )
+    if not kept or not held:
+        what = f"{train.spec} is too small to hold validation data out of it"
+        raise UserError("config.data.validation", what, "name a validation source, or use more text")
+    return (
+        _split("train", train.spec, kept, train.note),
+        _split("validation", train.spec, held, note),
+    )
+
+
+def _cut(documents: Sequence[Example]) -> tuple[list[Example], list[Example]]:
+    """Documents before and after character `int(0.9 * n)` of all; the one that it falls in is divided."""
+    left = int(0.9 * sum(len(document.target) for document in documents))
+    kept, held = [], []
+    for document in documents:
+        before, after = document.target[:left], document.target[left:]
+        left -= len(before)
+        kept += [Example(None, before)] if before else []
+        held += [Example(None, after)] if after else []
+    return kept, held
+
+
+def _choose(examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
+    """The examples whose hash is not, and is, among the lowest twentieth of all hashes."""
+    hashes = [hashlib.blake2b(_content(example), digest_size=8).digest() for example in examples]
+    # Of few examples perhaps none is that low: then the lowest one goes.
+    limit = max((2**64 // 20).to_bytes(8, "big"), min(hashes))
+    kept = [example for example, hashed in zip(examples, hashes, strict=True) if hashed > limit]
+    held = [example for example, hashed in zip(examples, hashes, strict=True) if hashed <= limit]
+    return kept, held
+
+
+# ---- files ------------------------------------------------------------------------------------------------------
+
+
+def _read_text(location: str, role: str) -> list[Example]:
+    return [Example(None, _read(path)) for path in _matches(location, role)]
+
+
+def _read_parallel(location: str, role: str) -> list[Example]:
+    names = location.split(",")
+    if len(names) != 2 or not all(names):
+        what = f"parallel:{location} does not name two files"
+        raise UserError(f"config.data.{role}", what, "write parallel:SOURCE_FILE,TARGET_FILE")
+    sources, targets = (_lines(_read(_path(name))) for name in names)
+    longer = max(sources, targets, key=len)
+    if not all(_blank(line) for line in longer[min(len(sources), len(targets)) :]):
+        what = f"{len(sources):,} lines against {len(targets):,} in {names[1]}"
+        raise UserError(names[0], what, "align the files: line n of one belongs to line n of the other")
+    examples = []
+    for number, (source, target) in enumerate(itertools.zip_longest(sources, targets, fillvalue=""), start=1):
+        if _blank(source) and _blank(target):
+            continue
+        if _blank(source) or _blank(target):
+            blank, full = names if _blank(source) else reversed(names)
+            mend = "fill the line, or delete it in both files"
+            raise UserError(f"{blank}:{number}", f"the line is blank, line {number} of {full} is not", mend)
+        examples.append(Example(source, target))
+    return examples
+
+
+def _read_tsv(location: str, role: str) -> list[Example]:
+    examples = []
+    for number, line in enumerate(_lines(_read(_path(location))), start=1):
+        if _blank(line):
+            continue
+        fields = line.split("\t")
+        if len(fields) != 2:
+            what = f"{len(fields) - 1} tabs where there must be one"
+            raise UserError(f"{location}:{number}", what, "write source<TAB>target on each line")
+        if any(map(_blank, fields)):
+            what = f"the {'source' if _blank(fields[0]) else 'target'} is blank"
+            raise UserError(f"{location}:{number}", what, "fill it, or delete the line")
+        examples.append(Example(*fields))
+    return examples
+
+
+def _read_jsonl(location: str, role: str) -> list[Example]:
+    examples: list[Example] = []
+    for number, line in enumerate(_lines(_read(_path(location))), start=1):
+        if _blank(line):
+            continue
+        where = f"{location}:{number}"
+        example = _example(line, where)
+        if examples and (example.source is None) != (examples[0].source is None):
+            what = "texts and source-target pairs are mixed in one file"
+            raise UserError(where, what, "put them into two files, as they are for different tasks")
+        examples.append(example)
+    return examples
+
+
+def _example(line: str, where: str) -> Example:
+    """The example in a line of JSON."""
+    mend = 'write {"text": ...} or {"source": ..., "target": ...} on each line'
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        known = isinstance(error, json.JSONDecodeError)
+        reason = f"{error.msg} at column {error.colno}" if known else str(error)
+        raise UserError(where, f"is not valid JSON ({reason})", mend) from None
+    if not isinstance(record, dict):
+        raise UserError(where, f"is not a JSON object but {line.strip()[:20]!r}", mend)
+    names = [name for name in ("text", "source", "target") if name in record]
+    if names not in (["text"], ["source", "target"]):
+        raise UserError(where, f"has the keys {', '.join(record)[:80] or '(none)'}", mend)
+    for name in names:
+        if not isinstance(record[name], str):
+            raise UserError(where, f"{name!r} is {json.dumps(record[name])[:20]}, not a string", mend)
+        if _blank(record[name]):
+            raise UserError(where, f"{name!r} is blank", "fill it, or delete the line")
+        if re.search("[\ud800-\udfff]", record[name]):
+            raise UserError(where, f"{name!r} holds half of a surrogate pair", "write the character whole")
+    log_prob = record.get("log_prob")
+    if log_prob is not None:
+        number = isinstance(log_prob, int | float) and not isinstance(log_prob, bool)
+        if not number or not math.isfinite(log_prob) or log_prob > 0:
+            what = f"'log_prob' is {json.dumps(log_prob)[:20]}"
+            raise UserError(where, what, "give the natural logarithm of a probability, or leave it out")
+        log_prob = float(log_prob)
+    return Example(record.get("source"), record[names[-1]], log_prob)
+
+
+def _lines(text: str) -> list[str]:
+    """Without `str.splitlines`: U+2028, U+0085 and their like are part of a line."""
+    lines = text.split("\n")
+    return lines if lines[-1] else lines[:-1]
+
+
+def _path(name: str) -> epath.Path:
+    return epath.Path(name).expanduser()
+
+
+def _matches(pattern: str, role: str) -> list[epath.Path]:
+    """The files that a pattern matches, sorted; a pattern that is the name of a file is that file."""
+    path = _path(pattern)
+    with _readable(path):
+        if path.exists():
+            return [path]
+        if "://" in pattern:
+            found = path.parent.glob(path.name)
+        else:
+            found = map(epath.Path, glob.glob(str(path), recursive=True))  # epath has no `**`
+        files = sorted((path for path in found if not path.is_dir()), key=str)
+    if not files:
+        what = f"text:{pattern} matches no file"
+        raise UserError(f"config.data.{role}", what, "check the path; ** crosses folders, quote it from the shell")
+    return files
+
+
+@contextlib.contextmanager
+def _readable(path: epath.Path):
+    """Says what keeps a file from being read."""
+    try:
+        yield
+    except IsADirectoryError:
+        raise UserError(str(path), "is a directory", f"name its files, e.g. text:{path}/*.txt") from None
+    except FileNotFoundError:
+        raise UserError(str(path), "no such file", "check the path") from None
+    except NotImplementedError:
+        raise UserError(str(path), "** is not read from a bucket", "write one * for each folder") from None
+    except ImportError as error:
+        raise UserError(str(path), f"this kind of path needs a package ({error})", "install it") from None
+    except OSError as error:
+        raise UserError(
+            str(path), f"cannot be read ({error.strerror or error})", "check the path and its rights"
+        ) from None
+
+
+def _read(path: epath.Path) -> str:
+    """A file's text, strictly UTF-8, or the line and byte that keep it from being text."""
+    with _readable(path):
+        if path.is_dir():  # not every file system says so when it is read
+            raise IsADirectoryError
+        data = path.read_bytes()
+    nul = data.find(b"\0")
+    if nul >= 0:
+        line = data.count(b"\n", 0, nul) + 1
+        raise UserError(f"{path}:{line}", f"looks binary: byte {nul} is NUL", "give plain text in UTF-8")
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        what = f"is not UTF-8: byte {error.start} is 0x{data[error.start]:02x} ({error.reason})"
+        raise UserError(f"{path}:{line}", what, "convert it, e.g. iconv -f LATIN1 -t UTF-8") from None
+    text = text.removeprefix("\ufeff").replace("\r\n", "\n")
+    if _blank(text):
+        raise UserError(str(path), "is empty", "give a file with text in it, or leave this one out")
+    return text
+
+
+# ---- TensorFlow Datasets ----------------------------------------------------------------------------------------
+
+
+def _read_tfds(location: str, role: str) -> list[Example]:
+    # A version is part of the name: imdb_reviews/plain_text:1.0.0:train.
+    name, split = re.fullmatch(r"([^:]*(?::\d+\.\d+\.\d+)?)(?::(.*))?", location, re.DOTALL).groups()
+    # TFDS greets, counts and reports on standard output, which belongs to what the program was asked for.
+    with contextlib.redirect_stdout(io.StringIO()):
+        builder = _prepared(_builder(name, role), name, role)
+        try:
+            records = builder.as_data_source(split or role)
+        except (ValueError, AssertionError):
+            what = f"tfds:{name} has no split {split or role!r}"
+            mend = f"write tfds:{name}:SPLIT, {nearest(split or role, builder.info.splits)}"
+            raise UserError(f"config.data.{role}", what, mend) from None
+        except NotImplementedError:
+            what = f"tfds:{name} is prepared in a format that cannot be read at random: {builder.data_dir}"
+            raise UserError(f"config.data.{role}", what, "move that folder away, or set TFDS_DATA_DIR") from None
+    examples = []
+    for start in range(0, len(records), 10_000):  # in blocks: one by one they take three times as long
+        for record in records.__getitems__(list(range(start, min(start + 10_000, len(records))))):
+            target = record["text" if "text" in record else "target"].decode()
+            source = record["source"].decode() if "source" in record else None
+            examples.append(Example(source, target, float(record["log_prob"]) if "log_prob" in record else None))
+    return examples
+
+
+def _builder(name: str, role: str) -> Any:
+    """The builder of a data set whose features can be read."""
+    import tensorflow_datasets as tfds  # here, as those who read files need not wait for it
+
+    # TFDS imports its groups one after another, and stops without a word at the first that lacks a dependency
+    # (nearest_neighbors, without h5py), so that glue or wmt16_translate would be unknown: those of text are named.
+    import tensorflow_datasets.question_answering
+    import tensorflow_datasets.summarization
+    import tensorflow_datasets.text
+    import tensorflow_datasets.text_simplification
+    import tensorflow_datasets.translate  # noqa: F401
+
+    import lm.data.tinyworld  # noqa: F401  (it registers itself with TFDS)
+
+    field = f"config.data.{role}"
+    try:
+        builder = tfds.builder(name)
+    except tfds.core.DatasetNotFoundError:
+        names = _similar(name.partition("/")[0], tfds.list_builders(with_community_datasets=False))
+        raise UserError(field, f"tfds:{name} is no data set of TFDS", names) from None
+    except (ValueError, AssertionError, TypeError) as error:
+        configs = _configs(name)
+        config = name.partition("/")[2].partition(":")[0]
+        if config and configs and config not in configs:
+            raise UserError(field, f"tfds:{name} has no config {config!r}", _similar(config, configs)) from None
+        reason = str(error).rpartition('}": ')[2].partition("\n")[0]
+        raise UserError(
+            field, f"tfds:{name} cannot be opened ({reason})", "write tfds:NAME[/CONFIG][:SPLIT]"
+        ) from error
+    except ImportError as error:
+        raise UserError(field, f"tfds:{name} needs a package ({error})", "install it") from None
+    features = builder.info.features
+    names = sorted(features) if isinstance(features, tfds.features.FeaturesDict) else [type(features).__name__]
+    texts = set(names) - {"log_prob"}
+    if texts not in ({"text"}, {"source", "target"}) or not all(
+        isinstance(features[key], tfds.features.Text) for key in texts
+    ):
+        what = f"tfds:{name} has the features {', '.join(names)}; read are text, or source and target"
+        raise UserError(field, what, "choose a data set that has these, or write it out as jsonl:FILE")
+    return builder
+
+
+def _prepared(builder: Any, name: str, role: str) -> Any:
+    """The builder, with its data on this machine."""
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.download import downloader
+
+    if builder.data_path.exists():
+        return builder
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()
+    # TFDS makes ten attempts, each after twice the wait: three and a half minutes, where there is no network.
+    downloader.MAX_RETRIES = 5
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
+    logging.info("preparing tfds:%s in %s", name, builder.data_dir)
+    try:
+        builder.download_and_prepare(
+            file_format="array_record", download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+        )
+    except FileExistsError:
+        return tfds.builder(name)  # another process was faster
+    except Exception as error:
+        # Each of hundreds of builders fails in its own way, where network, disk, a package or a manual step is missing.
+        reason = str(error).partition("\n")[0]
+        mend = f"check network and disk, or bring the data set, prepared as array_record, to {builder.data_dir}"
+        raise UserError(f"config.data.{role}", f"tfds:{name} cannot be prepared ({reason})", mend) from error
+    return builder
+
+
+def _configs(name: str) -> Sequence[str]:
+    import tensorflow_datasets as tfds
+
+    try:
+        return list(tfds.builder_cls(re.split("[/:]", name)[0]).builder_configs)
+    except (ValueError, AssertionError):
+        return []
+
+
+def _similar(name: str, choices: Sequence[str]) -> str:
+    """As `nearest`, for lists too long to print."""
+    return nearest(name, difflib.get_close_matches(name, choices, n=8, cutoff=0))
+
+
+SCHEMES: dict[str, Callable[[str, str], list[Example]]] = {
+    "tfds": _read_tfds,
+    "text": _read_text,
+    "parallel": _read_parallel,
+    "jsonl": _read_jsonl,
+    "tsv": _read_tsv,
+}

@@ -1,0 +1,118 @@
+"""Mistakes that the user can mend, said in one line; and how every program starts and ends."""
+
+import difflib
+import os
+import pathlib
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from absl import app, flags, logging
+
+flags.DEFINE_bool("debug", False, "show the traceback of an error")
+
+
+class UserError(Exception):
+    """Printed as `error: WHERE: WHAT; HOW TO MEND`, and the program exits with code 2.
+
+    Args:
+        where: the file, field, flag or argument at fault, e.g. `config.model.cell` or `data.tsv:17`.
+        what: what is wrong there.
+        mend: what to do about it.
+    """
+
+    def __init__(self, where: str, what: str, mend: str):
+        super().__init__(" ".join(f"error: {where}: {what}; {mend}".split()))
+        self.where, self.what, self.mend = where, what, mend
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """The mend for an unknown name: the nearest valid one, and all of them."""
+    choices = list(choices)
+    close = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]}? " if close else ""
+    return f"{hint}choose one of: {', '.join(choices)}"
+
+
+class Stopped(Exception):
+    """A signal asked the program to end, and all is saved; the exit code is 128 + `number`."""
+
+    def __init__(self, number: int, message: str):
+        super().__init__(message)
+        self.number = number
+
+
+def program(
+    main: Callable[[], None], required: Sequence[str] = (), check_arguments: Callable[[list[str]], None] | None = None
+) -> None:
+    """Parses the flags, runs `main` and ends the process: 0 done, 2 the user can mend it, 128 + signal.
+
+    Args:
+        main: called with the flags parsed.
+        required: flags that must be given.
+        check_arguments: called with the command line before it is parsed.
+    """
+
+    def parse(argv: list[str]) -> list[str]:
+        if check_arguments:
+            check_arguments(argv)
+        try:
+            rest = app.parse_flags_with_usage(argv) if {"--help", "-h", "--helpfull"} & set(argv) else flags.FLAGS(argv)
+        except flags.Error as error:
+            what = str(error).strip().splitlines()[-1]
+            raise UserError("command line", what.rstrip("."), "--help lists the flags") from error
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.WARNING)  # libraries log at INFO what is of no use to a user
+            logging.get_absl_logger().setLevel("CRITICAL")  # Orbax logs each error that it raises
+        if rest[1:]:
+            raise UserError("command line", f"{rest[1]!r} is not a flag", "--help lists the flags")
+        for name in required:
+            if not flags.FLAGS[name].value:
+                raise UserError(f"--{name}", "is missing", f"give --{name}=...")
+        return rest
+
+    def run(argv: list[str]) -> None:
+        _use_compilation_cache()
+        main()
+
+    shown = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        # What TensorStore's own threads meet after a failed write; the failure itself is raised in the main thread.
+        if threading.current_thread() is threading.main_thread() or "--debug" in sys.argv:
+            shown(unraisable)
+
+    sys.unraisablehook = hook
+    try:
+        app.run(run, flags_parser=parse)
+    except UserError as error:
+        _end(2, str(error), error)
+    except Stopped as stopped:
+        _end(128 + stopped.number, str(stopped), stopped)
+    except KeyboardInterrupt as interrupt:
+        _end(128 + signal.SIGINT, "interrupted", interrupt)
+    except BrokenPipeError:  # the reader of our output, e.g. `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
+    except OSError as error:
+        where = error.filename or "a file"
+        message = str(UserError(str(where), error.strerror or str(error), "mend the path, its rights or the disk"))
+        _end(2, message, error)
+
+
+def _end(code: int, message: str, error: BaseException) -> None:
+    if "--debug" in sys.argv:
+        raise error
+    print(message, file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
+def _use_compilation_cache() -> None:
+    """Programs compiled by an earlier process are used again; JAX_COMPILATION_CACHE_DIR says where they lie."""
+    import jax
+
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(cache / "lm" / "compiled"))

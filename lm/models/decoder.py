@@ -1,0 +1,111 @@
+"""The recurrent decoder with a dense head; without an encoder it is a language model."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from lm.config import ModelConfig
+from lm.models.attention import Attention
+from lm.models.embedding import dropout
+from lm.models.encoder import Encoder, Memory
+from lm.recurrence import CELLS, RecurrentLayer, State, zero_state
+
+
+def zero_states(config: ModelConfig, batch: int) -> tuple[State, ...]:
+    """One `State` a layer: what a language model starts from."""
+    return tuple(zero_state(CELLS[config.cell], batch, config.hidden_dim) for _ in range(config.layers))
+
+
+class Decoder(nn.Module):
+    """Embedded inputs -> features for the head.
+
+    With attention, the lowest layer's outputs are the queries, and the context is read by every layer above and by the
+    features (`tanh(dense([output; context]))`, Luong et al., 2015). The lowest layer does not read contexts, so over a
+    whole sequence attention is one product for all time steps, in `unroll` as in training.
+    """
+
+    config: ModelConfig
+    has_memory: bool
+
+    def setup(self):
+        config, self.attends = self.config, self.has_memory and self.config.attention != "none"
+        value_dim = Encoder.value_dim(config)
+        context = value_dim if self.attends else 0
+        self.layers = [
+            RecurrentLayer(
+                CELLS[config.cell],
+                config.hidden_dim + context if depth else config.embed_dim,
+                config.hidden_dim,
+                config.dtype,
+            )
+            for depth in range(config.layers)
+        ]
+        if self.has_memory:
+            leaves = len(jax.tree.leaves(zero_states(config, 1)[0]))
+            self.bridge = [nn.Dense(leaves * config.hidden_dim) for _ in range(config.layers)]
+        if self.attends:
+            self.attention = Attention(config, value_dim)
+            self.combine = nn.Dense(config.embed_dim if config.tied else config.hidden_dim, dtype=config.dtype)
+
+    def initial_state(self, memory: Memory) -> tuple[State, ...]:
+        """One `State` a layer, read from the fixed-length vector: `tanh(dense(summary))`."""
+        zeros = zero_states(self.config, memory.summary_bz.shape[0])
+
+        def read(bridge, zero):
+            leaves, structure = jax.tree.flatten(zero)
+            parts = jnp.split(jnp.tanh(bridge(memory.summary_bz)), len(leaves), axis=-1)
+            return jax.tree.unflatten(structure, parts)
+
+        return tuple(read(bridge, zero) for bridge, zero in zip(self.bridge, zeros, strict=True))
+
+    def keys(self, values_bsd: jax.Array) -> jax.Array:
+        """What attention matches its queries with."""
+        return self.attention.keys(values_bsd) if self.attends else values_bsd
+
+    def unroll(
+        self,
+        inputs_btd: jax.Array,
+        state: tuple[State, ...],
+        memory: Memory | None,
+        mask_bt: jax.Array,
+        reset_bt: jax.Array,
+        keys_b: jax.Array | None,
+    ) -> tuple[jax.Array, tuple[State, ...]]:
+        """features_btd (float32) and the final state. Feeding the gold tokens is teacher forcing."""
+        rate, finals, context_tbd = self.config.dropout, [], None
+        values_tbd = inputs_btd.swapaxes(0, 1)
+        for depth, (layer, start) in enumerate(zip(self.layers, state, strict=True)):
+            values_tbd = dropout(values_tbd, rate, keys_b, place=100 + depth)
+            if context_tbd is not None:
+                values_tbd = jnp.concatenate([values_tbd, context_tbd], axis=-1)
+            values_tbd, final = layer.unroll(values_tbd, start, mask_bt.T, reset_bt.T)
+            finals.append(final)
+            if depth == 0 and self.attends:
+                context_btd = self._attend(values_tbd.swapaxes(0, 1), memory)
+                context_tbd = context_btd.swapaxes(0, 1)
+        if context_tbd is not None:
+            values_tbd = self._combine(values_tbd, context_tbd)
+        values_tbd = dropout(values_tbd, rate, keys_b, place=200)
+        return values_tbd.swapaxes(0, 1), tuple(finals)
+
+    def step(
+        self, inputs_bd: jax.Array, state: tuple[State, ...], memory: Memory | None
+    ) -> tuple[jax.Array, tuple[State, ...]]:
+        """features_bd of one token and the state after it."""
+        values_bd, context_bd, after = inputs_bd, None, []
+        for depth, (layer, before) in enumerate(zip(self.layers, state, strict=True)):
+            if context_bd is not None:
+                values_bd = jnp.concatenate([values_bd, context_bd], axis=-1)
+            after.append(layer.step(values_bd, before))
+            values_bd = after[-1].output_bh
+            if depth == 0 and self.attends:
+                context_bd = self._attend(values_bd[:, None], memory)[:, 0]
+        if context_bd is not None:
+            values_bd = self._combine(values_bd, context_bd)
+        return values_bd, tuple(after)
+
+    def _attend(self, queries_bth, memory):
+        return self.attention(queries_bth, memory.keys_bsk, memory.values_bsd, memory.mask_bs)
+
+    def _combine(self, values, context):
+        return jnp.tanh(self.combine(jnp.concatenate([values, context], axis=-1))).astype(jnp.float32)

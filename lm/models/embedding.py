@@ -1,0 +1,41 @@
+"""Token embeddings, and dropout that depends on the example alone."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from lm.config import ModelConfig
+
+
+class Embedding(nn.Module):
+    """ids of any shape -> vectors, float32; `table` transposed is the tied head's kernel."""
+
+    config: ModelConfig
+    vocab_size: int
+
+    def setup(self):
+        scale = nn.initializers.normal(self.config.embed_dim**-0.5)
+        self.embedding = self.param("embedding", scale, (self.vocab_size, self.config.embed_dim))
+
+    def __call__(self, ids: jax.Array) -> jax.Array:
+        return jnp.take(self.embedding, ids, axis=0)
+
+    def table(self) -> jax.Array:
+        """[vocab, embed]."""
+        return self.embedding
+
+
+def dropout(values_tbd: jax.Array, rate: float, keys_b: jax.Array | None, place: int) -> jax.Array:
+    """Variational dropout: one mask per sequence, the same at every time step (Gal and Ghahramani, 2016).
+
+    `keys_b` holds one key per example, so that a mask depends on the example and not on the device that it is on; None
+    means no dropout. `place` tells apart the places of one model.
+    """
+    if keys_b is None or rate == 0:
+        return values_tbd
+    width = values_tbd.shape[-1]
+
+    def mask(key):
+        return jax.random.bernoulli(jax.random.fold_in(key, place), 1 - rate, (width,))
+
+    return values_tbd * (jax.vmap(mask)(keys_b) / (1 - rate))

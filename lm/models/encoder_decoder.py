@@ -1,0 +1,85 @@
+"""The whole model: embedding, encoder (if the task has a source), decoder, dense head."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from lm.config import ModelConfig
+from lm.models.decoder import Decoder, zero_states
+from lm.models.embedding import Embedding
+from lm.models.encoder import Encoder, Memory
+from lm.recurrence import State
+from lm.recurrence.gated import dot
+
+PAD = 0  # the id that fills rows up; the same for every tokenizer
+
+
+class EncoderDecoder(nn.Module):
+    """Pure functions of the parameters: `encode`, `initial_state`, `unroll`, `step`, `head`, `logits`.
+
+    Methods take `keys_b`, one dropout key per example, or None for no dropout; there is no other mode.
+    Ids are int32; `PAD` freezes the state wherever it stands in source or inputs.
+    """
+
+    config: ModelConfig
+    vocab_size: int
+    has_encoder: bool
+
+    def setup(self):
+        self.embedding = Embedding(self.config, self.vocab_size)
+        if self.has_encoder:
+            self.encoder = Encoder(self.config)
+        self.decoder = Decoder(self.config, has_memory=self.has_encoder)
+        if not self.config.tied:
+            # The decoder's features are as wide as a recurrent layer.
+            shape = (self.config.hidden_dim, self.vocab_size)
+            self.head_kernel = self.param("head_kernel", nn.initializers.lecun_normal(), shape)
+        self.head_bias = self.param("head_bias", nn.initializers.zeros, (self.vocab_size,))
+
+    def encode(self, source_bs: jax.Array, keys_b: jax.Array | None = None) -> Memory:
+        """What the decoder may know of the source."""
+        mask_bs = source_bs != PAD
+        values_bsd, summary_bz = self.encoder(self.embedding(source_bs), mask_bs, keys_b)
+        return Memory(values_bsd, self.decoder.keys(values_bsd), mask_bs, summary_bz)
+
+    def initial_state(self, memory: Memory) -> tuple[State, ...]:
+        """The decoder's state before its first token; without an encoder it is `zero_states`."""
+        return self.decoder.initial_state(memory)
+
+    def unroll(
+        self,
+        inputs_bt: jax.Array,
+        state: tuple[State, ...],
+        memory: Memory | None = None,
+        reset_bt: jax.Array | None = None,
+        keys_b: jax.Array | None = None,
+    ) -> tuple[jax.Array, tuple[State, ...]]:
+        """features_btd and the final state; `reset_bt` is True where a document starts and the state is cleared."""
+        reset_bt = jnp.zeros_like(inputs_bt, bool) if reset_bt is None else reset_bt
+        return self.decoder.unroll(self.embedding(inputs_bt), state, memory, inputs_bt != PAD, reset_bt, keys_b)
+
+    def step(
+        self, ids_b: jax.Array, state: tuple[State, ...], memory: Memory | None = None
+    ) -> tuple[jax.Array, tuple[State, ...]]:
+        """logits_bv of the token after `ids_b`, and the state."""
+        features_bd, state = self.decoder.step(self.embedding(ids_b), state, memory)
+        return self.logits(features_bd), state
+
+    def head(self) -> tuple[jax.Array, jax.Array]:
+        """kernel_dv and bias_v."""
+        kernel_dv = self.embedding.table().T if self.config.tied else self.head_kernel
+        return kernel_dv, self.head_bias
+
+    def logits(self, features_nd: jax.Array) -> jax.Array:
+        """logits_nv, float32."""
+        kernel_dv, bias_v = self.head()
+        return dot(features_nd, kernel_dv, self.config.dtype) + bias_v
+
+    def __call__(self, inputs_bt: jax.Array, source_bs: jax.Array | None = None) -> jax.Array:
+        """logits_btv under teacher forcing, from the initial state; touches every parameter, so `init` uses it."""
+        memory, state = None, zero_states(self.config, inputs_bt.shape[0])
+        if self.has_encoder:
+            memory = self.encode(source_bs)
+            state = self.initial_state(memory)
+        features_btd, _ = self.unroll(inputs_bt, state, memory)
+        return self.logits(features_btd)

@@ -1,0 +1,63 @@
+"""Starting from another run: its tokenizer and its parameters."""
+
+import dataclasses
+from typing import Any
+
+import jax
+from etils import epath
+
+from lm import checkpoints, workdir
+from lm.config import Config
+from lm.data import tokenizers
+from lm.data.tokenizers import Tokenizer
+from lm.errors import UserError
+from lm.optimizers import name_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    where: str
+    tokenizer: Tokenizer
+    params: Any  # a tree as the checkpoint holds it
+
+
+def origin(config: Config) -> Origin | None:
+    """What `config.training.init_from` names, or None."""
+    if not config.training.init_from:
+        return None
+    place, _, which = config.training.init_from.rpartition(":")
+    if not place or not (which in ("best", "latest") or which.isdigit()):
+        place, which = config.training.init_from, "best"
+    directory = epath.Path(place)
+    workdir.read_config(directory)
+    saved = checkpoints.Checkpoints(directory / "checkpoints")
+    params = saved.restore_params(checkpoints.resolve(saved, which))
+    return Origin(config.training.init_from, tokenizers.load_tokenizer(directory / "tokenizer"), params)
+
+
+def initialise(params: Any, origin: Origin) -> tuple[Any, dict[str, list[str]]]:
+    """`params` with every parameter that the origin also has taken from there, and which were loaded, new, skipped.
+
+    Raises `UserError` where a name is the same and the shape is not.
+    """
+    theirs = {name_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(origin.params)}
+    report: dict[str, list[str]] = {"loaded": [], "new": [], "skipped": []}
+
+    def choose(path, own):
+        name = name_of(path)
+        if name not in theirs:
+            report["new"].append(name)
+            return own
+        if theirs[name].shape != own.shape:
+            what = f"{name} has shape {theirs[name].shape} there and {own.shape} here"
+            raise UserError("config.training.init_from", what, "give the model the same widths")
+        report["loaded"].append(name)
+        return theirs[name]
+
+    chosen = jax.tree_util.tree_map_with_path(choose, params)
+    report["skipped"] = sorted(set(theirs) - set(report["loaded"]))
+    if not report["loaded"]:
+        raise UserError(
+            "config.training.init_from", f"{origin.where} has no parameter of this model", "give another run"
+        )
+    return chosen, report

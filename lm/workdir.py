@@ -1,0 +1,185 @@
+"""A run's directory: what the contract says lies in it, written whole or not at all."""
+
+import datetime
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from importlib import metadata
+from typing import Any
+
+import jax
+from etils import epath
+from tensorboard.compat.proto import event_pb2, summary_pb2
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+import lm
+from lm import config as configuration
+from lm.config import Config
+from lm.data import tokenizers
+from lm.data.tokenizers import Tokenizer
+from lm.errors import UserError
+
+
+def write_whole(path: epath.Path, text: str) -> None:
+    """Writes a file so that it is there whole, or as it was."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{path.name}.{os.getpid()}"
+    try:
+        temporary.write_text(text)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        error.filename = str(path)  # a write that fails names no file
+        raise
+
+
+def check(workdir: epath.Path, config: Config) -> None:
+    """Raises `UserError` for a directory that holds another configuration, or files that are not a run's."""
+    if (workdir / "config.json").exists():
+        different = configuration.differences(read_config(workdir), config)
+        if different:
+            mend = "choose another --workdir, or give the configuration that it holds"
+            raise UserError(str(workdir), f"holds a run with another configuration ({'; '.join(different)})", mend)
+    elif workdir.exists():
+        if not workdir.is_dir():
+            raise UserError(str(workdir), "is a file", "choose another --workdir")
+        strangers = sorted(p.name for p in workdir.iterdir() if not p.name.startswith("."))
+        if strangers:
+            what = f"holds {strangers[0]!r} and no config.json, so it is not a run"
+            raise UserError(str(workdir), what, "choose another --workdir")
+
+
+def begin(workdir: epath.Path, config: Config, tokenizer: Tokenizer, fingerprints: dict[str, str]) -> None:
+    """Writes what a run has from its start on: configuration, tokenizer, manifest."""
+    write_whole(workdir / "config.json", configuration.to_json(config))
+    path = workdir / "tokenizer"
+    if not path.exists():
+        temporary = workdir / f".tokenizer.{os.getpid()}"
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        tokenizers.save_tokenizer(tokenizer, temporary)
+        temporary.replace(path)
+    _write_manifest(workdir, config, {**fingerprints, "tokenizer": tokenizer.fingerprint})
+
+
+def read_config(workdir: epath.Path) -> Config:
+    path = workdir / "config.json"
+    if not path.exists():
+        raise UserError(str(workdir), "is not a run (no config.json)", "give the --workdir that train.py wrote")
+    try:
+        text = path.read_text()
+    except UnicodeDecodeError:
+        raise UserError(str(path), "is not text", "restore the file, or start in a new workdir") from None
+    return configuration.from_json(text, str(path))
+
+
+def _write_manifest(workdir: epath.Path, config: Config, fingerprints: dict[str, str]) -> None:
+    """Adds this start to `manifest.json`; refuses data or a tokenizer that changed since the first."""
+    path = workdir / "manifest.json"
+    manifest = {"seed": config.seed, "fingerprints": fingerprints, "starts": []}
+    if path.exists():
+        try:
+            manifest = json.loads(path.read_text())
+            known = manifest["fingerprints"]
+        except (json.JSONDecodeError, KeyError, TypeError):
+            raise UserError(
+                str(path), "is damaged", "restore it, or move it away to lose the record of starts"
+            ) from None
+        for name, value in fingerprints.items():
+            if known.get(name) != value:
+                what = f"the {name} data is not what this run was started with"
+                raise UserError(str(workdir), what, "restore the data, or choose another --workdir")
+    packages = (
+        "jax",
+        "jaxlib",
+        "flax",
+        "optax",
+        "orbax-checkpoint",
+        "grain",
+        "tensorflow-datasets",
+        "sentencepiece",
+        "numpy",
+    )
+    manifest["starts"].append(
+        {
+            "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "command": [os.path.basename(sys.argv[0]), *sys.argv[1:]],
+            "python": platform.python_version(),
+            "versions": {"lm": lm.__version__, **{name: metadata.version(name) for name in packages}},
+            "git": _git(),
+            "platform": platform.platform(),
+            "devices": [device.device_kind for device in jax.devices()],
+        }
+    )
+    write_whole(path, json.dumps(manifest, indent=2) + "\n")
+
+
+def _git() -> dict[str, Any]:
+    """Commit of the code that runs and whether files differ from it; empty outside a checkout."""
+
+    def git(*args: str) -> str:
+        here = os.path.dirname(__file__)
+        return subprocess.run(["git", "-C", here, *args], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.CalledProcessError):
+        return {}
+
+
+class MetricsLog:
+    """`metrics.jsonl`, and the same numbers for TensorBoard.
+
+    A run that goes on from step `step` first drops what a killed process wrote after it, so that the file is the one an
+    uninterrupted run would have written.
+    """
+
+    def __init__(self, workdir: epath.Path, step: int):
+        self.path = workdir / "metrics.jsonl"
+        kept = []
+        if self.path.exists():
+            for line in self.path.read_text().split("\n"):
+                try:
+                    record = json.loads(line)
+                except json.JSONDecodeError:  # the half line of a killed process
+                    continue
+                if record["step"] <= step and step:
+                    kept.append(line)
+        write_whole(self.path, "".join(line + "\n" for line in kept))
+        self._file = self.path.open("a")
+        self._events = EventFileWriter(str(workdir))
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        # TensorBoard drops what other files say of later steps.
+        self._events.add_event(event_pb2.Event(step=step + 1, session_log=start))
+
+    def write(self, record: dict[str, Any]) -> None:
+        """`record` has step, split and scalars; the line is with the operating system when this returns."""
+        try:
+            self._file.write(json.dumps(record) + "\n")
+            self._file.flush()
+        except OSError as error:
+            error.filename = str(self.path)
+            raise
+        values = [
+            summary_pb2.Summary.Value(tag=f"{record['split']}/{name}", simple_value=float(value))
+            for name, value in record.items()
+            if name != "step" and isinstance(value, (int, float))
+        ]
+        now = datetime.datetime.now().timestamp()
+        self._events.add_event(
+            event_pb2.Event(wall_time=now, step=record["step"], summary=summary_pb2.Summary(value=values))
+        )
+
+    def close(self) -> None:
+        self._file.close()
+        self._events.close()
+
+
+def read_metrics(workdir: epath.Path) -> list[dict[str, Any]]:
+    """All records of `metrics.jsonl`."""
+    path = workdir / "metrics.jsonl"
+    lines = path.read_text().split("\n") if path.exists() else []
+    return [json.loads(line) for line in lines if line]

@@ -1,0 +1,123 @@
+"""python sample.py --workdir=W [--prompt=TEXT ...] [--input_file=F] [--interactive] [--json]
+
+Generates text from a run. For a language model a prompt is the beginning of the text, for an encoder-decoder it is the
+source. Without --prompt and --input_file, prompts are the lines of standard input, or one empty prompt if there are
+none. Standard output carries the text and nothing else.
+"""
+
+import json
+import sys
+
+from absl import flags
+from etils import epath
+
+from lm.errors import UserError, program
+
+WORKDIR = flags.DEFINE_string("workdir", None, "the run's directory")
+CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "best (by validation loss), latest, or a step")
+PROMPT = flags.DEFINE_multi_string("prompt", [], "a prompt; may be given many times")
+INPUT_FILE = flags.DEFINE_string("input_file", None, "a file with a prompt on each line; - is standard input")
+INTERACTIVE = flags.DEFINE_bool("interactive", False, "answer each line of standard input at once")
+JSON = flags.DEFINE_bool("json", False, "one JSON object a line: prompt, output, log_probability (nats), ...")
+NUM_SAMPLES = flags.DEFINE_integer("num_samples", 1, "outputs for each prompt; with a beam, its n best")
+MAX_NEW_TOKENS = flags.DEFINE_integer(
+    "max_new_tokens", 0, "most tokens of an output; 0: 256 for a language model, else twice the source and 32 more"
+)
+TEMPERATURE = flags.DEFINE_float(
+    "temperature", None, "logits are divided by it; 0 is greedy; default 1 for a language model, else 0"
+)
+TOP_K = flags.DEFINE_integer("top_k", 0, "draw among the k most probable tokens; 0: all")
+TOP_P = flags.DEFINE_float("top_p", 1.0, "draw among the fewest tokens whose probabilities reach p; 1: all")
+MIN_P = flags.DEFINE_float("min_p", 0.0, "draw among tokens at least so many times as probable as the best; 0: all")
+GREEDY = flags.DEFINE_bool("greedy", False, "always the most probable token")
+BEAM_SIZE = flags.DEFINE_integer("beam_size", 0, "beam search with so many beams; 0: none")
+LENGTH_PENALTY = flags.DEFINE_float("length_penalty", 0.0, "of the beam's scores; 0 ranks by log-probability")
+SEED = flags.DEFINE_integer("seed", 0, "of what is drawn; the same seed and prompt give the same text")
+
+
+def options(has_encoder: bool):
+    """The flags as `generation.Options`; raises `UserError` where two of them contradict each other."""
+    from lm.generation import Options
+
+    drawing = TEMPERATURE.value is not None or TOP_K.value or TOP_P.value != 1 or MIN_P.value
+    if GREEDY.value and (drawing or BEAM_SIZE.value):
+        raise UserError("--greedy", "contradicts the other flags for drawing or beams", "give one of them")
+    if BEAM_SIZE.value and drawing:
+        raise UserError("--beam_size", "contradicts the flags for drawing", "give one of them")
+    temperature = TEMPERATURE.value
+    if temperature is None:
+        temperature = 0.0 if GREEDY.value or (has_encoder and not drawing) else 1.0
+    return Options(
+        num_samples=NUM_SAMPLES.value,
+        max_new_tokens=MAX_NEW_TOKENS.value,
+        temperature=temperature,
+        top_k=TOP_K.value,
+        top_p=TOP_P.value,
+        min_p=MIN_P.value,
+        beam_size=BEAM_SIZE.value,
+        length_penalty=LENGTH_PENALTY.value,
+        seed=SEED.value,
+    )
+
+
+def prompts() -> list[str]:
+    """All prompts, from the flags, the file and standard input in this order."""
+    for prompt in PROMPT.value:
+        if any("\ud800" <= character <= "\udfff" for character in prompt):
+            raise UserError("--prompt", "is not UTF-8", "give it in a file: --input_file")
+    if INPUT_FILE.value is None:
+        if PROMPT.value:
+            return PROMPT.value
+        return [] if sys.stdin is None or sys.stdin.isatty() else lines(sys.stdin.buffer.read(), "standard input")
+    if INPUT_FILE.value == "-":
+        return PROMPT.value + lines(sys.stdin.buffer.read(), "standard input")
+    return PROMPT.value + lines(epath.Path(INPUT_FILE.value).read_bytes(), INPUT_FILE.value)
+
+
+def lines(content: bytes, where: str) -> list[str]:
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise UserError(f"{where}:{line}", f"is not UTF-8 (byte {error.start})", "convert it to UTF-8") from None
+    return text.replace("\r\n", "\n").removesuffix("\n").split("\n") if text else []
+
+
+def show(run, prompt_list: list[str], how) -> None:
+    """Generates and prints, in the order of the prompts."""
+    for outputs in run.generate(prompt_list, how):
+        for one in outputs:
+            if JSON.value:
+                fields = {
+                    "prompt": one.prompt,
+                    "output": one.output,
+                    "log_probability": one.log_probability,
+                    "tokens": one.tokens,
+                    "ended": one.ended,
+                }
+                print(json.dumps(fields, ensure_ascii=False), flush=True)
+            else:
+                print(one.output if run.model.has_encoder else one.prompt + one.output, flush=True)
+
+
+def main() -> None:
+    from lm.run import load
+
+    run = load(WORKDIR.value, CHECKPOINT.value)
+    how = options(run.model.has_encoder)
+    given = [] if INTERACTIVE.value else prompts() or [""]
+    print(f"{WORKDIR.value}, step {run.step}", file=sys.stderr)
+    if not INTERACTIVE.value:
+        show(run, given, how)
+        return
+    while True:
+        if sys.stdin.isatty():
+            print("> ", end="", file=sys.stderr, flush=True)
+        line = sys.stdin.buffer.readline()
+        if not line:
+            return
+        show(run, lines(line, "standard input") or [""], how)
+
+
+if __name__ == "__main__":
+    program(main, required=("workdir",))

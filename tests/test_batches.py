@@ -1,0 +1,333 @@
+"""What a model is fed: every token once, in order, and batch `i` the same whenever it is asked for."""
+
+import itertools
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lm.config import DataConfig
+from lm.data import batches, pipeline
+from lm.data.batches import Buckets, Streams, evaluation_buckets, evaluation_streams, pad_pairs, pad_rows
+from lm.data.pipeline import Encoded, TrainingData
+from lm.data.tokenizers import BOS, EOS, PAD
+from lm.errors import UserError
+
+lengths = st.lists(st.integers(1, 9), min_size=1, max_size=12)
+pair_lengths = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=20)
+seeds, sizes = st.integers(0, 2**32 - 1), st.integers(1, 6)
+
+
+def documents(lengths):
+    """No id stands twice, so that each is known by it."""
+    ends = np.cumsum(lengths)
+    return [np.arange(4 + end - n, 4 + end) for n, end in zip(lengths, ends, strict=True)]
+
+
+def make_pairs(pair_lengths):
+    ids = documents(np.ravel(pair_lengths))
+    return list(zip(ids[::2], ids[1::2], strict=True))
+
+
+def equal(one, other):
+    for a, b in zip(one, other, strict=True):
+        assert (a is None) == (b is None)
+        if a is not None:
+            np.testing.assert_array_equal(a, b)
+            assert a.dtype == b.dtype
+
+
+def differ(one, other):
+    return any(a is not None and not np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def epoch_of(data, epoch=0):
+    return [data[i] for i in range(epoch * data.steps_per_epoch, (epoch + 1) * data.steps_per_epoch)]
+
+
+def check_types(batch):
+    for name, dtype in (
+        ("inputs_bt", np.int32),
+        ("targets_bt", np.int32),
+        ("weights_bt", np.float32),
+        ("resets_bt", bool),
+    ):
+        assert getattr(batch, name).dtype == dtype and getattr(batch, name).shape == batch.inputs_bt.shape  # fmt: skip
+
+
+def joined(windows):
+    """(inputs, targets, resets) of all windows side by side, and how many are real in each row."""
+    for batch in windows:
+        check_types(batch)
+        assert batch.source_bs is None
+    inputs, targets, weights, resets = (np.concatenate(parts, axis=1) for parts in list(zip(*windows, strict=True))[1:])
+    counts = weights.sum(axis=1).astype(int)
+    # Real positions come first; what follows is padding and nothing else.
+    np.testing.assert_array_equal(weights, np.arange(weights.shape[1]) < counts[:, None])
+    assert (
+        (inputs[weights == 0] == PAD).all() and (targets[weights == 0] == PAD).all() and not resets[weights == 0].any()
+    )
+    return inputs, targets, resets, counts
+
+
+def check_inputs(windows, reset_rate, window):
+    """Each input is the target before it, or BOS, just where the state is reset; a window goes on where the last ended."""
+    inputs, targets, resets, counts = joined(windows)
+    for row, count in enumerate(counts):
+        for t in range(count):
+            document_starts = t > 0 and targets[row, t - 1] == EOS
+            if t == 0 or document_starts:
+                assert resets[row, t]
+            elif t % window or reset_rate == 0:
+                assert not resets[row, t]
+            elif reset_rate == 1:
+                assert resets[row, t]
+            assert inputs[row, t] == (BOS if resets[row, t] else targets[row, t - 1])
+    return np.concatenate([targets[row, :count] for row, count in enumerate(counts)])
+
+
+# ---- streams ----------------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None)
+@given(lengths, sizes, sizes, st.sampled_from([0.0, 0.4, 1.0]), seeds, st.integers(0, 3))
+def test_an_epoch_of_streams_is_all_documents_whole_and_once(lengths, batch_size, window, reset_rate, seed, epoch):
+    data = Streams(documents(lengths), batch_size, window, reset_rate, seed)
+    windows = epoch_of(data, epoch)
+    assert all(batch.inputs_bt.shape == (batch_size, window) for batch in windows)
+    text = check_inputs(windows, reset_rate, window)
+    assert len(text) == data.tokens_per_epoch == sum(lengths) + len(lengths)
+    # The text is a ring of documents, cut open somewhere: turned so that it ends with a document, it is all of them.
+    text = np.roll(text, -1 - np.flatnonzero(text == EOS)[-1])
+    found = [tuple(part[:-1]) for part in np.split(text, np.flatnonzero(text == EOS)[:-1] + 1)]
+    assert sorted(found) == sorted(map(tuple, documents(lengths)))
+
+
+def test_a_share_of_windows_starts_as_a_document_does():
+    rate, rows, window = 0.3, 20, 5
+    data = Streams(documents([20_000]), rows, window, rate, seed=3)
+    firsts = np.array([batch.resets_bt[:, 0] for batch in epoch_of(data)])
+    assert firsts[0].all()
+    count = firsts[1:].size
+    assert abs(firsts[1:].sum() - rate * count) < 5 * (count * rate * (1 - rate)) ** 0.5
+    # Each row and each window is drawn for itself.
+    assert 0 < firsts[1:].mean(axis=0).std() < 0.1 and 0 < firsts[1:].mean(axis=1).std() < 0.2
+    again = np.array([batch.resets_bt[:, 0] for batch in epoch_of(data, 1)])
+    assert (firsts != again).any()
+
+
+@settings(deadline=None, max_examples=30)
+@given(lengths, sizes, sizes, seeds, st.randoms(use_true_random=False))
+def test_batch_i_of_streams_is_a_function_of_seed_and_i(lengths, batch_size, window, seed, random):
+    check_random_access(lambda: Streams(documents(lengths), batch_size, window, 0.4, seed), random)
+
+
+def check_random_access(make, random):
+    """In order, in any order, and alone: the same, over the borders of epochs."""
+    data = make()
+    indices = list(range(3 * data.steps_per_epoch + 1))
+    expected = [data[i] for i in indices]
+    random.shuffle(indices)
+    other = make()
+    for i in indices:
+        equal(other[i], expected[i])
+    equal(make()[indices[0]], expected[indices[0]])
+
+
+def test_epochs_and_seeds_of_streams_differ():
+    make = lambda seed: Streams(documents([3, 5, 2, 7, 4, 6]), 2, 4, 0.0, seed)
+    steps = make(0).steps_per_epoch
+    for i in range(3):
+        assert differ(make(0)[i], make(1)[i]) and differ(make(0)[i], make(0)[i + steps])
+    # One document has no order: the place where the ring is cut open is another.
+    alone = Streams(documents([50]), 2, 4, 0.0, seed=0)
+    assert differ(alone[0], alone[alone.steps_per_epoch])
+
+
+@settings(deadline=None)
+@given(lengths, st.integers(1, 20), sizes)
+def test_evaluation_reads_every_token_once_and_in_order_however_many_streams(lengths, streams, window):
+    windows = list(evaluation_streams(documents(lengths), streams, window))
+    text = check_inputs(windows, 0, window)
+    np.testing.assert_array_equal(text, np.concatenate([[*ids, EOS] for ids in documents(lengths)]))
+    rows = {batch.inputs_bt.shape for batch in windows}
+    assert len(rows) == 1 and rows.pop()[0] <= streams
+
+
+@settings(deadline=None)
+@given(lengths, st.integers(1, 6))
+def test_an_evaluation_stream_starts_with_the_document_that_is_near(lengths, streams):
+    *_, counts = joined(list(evaluation_streams(documents(lengths), streams, 8)))
+    begins, starts = np.cumsum([0, *counts[:-1]]), np.cumsum([0, *(n + 1 for n in lengths)])[:-1]
+    part = counts.sum() / streams
+    assert max(counts) <= 2 * part + 1
+    for begin in begins:
+        if begin not in starts:
+            assert (np.abs(starts - begin) >= part / 2 - 1).all()
+
+
+def test_one_evaluation_stream_resets_at_documents_only():
+    windows = list(evaluation_streams(documents([30, 3, 7]), 1, 4))
+    resets = np.concatenate([batch.resets_bt for batch in windows], axis=1)
+    assert resets.shape[0] == 1 and np.flatnonzero(resets).tolist() == [0, 31, 35]
+
+
+# ---- buckets ----------------------------------------------------------------------------------------------------
+
+
+def check_rows(batch, pairs):
+    """The rows are the pairs, then empty ones; weights are 0 just on padding."""
+    check_types(batch)
+    assert len(batch.source_bs) == len(batch.inputs_bt) and batch.source_bs.dtype == np.int32
+    assert not batch.resets_bt.any()
+    for row in range(len(batch.source_bs)):
+        source, target = ([*ids, EOS] for ids in pairs[row]) if row < len(pairs) else ([], [])
+        inputs = [BOS, *target[:-1]] if target else []
+        for found, wanted in ((batch.source_bs, source), (batch.inputs_bt, inputs), (batch.targets_bt, target)):
+            assert found[row].tolist() == wanted + [PAD] * (found.shape[1] - len(wanted))
+        np.testing.assert_array_equal(batch.weights_bt[row], np.arange(batch.targets_bt.shape[1]) < len(target))
+
+
+def rows_of(batch, pairs):
+    """Indices of the pairs in a batch, by their first source id."""
+    known = {int(source[0]): i for i, (source, _) in enumerate(pairs)}
+    return [known[int(first)] for first in batch.source_bs[:, 0] if first != PAD]
+
+
+@settings(deadline=None)
+@given(pair_lengths, sizes, sizes, seeds, st.integers(0, 3))
+def test_an_epoch_of_buckets_is_every_pair_once(pair_lengths, batch_size, buckets, seed, epoch):
+    pairs = make_pairs(pair_lengths)
+    data = Buckets(pairs, batch_size, buckets, seed)
+    seen, shapes, held = [], set(), 0
+    for batch in epoch_of(data, epoch):
+        rows = rows_of(batch, pairs)
+        assert rows and len(batch.source_bs) == batch_size
+        check_rows(batch, [pairs[i] for i in rows])
+        seen += rows
+        shapes.add((batch.source_bs.shape[1], batch.targets_bt.shape[1]))
+        held += batch.source_bs.size + batch.targets_bt.size
+    assert sorted(seen) == list(range(len(pairs)))
+    assert len(shapes) <= buckets and shapes <= set(data.shapes)
+    assert data.tokens_per_epoch == sum(target + 1 for _, target in pair_lengths)
+    np.testing.assert_allclose(data.padding, 1 - (np.sum(pair_lengths) + 2 * len(pairs)) / held)
+
+
+@settings(deadline=None, max_examples=30)
+@given(pair_lengths, sizes, sizes, seeds, st.randoms(use_true_random=False))
+def test_batch_i_of_buckets_is_a_function_of_seed_and_i(pair_lengths, batch_size, buckets, seed, random):
+    check_random_access(lambda: Buckets(make_pairs(pair_lengths), batch_size, buckets, seed), random)
+
+
+def test_epochs_and_seeds_of_buckets_differ_in_rows_and_in_order():
+    pairs = make_pairs([(n, n) for n in range(1, 9) for _ in range(6)])
+    make = lambda seed: Buckets(pairs, 4, 2, seed)
+    plan = lambda data, epoch: [tuple(rows_of(batch, pairs)) for batch in epoch_of(data, epoch)]
+    for one, other in ((plan(make(0), 0), plan(make(0), 1)), (plan(make(0), 0), plan(make(1), 0))):
+        assert set(map(frozenset, one)) != set(map(frozenset, other))
+        assert [max(rows) for rows in one] != sorted(max(rows) for rows in one)  # short and long ones are mixed
+        assert [max(rows) // 24 for rows in one] != [max(rows) // 24 for rows in other]
+
+
+def held_by(shapes, members):
+    return sum(sum(shape) * len(m) for shape, m in zip(shapes, members, strict=True))
+
+
+def least_held(lengths, buckets):
+    """The best of all ways to cut the pairs, ordered by total length, into runs."""
+    totals = sorted(set(lengths.sum(axis=1)))
+    best = np.inf
+    for cuts in range(min(buckets, len(totals))):
+        for places in itertools.combinations(range(1, len(totals)), cuts):
+            runs = np.split(np.array(totals), places)
+            held = [lengths[np.isin(lengths.sum(axis=1), run)] for run in runs]
+            best = min(best, sum(run.max(axis=0).sum() * len(run) for run in held))
+    return best
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=9), st.integers(1, 5))
+def test_shapes_leave_the_least_padding(pair_lengths, buckets):
+    lengths = np.array(pair_lengths) + 1
+    shapes = batches._shapes(lengths, buckets)
+    members = batches._assign(lengths, shapes)
+    assert sorted(np.concatenate(members)) == list(range(len(lengths)))
+    assert len(shapes) <= buckets
+    assert all((lengths[m] <= shape).all() for shape, m in zip(shapes, members, strict=True))
+    # A pair may fit a smaller shape than its run's, so it can be even less.
+    assert held_by(shapes, members) <= least_held(lengths, buckets) <= lengths.max(axis=0).sum() * len(lengths)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=12), st.integers(1, 4))
+def test_for_sides_of_equal_length_no_other_shapes_are_better(sides, buckets):
+    lengths = np.array([(n, n) for n in sides])
+    shapes = batches._shapes(lengths, buckets)
+    assert held_by(shapes, batches._assign(lengths, shapes)) == least_held(lengths, buckets)
+    others = itertools.combinations(sorted(set(sides)), min(buckets, len(set(sides))))
+    fitted = (
+        (sum(2 * min(c for c in chosen if c >= n) for n in sides)) for chosen in others if chosen[-1] == max(sides)
+    )
+    assert held_by(shapes, batches._assign(lengths, shapes)) == min(fitted)
+
+
+@settings(deadline=None)
+@given(pair_lengths, sizes, sizes)
+def test_evaluation_covers_every_pair_once_and_says_which(pair_lengths, batch_size, buckets):
+    pairs = make_pairs(pair_lengths)
+    seen = []
+    for chosen, batch in evaluation_buckets(pairs, batch_size, buckets):
+        assert 0 < len(chosen) <= batch_size == len(batch.source_bs)
+        check_rows(batch, [pairs[i] for i in chosen])
+        seen += list(chosen)
+    assert sorted(seen) == list(range(len(pairs)))
+
+
+@pytest.mark.parametrize("rows", [3, 5])
+def test_rows_that_fill_up_have_weight_0(rows):
+    pairs = make_pairs([(2, 3), (4, 1), (1, 1)])
+    batch = pad_rows(pad_pairs(pairs, (5, 4), 3), rows)
+    check_rows(batch, pairs)
+    assert len(batch.source_bs) == rows
+    window = Streams(documents([9]), 3, 4, 0.0, 0)[0]
+    filled = pad_rows(window, rows)
+    assert filled.source_bs is None and filled.inputs_bt.shape == (rows, 4)
+    equal(filled._replace(**{n: getattr(filled, n)[:3] for n in filled._fields[1:]}), window)
+    assert not any(getattr(filled, name)[3:].any() for name in filled._fields[1:])
+
+
+# ---- on the way to the device -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", ["streams", "buckets"])
+def test_a_run_gets_the_batches_from_start_to_stop_in_order(layout):
+    made = {
+        "streams": Streams(documents([3, 5, 2, 7, 4]), 2, 4, 0.2, seed=1),
+        "buckets": Buckets(make_pairs([(n, 2 * n) for n in range(1, 9)]), 2, 2, seed=1),
+    }[layout]
+    data, count = TrainingData(made, 0), 3 * made.steps_per_epoch
+    put = lambda batch: batch._replace(inputs_bt=batch.inputs_bt + 100)
+    whole = list(data.iterate(0, count, put))
+    assert len(whole) == count
+    for i, batch in enumerate(whole):
+        equal(batch, put(made[i]))
+    for start in (1, made.steps_per_epoch, count - 1, count):
+        resumed = list(data.iterate(start, count, put))
+        assert len(resumed) == count - start
+        for i, batch in enumerate(resumed, start=start):
+            equal(batch, whole[i])
+
+
+def test_training_leaves_out_pairs_that_are_too_long_and_counts_them_evaluation_does_not():
+    pairs = make_pairs([(2, 2), (3, 2), (2, 3), (4, 1), (1, 4), (9, 9)])
+    encoded = Encoded(None, [s for s, _ in pairs], [t for _, t in pairs], 0)
+    config = DataConfig(task="seq2seq", batch_size=2, max_length=4, buckets=1)  # the EOS counts
+    data = pipeline.training_data(encoded, config, seed=0)
+    assert data.left_out == 3 and data.steps_per_epoch == 2
+    assert Counter(i for batch in epoch_of(data.batches) for i in rows_of(batch, pairs)) == Counter([0, 1, 2])
+    scored = Counter(i for batch in pipeline.evaluation_batches(encoded, config) for i in rows_of(batch, pairs))
+    assert scored == Counter(range(6))
+    with pytest.raises(UserError, match="^error: config.data.max_length: no training pair has at most 2 tokens"):
+        pipeline.training_data(encoded, DataConfig(task="seq2seq", max_length=2), seed=0)

@@ -1,0 +1,468 @@
+"""Every field can be set, is written down exactly, is checked, and is read by the program."""
+
+import collections
+import contextlib
+import dataclasses
+import importlib.util
+import json
+import math
+import pathlib
+import sys
+from fractions import Fraction
+
+import jax
+import numpy as np
+import pytest
+from conftest import ROOT, run_program, tiny_config
+from etils import epath
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+import lm
+from lm import config as configuration
+from lm import optimizers, training
+from lm.config import Config, DataConfig, ModelConfig, OptimizerConfig, TokenizerConfig, TrainingConfig, validated
+from lm.data import pipeline, sources
+from lm.data.sources import Example, Split
+from lm.errors import UserError
+from lm.models.encoder_decoder import EncoderDecoder
+from lm.parallel import Devices
+from lm.tasks import TASKS
+
+# A valid value beside the one of `base()`, for every field: what an override is tried with.
+OTHER = {
+    "seed": 7,
+    "data.train": "text:a b,c=*.txt",
+    "data.validation": "tsv:é.tsv",
+    "data.test": "jsonl:t.jsonl",
+    "data.task": "lm",
+    "data.batch_size": 96,
+    "data.window": 33,
+    "data.reset_rate": 0.1,
+    "data.max_length": 99,
+    "data.buckets": 3,
+    "data.evaluation_streams": 5,
+    "data.tokenizer.kind": "path/of the.model",
+    "data.tokenizer.vocab_size": 512,
+    "model.cell": "elman",
+    "model.embed_dim": 24,
+    "model.hidden_dim": 48,
+    "model.layers": 3,
+    "model.encoder": "unidirectional",
+    "model.attention": "additive",
+    "model.dropout": 0.3,
+    "model.tied": True,
+    "model.dtype": "bfloat16",
+    "optimizer.name": "sgd",
+    "optimizer.learning_rate": 0.1 + 0.2,
+    "optimizer.schedule": "inverse_sqrt",
+    "optimizer.warmup": "0.5 epochs",
+    "optimizer.final_fraction": 0.25,
+    "optimizer.weight_decay": 1e-4,
+    "optimizer.decayed": r".*kernel\b",
+    "optimizer.b1": 0.8,
+    "optimizer.b2": 0.95,
+    "optimizer.epsilon": 1e-6,
+    "optimizer.clip_norm": 0.0,
+    "training.steps": "3 epochs",
+    "training.eval_every": 17,
+    "training.checkpoint_every": "1500000 tokens",
+    "training.log_every": 3,
+    "training.keep_checkpoints": 9,
+    "training.eval_examples": 0,
+    "training.init_from": "runs/a:best",
+    "training.accumulate": 4,
+    "training.label_smoothing": 0.05,
+}
+ONLY_ONE = {"training.parallel"}  # fields with a single valid value
+
+
+def base() -> Config:
+    return Config(data=DataConfig(train="text:a.txt", tokenizer=TokenizerConfig(kind="bytes")))
+
+
+def changed(config: Config, values: dict) -> Config:
+    """`config`, written to at dotted paths."""
+    for path, value in values.items():
+        section, _, name = path.rpartition(".")
+        setattr(configuration.get(config, section) if section else config, name, value)
+    return config
+
+
+def flat(tree: dict, prefix: str = "") -> dict:
+    leaves = {}
+    for name, value in tree.items():
+        leaves |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return leaves
+
+
+def paths() -> list[str]:
+    return [path for path, _, _ in configuration.fields(Config())]
+
+
+# ---- overrides and JSON -----------------------------------------------------------------------------------------
+
+PARSE = """
+import json, sys
+from absl import flags
+import train
+from lm import config
+for given in json.load(sys.stdin):
+    sys.argv = ["train.py", *given]
+    flags.FLAGS.unparse_flags()
+    flags.FLAGS(sys.argv)
+    print(json.dumps(config.to_json(config.validated(train.CONFIG.value))))
+"""
+
+
+def test_every_override_changes_its_field_of_the_resolved_json_and_no_other(tmp_path):
+    assert set(OTHER) | ONLY_ONE == set(paths())
+    file = tmp_path / "base.py"
+    file.write_text(
+        "from lm.config import *\n"
+        "def get_config(): return Config(data=DataConfig(train='text:a.txt', tokenizer=TokenizerConfig(kind='bytes')))"
+    )
+    arguments = [[f"--config={file}"]]
+    arguments += [[f"--config={file}", f"--config.{path}={value}"] for path, value in OTHER.items()]
+    done = run_program("-c", PARSE, input=json.dumps(arguments))
+    assert done.returncode == 0, done.stderr
+    plain, *found = [flat(json.loads(json.loads(line))) for line in done.stdout.splitlines()]
+    assert list(plain) == paths()
+    for (path, value), resolved in zip(OTHER.items(), found, strict=True):
+        assert resolved == {**plain, path: value} != plain
+        assert type(resolved[path]) is type(value)
+
+
+def durations():
+    steps = st.integers(1, 10**9)
+    return steps | st.builds(
+        "{} {}".format, st.floats(1e-6, 1e20) | steps, st.sampled_from(["epochs", "epoch", "tokens", "token"])
+    )
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_json_there_and_back_is_exact(data):
+    values = {path: OTHER[path] for path in data.draw(st.sets(st.sampled_from(sorted(OTHER))))}
+    free = {
+        "data.train": st.text(st.characters(exclude_categories=["Cs"]), min_size=1),
+        "optimizer.learning_rate": st.floats(0, 1e300),
+        "optimizer.epsilon": st.integers(0, 10**15),
+        "model.dropout": st.floats(0, 1, exclude_max=True),
+        "training.steps": durations(),
+        "optimizer.warmup": durations() | st.just(0),
+    }
+    values |= {path: data.draw(values) for path, values in free.items()}
+    if "model.tied" in values:  # the widths must be equal then
+        values = {path: value for path, value in values.items() if not path.endswith("_dim")}
+    config = validated(changed(base(), values))
+    text = configuration.to_json(config)
+    again = configuration.from_json(text, "config.json")
+    assert again == config and configuration.to_json(again) == text
+    assert configuration.differences(config, again) == []
+    leaves = flat(json.loads(text))
+    assert list(leaves) == paths()
+    for path, value in values.items():
+        if path not in ("training.steps", "optimizer.warmup"):
+            assert leaves[path] == value
+
+
+def test_differences_name_the_fields_that_differ_and_their_values():
+    old = validated(base())
+    for path, value in OTHER.items():
+        new = validated(changed(base(), {path: value}))
+        assert configuration.differences(old, new) == [f"{path}: {configuration.get(old, path)!r} -> {value!r}"]
+
+
+@pytest.mark.parametrize(
+    ("edit", "says"),
+    [
+        (lambda t: t["model"].update(hiden_dim=3), "error: W/config.json: model.hiden_dim: is an unknown field; did you mean hidden_dim?"),
+        (lambda t: t.update(sead=3), "error: W/config.json: sead: is an unknown field; did you mean seed?"),
+        (lambda t: t["data"]["tokenizer"].update(kid=3), "error: W/config.json: data.tokenizer.kid: is an unknown field; did you mean kind?"),
+        (lambda t: t["optimizer"].pop("b1"), "error: W/config.json: optimizer.b1: is missing"),
+        (lambda t: t.update(model=3), "error: W/config.json: model.: is not an object"),
+        (lambda t: t["model"].update(layers=0), "error: config.model.layers: 0 is out of range"),
+        (lambda t: t["model"].update(tied=1), "error: config.model.tied: 1 is a int; give a bool"),
+    ],
+)  # fmt: skip
+def test_json_that_is_no_configuration_is_refused_by_name(edit, says):
+    tree = json.loads(configuration.to_json(validated(base())))
+    edit(tree)
+    with pytest.raises(UserError) as caught:
+        configuration.from_json(json.dumps(tree), "W/config.json")
+    assert str(caught.value).startswith(says) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"seed": 1,}'])
+def test_text_that_is_no_json_object_is_refused(text):
+    with pytest.raises(UserError, match="^error: W/config.json: "):
+        configuration.from_json(text, "W/config.json")
+
+
+# ---- validation -------------------------------------------------------------------------------------------------
+
+AT_LEAST_ONE = (
+    "data.batch_size data.window data.max_length data.buckets data.evaluation_streams model.embed_dim "
+    "model.hidden_dim model.layers training.keep_checkpoints training.accumulate"
+).split()
+NAMES = (
+    "data.task data.tokenizer.kind model.cell model.encoder model.attention model.dtype optimizer.name "
+    "optimizer.schedule training.parallel"
+).split()
+DURATIONS = "training.steps training.eval_every training.checkpoint_every training.log_every".split()
+NAN, INFINITY = math.nan, math.inf
+INVALID = [
+    *((path, 0, {}) for path in AT_LEAST_ONE),
+    *((path, "no such name", {}) for path in NAMES),
+    *((path, value, {}) for path in DURATIONS for value in (0, "0 epochs", "soon")),
+    ("optimizer.warmup", "-1", {}),
+    ("seed", -1, {}),
+    ("seed", 2**32, {}),
+    ("data.train", "", {}),
+    ("data.tokenizer.vocab_size", -1, {}),
+    ("data.tokenizer.vocab_size", 2**31, {}),
+    ("data.tokenizer.vocab_size", 0, {"data.tokenizer.kind": "unigram"}),
+    ("data.tokenizer.vocab_size", 0, {"data.tokenizer.kind": "bpe"}),
+    ("data.tokenizer.kind", "", {}),
+    ("training.eval_examples", -1, {}),
+    *(
+        (path, value, {})
+        for path in "model.dropout optimizer.b1 optimizer.b2 training.label_smoothing".split()
+        for value in (-0.1, 1.0, NAN)
+    ),
+    *((path, v, {}) for path in ("optimizer.final_fraction", "data.reset_rate") for v in (-0.1, 1.1, NAN)),
+    *(
+        (f"optimizer.{name}", value, {})
+        for name in ("learning_rate", "weight_decay", "epsilon", "clip_norm")
+        for value in (-1e-9, INFINITY, NAN)
+    ),
+    ("optimizer.decayed", "(", {}),
+    ("model.tied", True, {"model.embed_dim": 8, "model.hidden_dim": 16}),
+    # Without a source there is no attention, and nothing that brings the features to the embedding's width.
+    ("model.tied", True, {"model.embed_dim": 8, "model.hidden_dim": 16, "model.attention": "dot", "data.task": "lm"}),
+    ("training.accumulate", 3, {"data.batch_size": 64}),
+    ("training.init_from", ":", {}),
+    # Types.
+    ("seed", 1.0, {}),
+    ("seed", True, {}),
+    ("seed", "1", {}),
+    ("data.train", 3, {}),
+    ("data.train", None, {}),
+    ("data.tokenizer", "bytes", {}),
+    ("model", {"cell": "lstm"}, {}),
+    ("model.cell", ["lstm"], {}),
+    ("model.dropout", "0.1", {}),
+    ("model.dropout", None, {}),
+    ("model.tied", 1, {}),
+    ("training.steps", True, {}),
+    ("training.steps", None, {}),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "rest"), INVALID, ids=lambda x: str(x)[:40])
+def test_an_invalid_value_is_refused_in_one_line_that_names_its_field(path, value, rest):
+    validated(changed(base(), {"data.tokenizer.vocab_size": 512, **rest}))  # so it is this value that is refused
+    with pytest.raises(UserError) as caught:
+        validated(changed(base(), {**rest, path: value}))
+    assert caught.value.where == f"config.{path}"
+    assert str(caught.value).startswith(f"error: config.{path}: ") and "\n" not in str(caught.value)
+    assert caught.value.what and caught.value.mend
+
+
+def test_an_unknown_name_is_answered_with_the_nearest():
+    misspelt = {
+        "model.cell": ("lstn", "lstm"),
+        "data.task": ("seqseq", "seq2seq"),
+        "optimizer.name": ("adamv", "adamw"),
+    }
+    for path, (wrong, right) in misspelt.items():
+        with pytest.raises(UserError, match=f"did you mean {right}?"):
+            validated(changed(base(), {path: wrong}))
+
+
+def test_only_a_config_is_a_config():
+    for wrong in (None, {}, ModelConfig()):
+        with pytest.raises(UserError, match=f"^error: config: get_config.. returned {type(wrong).__name__}; "):
+            validated(wrong)
+
+
+def test_a_whole_number_is_taken_as_a_float():
+    config = validated(changed(base(), {"optimizer.learning_rate": 1}))
+    assert type(config.optimizer.learning_rate) is float and config.optimizer.learning_rate == 1.0
+
+
+def test_a_validated_configuration_cannot_be_changed_and_is_a_copy():
+    given = base()
+    config = validated(given)
+    for path in ["data", "model", "optimizer", "training", "data.tokenizer", *paths()]:
+        before = configuration.get(config, path)
+        with pytest.raises(AttributeError, match="never changed"):
+            changed(config, {path: OTHER.get(path, before)})
+        assert configuration.get(config, path) == before
+    changed(given, OTHER)
+    assert config == validated(base())
+
+
+def test_a_variant_of_a_validated_configuration_can_be_validated():
+    parent = validated(base())
+    model = dataclasses.replace(parent.model, layers=5)
+    child = validated(dataclasses.replace(parent, model=model))
+    assert configuration.differences(parent, child) == ["model.layers: 2 -> 5"]
+    with pytest.raises(AttributeError):
+        child.data.window = 3
+
+
+def test_every_field_says_what_it_is():
+    for path, _, field in configuration.fields(Config()):
+        assert len(field.metadata["help"]) > 10, path
+
+
+# ---- durations --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "amount", "unit"),
+    [
+        (500, 500, "steps"),
+        ("500", 500, "steps"),
+        (" 1 step ", 1, "steps"),
+        ("2.5 epochs", 2.5, "epochs"),
+        ("1epoch", 1, "epochs"),
+        ("1_000_000 tokens", 10**6, "tokens"),
+        ("1e6 tokens", 10**6, "tokens"),
+        ("1e+6 tokens", 10**6, "tokens"),
+        ("1e-6 epochs", 1e-6, "epochs"),
+        ("2e3", 2000, "steps"),
+        ("7.0 steps", 7, "steps"),
+    ],
+)
+def test_a_duration_is_an_amount_and_a_unit(given, amount, unit):
+    assert configuration.parse_duration(given, "here") == (amount, unit)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["", "epochs", "-3", "2.5", "1.5 steps", "3 hours", "1 2", "3 epochs!", "inf", "nan epochs", "1e999", "1__0", "1_", "0x10", "1,000", True, 2.5],
+)  # fmt: skip
+def test_what_is_no_duration_is_refused(wrong):
+    with pytest.raises(UserError) as caught:
+        configuration.parse_duration(wrong, "config.training.steps")
+    assert str(caught.value).startswith("error: config.training.steps: ") and "\n" not in str(caught.value)
+
+
+def test_a_misspelt_unit_is_answered_with_the_nearest():
+    with pytest.raises(UserError, match="did you mean epochs?"):
+        configuration.parse_duration("3 epochen", "here")
+
+
+@settings(deadline=None)
+@example(1100, 10, 1)  # 1.1 * 10 is a little more than 11 in floating point
+@given(st.integers(0, 10**5), st.integers(1, 1000), st.integers(1, 10**5))
+def test_a_duration_in_steps_is_the_least_that_is_no_shorter(amount, steps_per_epoch, tokens_per_epoch):
+    in_steps = lambda text: configuration.in_steps(text, steps_per_epoch, tokens_per_epoch)
+    assert in_steps(amount) == in_steps(f"{amount} steps") == amount
+    assert in_steps(f"{amount} epochs") == amount * steps_per_epoch
+    assert in_steps(f"{amount / 1000} epochs") == math.ceil(Fraction(amount, 1000) * steps_per_epoch)
+    assert in_steps(f"{amount} tokens") == math.ceil(Fraction(amount * steps_per_epoch, tokens_per_epoch))
+
+
+def test_the_schedule_of_a_run_is_the_durations_in_steps():
+    train = Split("train", "", [Example("a b c", "d e")] * 30, "", "")
+    values = {"data.batch_size": 8, "training.steps": "5 epochs", "training.eval_every": "1 epoch"}
+    values |= {"training.checkpoint_every": "48 tokens", "training.log_every": 3, "optimizer.warmup": "0.3 epochs"}
+    config = validated(changed(base(), values))
+    data = pipeline.training_data(pipeline.encode(train, pipeline.make_tokenizer(config.data, train)), config.data, 0)
+    assert (data.steps_per_epoch, data.tokens_per_epoch) == (4, 120)  # bytes: "d e" and its EOS
+    schedule = training.Schedule(config, data)
+    found = schedule.steps, schedule.eval_every, schedule.checkpoint_every, schedule.log_every, schedule.warmup
+    assert found == (20, 4, 2, 3, 2)
+    assert [s for s in range(1, 21) if schedule.evaluates(s)] == [4, 8, 12, 16, 20]
+    assert [s for s in range(1, 21) if schedule.saves(s)] == list(range(2, 21, 2))
+
+
+# ---- every field is read ----------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def recorded_reads(monkeypatch):
+    """{path: files of `lm` that read it}: neither the validation's reads count nor what the console prints."""
+    names = {Config: "", DataConfig: "data.", TokenizerConfig: "data.tokenizer.", ModelConfig: "model."}
+    names |= {OptimizerConfig: "optimizer.", TrainingConfig: "training."}
+    package = pathlib.Path(lm.__file__).parent
+    silent = {str(package / name) for name in ("config.py", "console.py", "workdir.py")}
+    reads = collections.defaultdict(set)
+
+    def read(section, name):
+        file = sys._getframe(1).f_code.co_filename
+        if file.startswith(str(package)) and file not in silent:
+            reads[names[type(section)] + name].add(pathlib.Path(file).name)
+        return object.__getattribute__(section, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(configuration._Section, "__getattribute__", read, raising=False)
+        yield reads
+
+
+# What belongs to other tasks.
+UNREAD = {
+    "lm": {"data.max_length", "data.buckets", "model.attention"},
+    "seq2seq": {"data.window", "data.reset_rate", "data.evaluation_streams"},
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_run_reads_every_field_of_its_task(task, sources, tmp_path, monkeypatch):
+    few = {"training.steps": 1, "training.eval_examples": 1, "data.test": "", "optimizer.weight_decay": 0.1}
+    config = tiny_config(TASKS[task].layout, sources[task], few)
+    monkeypatch.setattr(jax, "local_devices", lambda: jax.devices()[:1])
+    monkeypatch.setattr(training, "closing", lambda *_: None)  # it reads nothing, and takes long
+    with recorded_reads(monkeypatch) as reads:
+        training.train(config, epath.Path(tmp_path / "run"))
+    assert set(paths()) - set(reads) == UNREAD[task]
+
+
+def test_every_field_is_of_some_task():
+    assert set.intersection(*UNREAD.values()) == set() and set(UNREAD) == set(TASKS)
+
+
+# ---- the files in configs/ --------------------------------------------------------------------------------------
+
+
+def load(file: pathlib.Path) -> Config:
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config()
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "configs").glob("*.py")), ids=lambda file: file.stem)
+def test_a_config_file_is_valid_and_its_model_shrunk_takes_a_step(file):
+    config = validated(load(file))
+    for spec in filter(None, (config.data.train, config.data.validation, config.data.test)):
+        assert spec.partition(":")[0] in sources.SCHEMES and spec.partition(":")[2]
+    rows, accumulate = 8, config.training.accumulate
+    small = {"model.embed_dim": 8, "model.hidden_dim": 8, "data.batch_size": rows * accumulate, "data.window": 8}
+    config = validated(changed(load(file), small))
+
+    vocab, rng = 300, np.random.default_rng(0)
+    has_source = TASKS[config.data.task].has_source
+    ids = lambda: [rng.integers(4, vocab, rng.integers(1, 7)) for _ in range(3 * rows * accumulate)]
+    encoded = pipeline.Encoded(None, ids() if has_source else [], ids(), 0)
+    data = pipeline.training_data(encoded, config.data, config.seed)
+    schedule = training.Schedule(config, data)
+    model = EncoderDecoder(config.model, vocab, has_source)
+    params = training.initial_params(model, config.seed)
+    rate = optimizers.schedule(config.optimizer, schedule.warmup, schedule.steps)
+    optimizer = optimizers.optimizer(config.optimizer, rate, params)
+    devices = Devices(jax.devices()[:1])
+    state = training.place(training.initial_state(model, optimizer, config, params), devices)
+    step = devices.map(training.make_train_step(model, optimizer, config))
+    after, metrics = step(state, devices.cut(data.batches[0]))
+    metrics = Devices.first(metrics)
+    assert metrics.tokens == data.batches[0].weights_bt.sum() > 0
+    # The loss of a model that knows nothing is about log(vocab) nats a token.
+    assert 0.5 * math.log(vocab) < metrics.loss_sum / metrics.tokens < 2 * math.log(vocab)
+    assert 0 < metrics.grad_norm < 1e3 and Devices.first(after.step) == 1
+    moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), Devices.first(after.params), params)
+    assert all(np.isfinite(size) for size in jax.tree.leaves(moved)) and max(jax.tree.leaves(moved)) > 0

@@ -1,0 +1,190 @@
+"""Learning rates over time, which parameters decay, and the rules against their textbook form."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from lm.config import OptimizerConfig
+from lm.errors import UserError
+from lm.optimizers import decay_mask, name_of, optimizer, schedule
+
+PEAK, WARMUP, STEPS = 0.5, 10, 50
+NAMES = ("adamw", "adam", "sgd")
+SCHEDULES = ("constant", "linear", "cosine", "inverse_sqrt")
+
+
+def rates(name, warmup=WARMUP, steps=STEPS, count=STEPS + 1, **fields):
+    config = OptimizerConfig(schedule=name, learning_rate=PEAK, **fields)
+    rate = schedule(config, warmup, steps)
+    return np.array([float(rate(i)) for i in range(count)])
+
+
+def params():
+    rng = np.random.default_rng(0)
+    leaf = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
+    return {
+        "embedding": {"embedding": leaf(5, 2)},
+        "layer": {"kernel": leaf(2, 3), "recurrent_kernel": leaf(3, 3), "bias": leaf(3)},
+        "head_kernel": leaf(3, 5),
+    }
+
+
+def grads(seed=1):
+    return jax.tree.map(lambda x: jnp.asarray(np.random.default_rng(seed).normal(size=x.shape), jnp.float32), params())
+
+
+def zeros():
+    return jax.tree.map(jnp.zeros_like, params())
+
+
+def run(gradients, **fields):
+    """Parameters after an update with each of `gradients`, at the learning rate 0.1."""
+    config = OptimizerConfig(**{"clip_norm": 0.0, **fields})
+    rule = optimizer(config, optax.constant_schedule(0.1), params())
+    now, state = params(), rule.init(params())
+    for gradient in gradients:
+        updates, state = rule.update(gradient, state, now)
+        now = optax.apply_updates(now, updates)
+    return now
+
+
+def close(found, expected, rtol=1e-6):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=1e-7), found, expected)
+
+
+# ---- schedules --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_the_warm_up_is_a_line_from_one_share_of_the_peak_to_all_of_it(name):
+    np.testing.assert_allclose(rates(name)[:WARMUP], PEAK * np.arange(1, WARMUP + 1) / WARMUP, rtol=1e-6)
+
+
+@pytest.mark.parametrize("warmup", [0, 1, 2, WARMUP])
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_after_the_warm_up_the_rate_starts_at_the_peak_and_never_rises(name, warmup):
+    found = rates(name, warmup)
+    np.testing.assert_allclose(found[warmup], PEAK, rtol=1e-6)
+    assert found.max() <= PEAK * (1 + 1e-6) and (found > 0)[:-1].all()
+    assert (np.diff(found[warmup:]) <= 1e-7).all() and (np.diff(found[: warmup + 1]) >= -1e-7).all()
+
+
+@pytest.mark.parametrize("final", [0.0, 0.2])
+@pytest.mark.parametrize("warmup", [0, WARMUP])
+def test_each_schedule_is_its_formula_and_ends_where_it_should(warmup, final):
+    share = np.arange(STEPS - warmup + 1) / (STEPS - warmup)
+    formulas = {
+        "constant": np.ones_like(share),
+        "linear": 1 - share * (1 - final),
+        "cosine": final + (1 - final) * (1 + np.cos(np.pi * share)) / 2,
+        "inverse_sqrt": np.sqrt(max(warmup, 1) / (max(warmup, 1) + np.arange(len(share)))),
+    }
+    for name, formula in formulas.items():
+        found = rates(name, warmup, final_fraction=final)
+        np.testing.assert_allclose(found[warmup:], PEAK * formula, rtol=1e-5, atol=1e-7)
+        if name in ("linear", "cosine"):
+            np.testing.assert_allclose(found[STEPS], PEAK * final, atol=1e-7)
+
+
+def test_inverse_sqrt_has_no_jump():
+    found = rates("inverse_sqrt", warmup=100, steps=1000, count=1001)
+    assert np.abs(np.diff(found)).max() <= PEAK / 100 * (1 + 1e-4)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_run_shorter_than_its_warm_up_never_leaves_it(name):
+    np.testing.assert_allclose(rates(name, warmup=100)[:STEPS], PEAK * np.arange(1, STEPS + 1) / 100, rtol=1e-5)
+
+
+# ---- groups -----------------------------------------------------------------------------------------------------
+
+
+def test_names_are_paths():
+    names = {name_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(params())}
+    assert names == {"embedding/embedding", "layer/kernel", "layer/recurrent_kernel", "layer/bias", "head_kernel"}
+
+
+@pytest.mark.parametrize("decayed", [OptimizerConfig.decayed, "head_kernel|layer/bias", ".*"])
+def test_with_no_gradient_the_decayed_group_shrinks_and_no_other_moves(decayed):
+    after = run([zeros()] * 2, name="adamw", weight_decay=0.5, decayed=decayed)
+    groups = {
+        OptimizerConfig.decayed: {"layer/kernel", "layer/recurrent_kernel"},
+        "head_kernel|layer/bias": {"head_kernel", "layer/bias"},
+        ".*": {name_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(params())},
+    }
+
+    def check(path, before, now):
+        share = (1 - 0.1 * 0.5) ** 2 if name_of(path) in groups[decayed] else 1.0
+        np.testing.assert_allclose(now, before * share, rtol=1e-6)
+
+    jax.tree_util.tree_map_with_path(check, params(), after)
+
+
+def test_a_pattern_that_fits_no_parameter_is_refused_and_the_names_are_listed():
+    config = OptimizerConfig(weight_decay=0.1, decayed="kernel")  # matched whole: `layer/kernel` is not `kernel`
+    with pytest.raises(UserError, match=r"^error: config.optimizer.decayed: 'kernel' fits no parameter") as caught:
+        optimizer(config, optax.constant_schedule(0.1), params())
+    assert "layer/recurrent_kernel" in str(caught.value) and "\n" not in str(caught.value)
+    without = dataclasses.replace(config, weight_decay=0.0)
+    assert not any(jax.tree.leaves(decay_mask(without, params())))
+
+
+# ---- rules ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_are_scaled_to_the_norm_and_small_ones_left_alone(name):
+    gradient = grads()
+    norm = float(optax.global_norm(gradient))
+    scaled = jax.tree.map(lambda g: g * 0.5 / norm, gradient)
+    small = jax.tree.map(lambda g: g * 0.1, scaled)
+    # Rules that divide by the gradient's size show the scale only against a later gradient.
+    for given, same in (([gradient, small], [scaled, small]), ([small, scaled], [small, scaled])):
+        close(run(given, name=name, clip_norm=0.5), run(same, name=name), rtol=1e-5)
+    clipped, free = (run([gradient, small], name=name, clip_norm=c) for c in (0.5, 0.0))
+    assert np.abs(clipped["head_kernel"] - free["head_kernel"]).max() > 1e-3
+
+
+def test_adamw_without_decay_is_adam_and_with_decay_is_not():
+    several = [grads(seed) for seed in range(3)]
+    close(run(several, name="adamw", weight_decay=0.0), run(several, name="adam"))
+    decayed = run(several, name="adamw", weight_decay=0.1)["layer"]["kernel"]
+    assert np.abs(decayed - run(several, name="adam")["layer"]["kernel"]).max() > 1e-3
+
+
+def test_adam_is_its_formula():
+    b1, b2, epsilon = 0.7, 0.9, 0.01
+    now = np.asarray(params()["head_kernel"], np.float64)
+    mean = square = 0
+    for t, seed in enumerate(range(3), start=1):
+        gradient = np.asarray(grads(seed)["head_kernel"], np.float64)
+        mean, square = b1 * mean + (1 - b1) * gradient, b2 * square + (1 - b2) * gradient**2
+        now = now - 0.1 * mean / (1 - b1**t) / (np.sqrt(square / (1 - b2**t)) + epsilon)
+    found = run([grads(seed) for seed in range(3)], name="adam", b1=b1, b2=b2, epsilon=epsilon)["head_kernel"]
+    np.testing.assert_allclose(found, now, rtol=1e-5)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_sgd_is_its_formula_with_momentum(momentum):
+    now, velocity = np.asarray(params()["head_kernel"]), 0
+    for seed in range(3):
+        velocity = momentum * velocity + np.asarray(grads(seed)["head_kernel"])
+        now = now - 0.1 * velocity
+    found = run([grads(seed) for seed in range(3)], name="sgd", b1=momentum)["head_kernel"]
+    np.testing.assert_allclose(found, now, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_schedule_drives_the_rule(name):
+    config = OptimizerConfig(name=name, schedule="linear", learning_rate=0.1, clip_norm=0.0, b1=0.0)
+    rule = optimizer(config, schedule(config, 2, 6), params())
+    state = rule.init(params())
+    sizes = []
+    for _ in range(6):
+        updates, state = rule.update(grads(), state, params())
+        sizes.append(float(optax.global_norm(updates)))
+    np.testing.assert_allclose(np.array(sizes) / sizes[1], [0.5, 1, 1, 0.75, 0.5, 0.25], rtol=1e-3)

@@ -1,0 +1,267 @@
+"""The programs as a user starts them: what they print and write, and what they exit with."""
+
+import json
+import math
+import pathlib
+import re
+import subprocess
+
+import numpy as np
+import pytest
+from conftest import run_program, run_programs, tree_of
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+import lm
+from benchmarks import kill
+from lm.config import to_json
+
+LAYOUTS = ("streams", "buckets")
+
+
+def records(directory: pathlib.Path) -> list[dict]:
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+# ---- train.py ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_run_directory_holds_what_the_contract_says(layout, trained, configs):
+    run = trained[layout]
+    (events,) = run.glob("events.out.tfevents*")
+    names = {"config.json", "manifest.json", "tokenizer", "metrics.jsonl", "checkpoints", events.name}
+    assert {path.name for path in run.iterdir()} == names
+    assert (run / "config.json").read_text() == to_json(configs[layout])  # each field was given by a flag
+    best = min((r for r in records(run) if r["split"] == "validation"), key=lambda r: r["loss"])["step"]
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"72", "80", str(best)}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_manifest_says_how_the_run_was_made(layout, trained, configs):
+    manifest = json.loads((trained[layout] / "manifest.json").read_text())
+    assert manifest["seed"] == configs[layout].seed
+    assert set(manifest["fingerprints"]) == {"train", "validation", "test", "tokenizer"}
+    assert len(set(manifest["fingerprints"].values())) == 4
+    start = manifest["starts"][0]
+    assert start["command"][0] == "train.py" and f"--workdir={trained[layout]}" in start["command"]
+    assert {"lm", "jax", "flax", "optax", "orbax-checkpoint", "numpy"} <= set(start["versions"])
+    assert start["devices"] == ["cpu"] and start["python"] and start["time"] and start["platform"]
+    git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=kill.ROOT, capture_output=True, text=True)
+    if git.returncode == 0:
+        assert start["git"]["commit"] == git.stdout.strip() and isinstance(start["git"]["dirty"], bool)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_metrics_have_the_fields_of_the_contract(layout, trained):
+    by_split = {"train": [], "validation": []}
+    for record in records(trained[layout]):
+        by_split[record["split"]].append(record)
+    assert [r["step"] for r in by_split["train"]] == [*range(10, 81, 10)]
+    assert [r["step"] for r in by_split["validation"]] == [24, 48, 72, 80]
+    for record in by_split["train"]:
+        fields = {"step", "split", "seconds", "loss", "tokens_per_second", "learning_rate", "grad_norm"}
+        assert set(record) == fields
+        assert all(math.isfinite(record[name]) and record[name] >= 0 for name in fields - {"split"})
+    for record in by_split["validation"]:
+        assert record["perplexity"] == pytest.approx(math.exp(record["loss"]))
+        if layout == "buckets":
+            assert 0 <= record["exact_match"] <= 1 and 0 <= record["bleu"] <= 100 and 0 <= record["chrf"] <= 100
+            assert record["generated"] == 8 and "nrefs:1" in record["bleu_signature"]
+        else:
+            assert record["bits_per_byte"] == pytest.approx(record["loss"] / math.log(2), rel=1e-2)  # ASCII, one EOS
+    seconds = [r["seconds"] for r in records(trained[layout])]
+    assert seconds == sorted(seconds) and seconds[0] > 0
+    assert by_split["validation"][-1]["loss"] < 0.8 * by_split["train"][0]["loss"]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_tensorboard_reads_the_numbers_of_the_metrics(layout, trained):
+    (events,) = trained[layout].glob("events.out.tfevents*")
+    seen = {
+        (event.step, value.tag): value.tensor.float_val[0]
+        for event in EventFileLoader(str(events)).Load()
+        for value in event.summary.value
+    }
+    expected = {
+        (record["step"], f"{record['split']}/{name}"): value
+        for record in records(trained[layout])
+        for name, value in record.items()
+        if name != "step" and isinstance(value, int | float)
+    }
+    assert seen == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_training_says_what_it_does_in_plain_lines(layout, trained):
+    stdout, stderr = (trained[layout].with_suffix(f".{name}").read_text() for name in ("stdout", "stderr"))
+    assert stderr == ""
+    assert "\r" not in stdout and "\x1b" not in stdout
+    for name in ("run", "devices", "parameters", "train", "validation", "test", "tokenizer", "an epoch", "training"):
+        assert re.search(rf"^{name} +\S", stdout, re.MULTILINE), name
+    assert "held out of training" in stdout
+    assert len(re.findall(r"^step .* train ", stdout, re.MULTILINE)) == 8
+    assert len(re.findall(r"^step .* validation ", stdout, re.MULTILINE)) == 4
+    commands = re.findall(r"^  (.*--(?:workdir|logdir)=\S+.*)$", stdout, re.MULTILINE)
+    assert len(commands) == 3 and all(str(trained[layout]) in command for command in commands)
+
+
+def test_a_finished_run_started_again_is_left_as_it_is(trained, configs):
+    before = {layout: tree_of(run) for layout, run in trained.items()}
+    calls = [(kill.command(configs[layout], trained[layout])[1:], "") for layout in LAYOUTS]
+    for layout, again in zip(LAYOUTS, run_programs(*calls), strict=True):
+        assert (again.returncode, again.stderr) == (0, "")
+        assert "resumed after step 80" in again.stdout
+        after = tree_of(trained[layout])
+        ours = {name for name in after if not name.startswith("events.out") and name != "manifest.json"}
+        assert {name: after[name] for name in ours} == {name: before[layout].get(name) for name in ours}
+        assert set(before[layout]) <= set(after)
+
+
+# ---- sample.py --------------------------------------------------------------------------------------------------
+
+PROMPTS = {
+    "streams": ["one two", "", "seven ", "zebra \u4f60\u597d\n\t\U0001f600", "one two three " * 357, "t"],
+    "buckets": ["ant bee", "", "cat", "zebra \u4f60\u597d\t\U0001f600", "ant bee cat " * 417, "hen gnu fox eel"],
+}
+
+
+@pytest.fixture(scope="module")
+def sampled(trained, tmp_path_factory) -> dict[tuple[str, str], subprocess.CompletedProcess]:
+    """Each way of calling sample.py on each run, by layout and name."""
+    file = tmp_path_factory.mktemp("prompts") / "prompts.txt"
+    calls = {}
+    for layout in LAYOUTS:
+        first, *_ = plain = [prompt for prompt in PROMPTS[layout] if "\n" not in prompt]
+        file.with_name(layout).write_text("\ufeff" + "\r\n".join(plain) + "\n")
+        few = ["--max_new_tokens=12"]
+        for name, arguments, given in (
+            ("json", ["--json", *few, *(f"--prompt={prompt}" for prompt in PROMPTS[layout])], ""),
+            *((f"json {i}", ["--json", *few, f"--prompt={p}"], "") for i, p in enumerate(PROMPTS[layout])),
+            ("prompts", [*few, *(f"--prompt={prompt}" for prompt in plain)], ""),
+            ("file", [*few, f"--input_file={file.with_name(layout)}"], ""),
+            ("dash", [*few, "--input_file=-"], "\n".join(plain)),
+            ("stdin", few, "\n".join(plain) + "\n"),
+            ("interactive", [*few, "--interactive"], "\n".join(plain) + "\n"),
+            ("nothing", few, ""),
+            ("defaults", ["--json", f"--prompt={first}"], ""),
+            ("samples", ["--json", *few, "--temperature=1", "--num_samples=8", f"--prompt={first}"], ""),
+            ("seed 1", ["--json", *few, "--temperature=1", "--num_samples=8", "--seed=1", f"--prompt={first}"], ""),
+            ("greedy", ["--json", *few, "--greedy", f"--prompt={first}"], ""),
+            ("top_k 1", ["--json", *few, "--temperature=3", "--top_k=1", f"--prompt={first}"], ""),
+            ("beam 1", ["--json", *few, "--beam_size=1", f"--prompt={first}"], ""),
+            ("beam 3", ["--json", *few, "--beam_size=3", "--num_samples=3", f"--prompt={first}"], ""),
+            ("step 72", ["--json", *few, "--checkpoint=72", "--greedy", f"--prompt={first}"], ""),
+        ):
+            calls[layout, name] = (["sample.py", f"--workdir={trained[layout]}", *arguments], given)
+    return dict(zip(calls, run_programs(*calls.values()), strict=True))
+
+
+def objects(done: subprocess.CompletedProcess) -> list[dict]:
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_sampling_takes_any_prompt_and_writes_text_and_nothing_else(layout, sampled, trained):
+    for (kind, name), done in sampled.items():
+        assert done.returncode == 0, (kind, name, done.stderr)
+        assert re.fullmatch(rf"{trained[kind]}, step \d+\n", done.stderr), (kind, name)
+    plain = [prompt for prompt in PROMPTS[layout] if "\n" not in prompt]
+    outputs = {one["prompt"]: one["output"] for one in objects(sampled[layout, "json"])}
+    assert list(outputs) == PROMPTS[layout]
+    # A language model's prompt begins the text; an encoder-decoder's is the source.
+    expected = "".join((p if layout == "streams" else "") + outputs[p] + "\n" for p in plain)
+    for name in ("prompts", "file", "dash", "stdin", "interactive"):
+        assert sampled[layout, name].stdout == expected, name
+    assert sampled[layout, "nothing"].stdout == outputs[""] + "\n"
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_prompt_alone_equals_the_prompt_in_a_batch(layout, sampled):
+    batch = objects(sampled[layout, "json"])
+    assert len({one["output"] for one in batch}) > 1
+    for i, in_batch in enumerate(batch):
+        (alone,) = objects(sampled[layout, f"json {i}"])
+        assert alone.pop("log_probability") == pytest.approx(in_batch.pop("log_probability"), rel=1e-4)
+        assert alone == in_batch
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_json_says_prompt_output_and_log_probability(layout, sampled):
+    for name in ("json", "defaults", "samples", "beam 3"):
+        for one in objects(sampled[layout, name]):
+            assert set(one) == {"prompt", "output", "log_probability", "tokens", "ended"}
+            assert one["log_probability"] < 0 < one["tokens"]
+            assert one["ended"] or one["tokens"] == (12 if name != "defaults" else one["tokens"])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_flags_say_how_to_draw(layout, sampled):
+    found = {name: objects(done) for (kind, name), done in sampled.items() if kind == layout and "--json" in done.args}
+    assert len({one["output"] for one in found["samples"]}) > 1
+    assert found["samples"] != found["seed 1"]
+    if layout == "streams":
+        assert found["defaults"] != found["greedy"]  # a language model draws
+    else:
+        assert found["json 0"] == found["greedy"]  # a translation is the most probable one
+    assert found["top_k 1"] == found["greedy"]
+    assert [one["output"] for one in found["beam 1"]] == [one["output"] for one in found["greedy"]]
+    beam = [one["log_probability"] for one in found["beam 3"]]
+    assert len(set(beam)) == 3 and beam == sorted(beam, reverse=True)
+    assert beam[0] >= found["greedy"][0]["log_probability"] - 1e-4
+    assert found["step 72"][0]["log_probability"] != found["greedy"][0]["log_probability"]
+
+
+def test_the_same_seed_gives_the_same_text_in_another_process(sampled, trained):
+    again = run_program(*sampled["streams", "samples"].args)
+    assert (again.returncode, again.stdout) == (0, sampled["streams", "samples"].stdout)
+
+
+# ---- lm.evaluate and lm.load ------------------------------------------------------------------------------------
+
+
+def test_evaluate_prints_a_table_and_writes_it(trained):
+    calls = {
+        ("streams", "test"): ["--split=test"],
+        ("streams", "validation"): ["--split=validation", "--checkpoint=latest"],
+        ("buckets", "validation"): ["--split=validation", "--checkpoint=latest"],
+        ("buckets", "test"): ["--checkpoint=72", "--lowercase", "--bleu_tokenize=char", "--beam_size=2"],
+    }
+    done = run_programs(*((["-m", "lm.evaluate", f"--workdir={trained[of]}", *a], "") for (of, _), a in calls.items()))
+    for (layout, split), answer in zip(calls, done, strict=True):
+        assert (answer.returncode, answer.stderr) == (0, ""), answer
+        table = dict(re.split(r"  +", line, maxsplit=1) for line in answer.stdout.splitlines())
+        path = pathlib.Path(table.pop("written to"))
+        assert path == trained[layout] / "evaluations" / f"{split}-{table['step']}.json"
+        written = json.loads(path.read_text())
+        assert written["split"] == split and {"loss", "perplexity", "bits_per_byte"} <= set(written)
+        for name, value in table.items():
+            if isinstance(written[name], float):
+                assert float(value) == pytest.approx(written[name], rel=1e-4)
+        last = records(trained[layout])[-1]
+        if split == "validation":  # what training said of the same checkpoint, but for its limit on what is generated
+            for name in ("loss", "perplexity", "bits_per_byte", "tokens"):
+                assert written[name] == pytest.approx(last[name], rel=1e-5), name
+        if layout == "buckets":
+            assert len(written["outputs"]) == written["generated"] > 8
+            assert set(written["outputs"][0]) == {"source", "reference", "output"}
+            assert {"exact_match", "bleu", "chrf"} <= set(written)
+        if (layout, split) == ("buckets", "test"):
+            assert table["step"] == "72" and written["decoding"]["beam_size"] == 2
+            assert "case:lc" in written["bleu_signature"] and "tok:char" in written["bleu_signature"]
+
+
+def test_a_notebook_generates_and_scores_as_the_programs_do(trained, sampled, pairs):
+    for layout in LAYOUTS:
+        run = lm.load(str(trained[layout]))
+        ((one,),) = run.generate([PROMPTS[layout][0]], lm.Options(temperature=0, max_new_tokens=12))
+        (expected,) = objects(sampled[layout, "greedy"])
+        assert (one.output, one.tokens, one.ended) == (expected["output"], expected["tokens"], expected["ended"])
+        assert one.log_probability == pytest.approx(expected["log_probability"], rel=1e-4)
+    run = lm.load(str(trained["buckets"]))
+    # What was generated scores, teacher-forced, what the generation says of itself.
+    for (one,) in run.generate([source for source, _ in pairs[:8]], lm.Options(temperature=0, max_new_tokens=12)):
+        (score,) = run.score([(one.prompt, one.output)])
+        if one.ended and score.tokens == one.tokens:  # the same pieces
+            assert score.log_probability == pytest.approx(one.log_probability, rel=1e-4)
+    (empty,) = lm.load(str(trained["streams"])).score([""])
+    assert empty.tokens == 1 and np.isfinite(empty.log_probability)

@@ -1,0 +1,354 @@
+"""Training: the update, exact resume, what is kept, and what a run refuses."""
+
+import pathlib
+import shutil
+import signal
+
+import jax
+import numpy as np
+import pytest
+from conftest import changed, environment, tiny_config, tree_of
+from etils import epath
+
+from benchmarks import kill
+from lm import console, evaluation, optimizers, training, workdir
+from lm.config import Config
+from lm.data import batches, pipeline
+from lm.data.batches import Batch
+from lm.data.sources import Example
+from lm.errors import Stopped, UserError
+from lm.models.encoder_decoder import EncoderDecoder
+from lm.parallel import Devices
+from lm.run import load
+from lm.tasks import TASKS
+
+LAYOUTS = ("streams", "buckets")
+SPECS = {"streams": "lm", "buckets": "seq2seq"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def two_devices():
+    """Runs of `train` have two devices: eight on few cores wait for each other."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "devices_for", lambda *_: Devices(jax.devices()[:2]))
+        yield
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory, sources, story_text, pairs) -> dict[str, Config]:
+    """Short trainings whose validation data is unlike their training data, so that the best checkpoint is not the last.
+
+    Evaluations, checkpoints and lines of metrics fall together at the end only.
+    """
+    folder = tmp_path_factory.mktemp("unlike")
+    (folder / "story.txt").write_text("xxvwg " * 100)
+    (folder / "pairs.tsv").write_text("".join(f"{source}\tQQQ {i}\n" for i, (source, _) in enumerate(pairs[:60])))
+    validation = {"streams": f"text:{folder}/story.txt", "buckets": f"tsv:{folder}/pairs.tsv"}
+    changes = {"training.steps": 24, "training.eval_every": 6, "training.checkpoint_every": 4, "training.log_every": 5}
+    changes |= {"optimizer.learning_rate": 0.01}
+    return {
+        layout: tiny_config(layout, sources[SPECS[layout]], changes | {"data.validation": validation[layout]})
+        for layout in LAYOUTS
+    }
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, short) -> dict[str, pathlib.Path]:
+    """A finished run of each."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    for layout, config in short.items():
+        training.train(config, epath.Path(folder / layout))
+    return {layout: folder / layout for layout in LAYOUTS}
+
+
+class Setup:
+    """What `train` makes of a configuration before its loop."""
+
+    def __init__(self, config: Config):
+        self.config = config
+        splits = pipeline.load_splits(config.data)
+        self.tokenizer = pipeline.make_tokenizer(config.data, splits["train"])
+        self.encoded = {name: pipeline.encode(split, self.tokenizer) for name, split in splits.items()}
+        self.data = pipeline.training_data(self.encoded["train"], config.data, config.seed)
+        self.model = EncoderDecoder(config.model, self.tokenizer.vocab_size, TASKS[config.data.task].has_source)
+        self.params = training.initial_params(self.model, config.seed)
+
+    def updates(self, count: int, given: list[Batch]) -> tuple[list[training.Metrics], training.TrainState]:
+        """The metrics of an update by each batch on `count` devices, and the state after them."""
+        devices = Devices(jax.devices()[:count])
+        rate = optimizers.schedule(self.config.optimizer, warmup=5, steps=100)
+        optimizer = optimizers.optimizer(self.config.optimizer, rate, self.params)
+        step_fn = devices.map(training.make_train_step(self.model, optimizer, self.config))
+        state = training.initial_state(self.model, optimizer, self.config, self.params)
+        state, found = training.place(jax.device_get(state), devices), []
+        for batch in given:
+            state, metrics = step_fn(state, devices.cut(batch))
+            found.append(Devices.first(metrics))
+        return found, state
+
+    def first_losses(self, count: int, steps: int) -> np.ndarray:
+        """Nats per token of the first updates."""
+        metrics, _ = self.updates(count, [self.data.batches[i] for i in range(steps)])
+        return np.array([one.loss_sum / one.tokens for one in metrics])
+
+
+def changed_parameters(setup: Setup, state: training.TrainState) -> dict[str, np.ndarray]:
+    """By how much each parameter differs from its initial value, by name."""
+    params, _ = training.fetch(state)
+    named = jax.tree_util.tree_leaves_with_path(jax.tree.map(lambda a, b: a - np.asarray(b), params, setup.params))
+    return {optimizers.name_of(path): leaf for path, leaf in named}
+
+
+def stop_in_step(monkeypatch, step: int) -> None:
+    """SIGTERM arrives while update `step` is computed."""
+    update = console.Progress.update
+
+    def update_and_stop(self, fetched, *rest):
+        update(self, fetched, *rest)  # of the step before: metrics are fetched one step late
+        if fetched == step - 1:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(console.Progress, "update", update_and_stop)
+
+
+def steps_of(directory: pathlib.Path) -> list[int]:
+    return sorted(int(path.name) for path in (directory / "checkpoints").iterdir())
+
+
+# ---- the update -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_1_2_4_and_8_devices_give_the_same_losses(layout, short):
+    config = changed(short[layout], {"model.dropout": 0.3, "data.buckets": 1})
+    setup = Setup(config)
+    one = setup.first_losses(1, steps=20)
+    for count in (2, 4, 8):
+        np.testing.assert_allclose(setup.first_losses(count, steps=20), one, rtol=1e-5)
+    # Dropout is on: from the same parameters and batches, another seed gives other losses.
+    setup.config = changed(config, {"seed": 1})
+    assert np.abs(setup.first_losses(1, steps=5) / one[:5] - 1).max() > 1e-4
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_micro_batches_with_unequal_token_counts_equal_one_batch(layout, short):
+    # Plain gradient descent, so that the update shows the gradient and its scale.
+    changes = {"optimizer.name": "sgd", "optimizer.clip_norm": 0.0, "optimizer.learning_rate": 1.0, "optimizer.b1": 0.0}
+    updates, counts = {}, {}
+    for parts in (1, 2, 4):
+        setup = Setup(changed(short[layout], changes | {"data.buckets": 1, "training.accumulate": parts}))
+        # The last window of an epoch, where streams end at different places.
+        batch = setup.data.batches[setup.data.steps_per_epoch - 1]
+        counts[parts] = batch.weights_bt.reshape(2, parts, -1).sum(axis=2)
+        metrics, state = setup.updates(2, [batch])
+        assert metrics[0].tokens == counts[parts].sum()
+        updates[parts] = changed_parameters(setup, state)
+    assert max(np.abs(update).max() for update in updates[1].values()) > 1e-3
+    for parts in (2, 4):
+        assert len(set(counts[parts].flat)) > 1
+        for name, update in updates[1].items():
+            np.testing.assert_allclose(updates[parts][name], update, rtol=1e-4, atol=1e-7, err_msg=name)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_line_of_training_metrics_is_nats_over_tokens_of_its_steps(layout, short, uninterrupted):
+    setup = Setup(short[layout])
+    metrics, _ = setup.updates(2, [setup.data.batches[i] for i in range(5)])
+    line = workdir.read_metrics(epath.Path(uninterrupted[layout]))[0]
+    assert (line["step"], line["split"]) == (5, "train")
+    if layout == "buckets":
+        assert len({float(one.tokens) for one in metrics}) > 1  # or else a mean of means would do
+    total, tokens = sum(one.loss_sum for one in metrics), sum(one.tokens for one in metrics)
+    assert line["loss"] == pytest.approx(total / tokens, rel=1e-4)
+    assert line["tokens_per_second"] == pytest.approx(tokens / line["seconds"], rel=1e-2, abs=0.1)
+
+
+# ---- stopping and resuming --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_stop_and_resume_equals_uninterrupted_bit_for_bit(layout, short, uninterrupted, tmp_path, monkeypatch):
+    config, directory = short[layout], tmp_path / "run"
+    for step in (11, 14):  # boundaries of nothing, nor the step before; the second within a resumed life
+        with monkeypatch.context() as patch:
+            stop_in_step(patch, step)
+            with pytest.raises(Stopped, match=f"at step {step} of 24") as stopped:
+                training.train(config, epath.Path(directory))
+        assert stopped.value.number == signal.SIGTERM
+        assert steps_of(directory)[-1] == step
+        assert kill.differences(directory, uninterrupted[layout])
+        if step == 11:
+            shutil.copytree(directory, tmp_path / "forgetful")
+    training.train(config, epath.Path(directory))
+    assert kill.differences(directory, uninterrupted[layout]) == []
+
+    if layout == "streams":  # the carried state is part of what a checkpoint keeps: without it the numbers are others
+        place = training.place
+        forget = lambda state, devices: place(state._replace(carry=jax.tree.map(np.zeros_like, state.carry)), devices)
+        monkeypatch.setattr(training, "place", forget)
+        training.train(config, epath.Path(tmp_path / "forgetful"))
+        found = "\n".join(kill.differences(tmp_path / "forgetful", uninterrupted[layout]))
+        assert "checkpoint 24: params" in found and "metrics.jsonl: {'step': 12" in found
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_run_killed_and_restarted_equals_one_that_was_not(layout, configs, trained, tmp_path):
+    command = kill.command(configs[layout], tmp_path / "killed")
+    hits = kill.run_killed(command, environment(), tmp_path / "killed", steps=80, kills=2, seed=len(layout))
+    assert len(hits) == 2 and "after step" in hits[0], hits
+    assert kill.differences(tmp_path / "killed", trained[layout]) == []
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_good_checkpoint(
+    layout, short, uninterrupted, tmp_path, monkeypatch
+):
+    kind = {"streams": batches.Streams, "buckets": batches.Buckets}[layout]
+    healthy = kind.__getitem__
+
+    def poisoned(self, index):
+        batch = healthy(self, index)
+        return batch._replace(weights_bt=batch.weights_bt * np.float32(np.nan)) if index >= 9 else batch
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kind, "__getitem__", poisoned)
+        with pytest.raises(UserError, match="^error: step 10: .* not finite .* checkpoint is 8"):
+            training.train(short[layout], epath.Path(tmp_path / "run"))
+    run = load(str(tmp_path / "run"), "latest")
+    assert run.step == 8 and all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(run.params))
+    assert "NaN" not in (tmp_path / "run" / "metrics.jsonl").read_text()
+    training.train(short[layout], epath.Path(tmp_path / "run"))  # the cause is mended
+    assert kill.differences(tmp_path / "run", uninterrupted[layout]) == []
+
+
+def test_parameters_that_are_not_finite_are_never_the_last_checkpoint(short, tmp_path):
+    """The first loss and its gradient are finite, what the update makes of them is not."""
+    changes = {"optimizer.name": "sgd", "optimizer.clip_norm": 0.0, "optimizer.schedule": "constant"}
+    changes |= {"optimizer.learning_rate": 1e300, "optimizer.warmup": 0}
+    changes |= {"training.checkpoint_every": 1, "training.eval_every": 1}
+    with pytest.raises(UserError, match="^error: step 1: .* not finite"):
+        training.train(changed(short["streams"], changes), epath.Path(tmp_path / "run"))
+    assert steps_of(tmp_path / "run") == []
+    assert "NaN" not in (tmp_path / "run" / "metrics.jsonl").read_text()
+
+
+# ---- what is kept -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_latest_checkpoints_and_the_best_by_validation_loss_are_kept(layout, uninterrupted):
+    directory = epath.Path(uninterrupted[layout])
+    found = {r["step"]: r["loss"] for r in workdir.read_metrics(directory) if r["split"] == "validation"}
+    assert sorted(found) == [6, 12, 18, 24]
+    best = min(found, key=found.get)
+    assert best not in (20, 24)  # or else it would be kept as one of the latest
+    assert steps_of(directory) == [best, 20, 24]
+    assert load(str(directory)).step == best
+    assert load(str(directory), "latest").step == 24
+    assert load(str(directory), "20").step == 20
+    assert kill._leaves(uninterrupted[layout] / "checkpoints" / "24")["best_loss"] == found[best]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_another_configuration_is_refused_and_nothing_is_changed(layout, short, uninterrupted):
+    before = tree_of(uninterrupted[layout])
+    other = changed(short[layout], {"model.hidden_dim": 24, "optimizer.learning_rate": 0.5})
+    with pytest.raises(UserError) as refused:
+        training.train(other, epath.Path(uninterrupted[layout]))
+    assert "model.hidden_dim: 16 -> 24" in str(refused.value)
+    assert "optimizer.learning_rate: 0.01 -> 0.5" in str(refused.value)
+    assert str(refused.value).count("->") == 2
+    assert tree_of(uninterrupted[layout]) == before
+
+
+def test_changed_data_is_refused(short, uninterrupted, tmp_path):
+    copy, data = tmp_path / "run", tmp_path / "story.txt"
+    shutil.copytree(uninterrupted["streams"], copy)
+    data.write_text(pathlib.Path(short["streams"].data.train.removeprefix("text:")).read_text() + "one more line\n")
+    moved = changed(short["streams"], {"data.train": f"text:{data}"})
+    (copy / "config.json").write_text(kill.configuration.to_json(moved))
+    with pytest.raises(UserError, match="train data is not what this run was started with"):
+        training.train(moved, epath.Path(copy))
+
+
+# ---- evaluation -------------------------------------------------------------------------------------------------
+
+
+def figures(run, encoded: pipeline.Encoded, changes: dict[str, object], count: int) -> dict[str, object]:
+    config = changed(run.config, changes)
+    devices = Devices(jax.devices()[:count])
+    evaluator = evaluation.Evaluator(run.model, run.tokenizer, config, devices, encoded)
+    return evaluator.evaluate(devices.replicate(run.params), limit=5)
+
+
+def test_neither_batch_size_nor_devices_nor_buckets_change_an_evaluation(uninterrupted, pairs):
+    run = load(str(uninterrupted["buckets"]))
+    examples = [Example(*pair) for pair in pairs[:43]]
+    encoded = pipeline.encode(pipeline.Split("validation", "", examples, "", ""), run.tokenizer)
+    scores = run.score(examples)
+    expected = {"loss": -sum(s.log_probability for s in scores) / sum(s.tokens for s in scores)}
+    for rows, buckets, count in ((8, 2, 1), (3, 2, 1), (64, 1, 8)):
+        found = figures(run, encoded, {"data.batch_size": rows, "data.buckets": buckets}, count)
+        expected = found | expected
+        assert found.pop("bleu_signature") == expected.pop("bleu_signature")
+        assert found.pop("chrf_signature") == expected.pop("chrf_signature")
+        assert found == pytest.approx(expected, rel=1e-5), (rows, buckets, count)
+
+
+def test_the_evaluation_of_texts_equals_their_scores_however_they_are_cut(uninterrupted):
+    run = load(str(uninterrupted["streams"]))
+    texts = [
+        " ".join(["one two three four five six seven".split()[(i * k) % 7] for k in range(1 + i % 6)])
+        for i in range(11)
+    ]
+    examples = [Example(None, text) for text in texts]
+    encoded = pipeline.encode(pipeline.Split("validation", "", examples, "", ""), run.tokenizer)
+    scores = run.score(texts)
+    nats, tokens = -sum(score.log_probability for score in scores), sum(score.tokens for score in scores)
+    assert [score.bytes for score in scores] == [len(text) for text in texts]
+    for streams, window, count in ((1, 16, 1), (4, 16, 1), (3, 7, 8)):
+        found = figures(run, encoded, {"data.evaluation_streams": streams, "data.window": window}, count)
+        assert found["loss"] == pytest.approx(nats / tokens, rel=1e-5), (streams, window, count)
+        assert found["perplexity"] == pytest.approx(np.exp(nats / tokens), rel=1e-5)
+        assert found["bits_per_byte"] == pytest.approx(nats / np.log(2) / sum(map(len, texts)), rel=1e-5)
+        assert found["tokens"] == tokens
+
+
+# ---- from another run -------------------------------------------------------------------------------------------
+
+
+def parameters(directory: pathlib.Path, which: str = "latest") -> dict[str, np.ndarray]:
+    params = load(str(directory), which).params
+    return {optimizers.name_of(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+
+
+FROZEN = {"optimizer.learning_rate": 0.0, "training.steps": 1}
+
+
+@pytest.mark.parametrize("origin", LAYOUTS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_run_starts_from_the_parameters_and_the_tokenizer_of_another(origin, layout, short, uninterrupted, tmp_path):
+    where, which = uninterrupted[origin], "20" if origin == layout else "best"
+    config = changed(short[layout], FROZEN | {"training.init_from": f"{where}:{which}".removesuffix(":best")})
+    training.train(config, epath.Path(tmp_path / "tuned"))
+    theirs, ours = parameters(where, which), parameters(tmp_path / "tuned")
+    for name in set(theirs) & set(ours):
+        np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+    assert {"embedding/embedding", "head_kernel", "head_bias"} <= set(theirs) & set(ours)
+    assert (set(theirs) == set(ours)) == (origin == layout)
+    assert tree_of(tmp_path / "tuned" / "tokenizer") == tree_of(where / "tokenizer")
+
+
+def test_other_widths_than_the_origins_are_refused_by_name(short, uninterrupted, tmp_path):
+    changes = FROZEN | {"training.init_from": str(uninterrupted["streams"])}
+    with pytest.raises(UserError, match=r": decoder/layers_0/bias has shape \(64,\) there and \(96,\) here"):
+        training.train(changed(short["streams"], changes | {"model.hidden_dim": 24}), epath.Path(tmp_path / "run"))
+    # What was refused has not taken the directory.
+    training.train(changed(short["streams"], changes), epath.Path(tmp_path / "run"))
+
+
+def test_an_origin_that_is_no_run_is_refused(short, tmp_path):
+    config = changed(short["streams"], {"training.init_from": str(tmp_path / "nowhere")})
+    with pytest.raises(UserError, match="nowhere: is not a run"):
+        training.train(config, epath.Path(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
