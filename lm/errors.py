@@ -1,6 +1,7 @@
 """Mistakes that the user can mend, said in one line; and how every program starts and ends."""
 
 import difflib
+import logging
 import os
 import pathlib
 import signal
@@ -9,7 +10,8 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from absl import app, flags, logging
+import absl.logging
+from absl import app, flags
 
 flags.DEFINE_bool("debug", False, "show the traceback of an error")
 
@@ -64,8 +66,9 @@ def program(
             what = str(error).strip().splitlines()[-1]
             raise UserError("command line", what.rstrip("."), "--help lists the flags") from error
         if not flags.FLAGS["verbosity"].present:
-            logging.set_verbosity(logging.WARNING)  # libraries log at INFO what is of no use to a user
-            logging.get_absl_logger().setLevel("CRITICAL")  # Orbax logs each error that it raises
+            absl.logging.set_verbosity(absl.logging.WARNING)  # libraries log at INFO what is of no use to a user
+            for name in ("absl", "asyncio"):  # Orbax logs each error that it raises, asyncio what follows from it
+                logging.getLogger(name).setLevel("CRITICAL")
         if rest[1:]:
             raise UserError("command line", f"{rest[1]!r} is not a flag", "--help lists the flags")
         for name in required:

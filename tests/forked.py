@@ -1,10 +1,10 @@
-"""Runs programs one after another, each in a fork of this process, which has imported the libraries: that saves seconds.
+"""Runs programs, each in a fork of this process, which has imported the libraries: that saves seconds.
 
-Standard input: a JSON list of [arguments, text of standard input]. Standard output: for each [exit code, standard
-output, standard error]. Nothing here may start JAX's backend, whose threads a fork would lose.
+As many run at once as there are cores. Standard input: a JSON list of [arguments, text of standard input]. Standard
+output: for each [exit code, standard output, standard error]. Nothing here may start JAX's backend, whose threads a
+fork would lose.
 """
 
-import contextlib
 import json
 import os
 import runpy
@@ -15,27 +15,35 @@ import warnings
 import lm.run  # noqa: F401  with all that the programs import, but not the programs, whose flags have the same names
 import lm.training  # noqa: F401
 
-answers = []
+calls, answers, running = json.load(sys.stdin), {}, {}
 warnings.filterwarnings("ignore", message=r".*os\.fork\(\) was called")
-for arguments, given in json.load(sys.stdin):
-    with contextlib.ExitStack() as stack:
-        streams = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(3)]
-        streams[0].write(given.encode())
-        streams[0].seek(0)
-        child = os.fork()
-        if not child:
-            for number, stream in enumerate(streams):
-                os.dup2(stream.fileno(), number)
-            sys.argv = arguments
-            break
-        _, status = os.waitpid(child, 0)
-        written = []
-        for stream in streams[1:]:
-            stream.seek(0)
-            written.append(stream.read().decode())
-        answers.append([os.waitstatus_to_exitcode(status), *written])
+
+
+def wait_for_one() -> None:
+    child, status = os.wait()
+    index, streams = running.pop(child)
+    for stream in streams:
+        stream.seek(0)
+    answers[index] = [os.waitstatus_to_exitcode(status), *(stream.read().decode() for stream in streams[1:])]
+
+
+for index, (arguments, given) in enumerate(calls):
+    if len(running) == os.cpu_count():
+        wait_for_one()
+    streams = [tempfile.TemporaryFile() for _ in range(3)]  # noqa: SIM115  they live as long as the child
+    streams[0].write(given.encode())
+    streams[0].seek(0)
+    child = os.fork()
+    if not child:
+        for number, stream in enumerate(streams):
+            os.dup2(stream.fileno(), number)
+        sys.argv = arguments
+        break
+    running[child] = index, streams
 else:
-    print(json.dumps(answers))
+    while running:
+        wait_for_one()
+    print(json.dumps([answers[index] for index in range(len(calls))]))
     sys.exit()
 
 # Only children come here; what follows is the program, to the end of its process.
