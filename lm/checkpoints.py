@@ -28,9 +28,10 @@ class Checkpoints:
     """
 
     def __init__(self, directory: epath.Path, keep: int = 1):
-        self.directory, self._policy = directory, _LatestAndBest(keep, 0)
+        self.directory = directory.absolute()  # Orbax writes to absolute paths only
+        self._policy = _LatestAndBest(keep, 0)
         self._manager = ocp.CheckpointManager(
-            directory,
+            self.directory,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=self._policy, cleanup_tmp_directories=True, enable_async_checkpointing=True
             ),

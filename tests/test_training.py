@@ -1,5 +1,6 @@
 """Training: the update, exact resume, what is kept, and what a run refuses."""
 
+import contextlib
 import pathlib
 import shutil
 import signal
@@ -54,10 +55,11 @@ def short(tmp_path_factory, sources, story_text, pairs) -> dict[str, Config]:
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory, short) -> dict[str, pathlib.Path]:
-    """A finished run of each."""
+    """A finished run of each, in a relative directory, as most users give it."""
     folder = tmp_path_factory.mktemp("uninterrupted")
-    for layout, config in short.items():
-        training.train(config, epath.Path(folder / layout))
+    with contextlib.chdir(folder):
+        for layout, config in short.items():
+            training.train(config, epath.Path(layout))
     return {layout: folder / layout for layout in LAYOUTS}
 
 
