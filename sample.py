@@ -103,6 +103,8 @@ def show(run, prompt_list: list[str], how) -> None:
 def main() -> None:
     from lm.run import load
 
+    if INTERACTIVE.value and (PROMPT.value or INPUT_FILE.value):
+        raise UserError("--interactive", "reads prompts from standard input", "leave out --prompt and --input_file")
     run = load(WORKDIR.value, CHECKPOINT.value)
     how = options(run.model.has_encoder)
     given = [] if INTERACTIVE.value else prompts() or [""]

@@ -25,9 +25,7 @@ class _AsGiven(flags.ArgumentParser):
 
 config_flags.register_flag_parser_for_type(config.Duration, _AsGiven())
 CONFIG = config_flags.DEFINE_config_file("config", "configs/tinyworld.py", "the configuration, a Python file")
-WORKDIR = flags.DEFINE_string(
-    "workdir", "", "the run's directory, local or gs://; default runs/NAME of the config file"
-)
+WORKDIR = flags.DEFINE_string("workdir", "", "the run's directory; default runs/NAME of the config file")
 
 
 def check_arguments(argv: list[str]) -> None:
@@ -48,12 +46,15 @@ def check_arguments(argv: list[str]) -> None:
         files = sorted(str(p) for p in pathlib.Path("configs").glob("*.py"))
         raise UserError(f"--config={file}", "there is no such file", nearest(file, files))
     try:
-        runpy.run_path(name)["get_config"](*([given] if given else []))
+        made = runpy.run_path(name)["get_config"](*([given] if given else []))
     except Exception as error:  # whatever the user's own lines may raise
         frames = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == name]
         where = f"{name}:{frames[-1]}" if frames else f"--config={file}"
         what = "defines no get_config()" if str(error) == "'get_config'" else f"{type(error).__name__}: {error}"
         raise UserError(where, what, "mend the file") from error
+    if not isinstance(made, config.Config):
+        what = f"get_config() returned {type(made).__name__}"
+        raise UserError(f"--config={file}", what, "return lm.config.Config(...)")
 
 
 def main() -> None:
@@ -61,7 +62,7 @@ def main() -> None:
 
     chosen = config.validated(CONFIG.value)
     name = pathlib.Path(flags.FLAGS["config"].config_filename.split(":")[0]).stem
-    train(chosen, epath.Path(WORKDIR.value or f"runs/{name}"))
+    train(chosen, epath.Path(WORKDIR.value or f"runs/{name}").expanduser())
 
 
 if __name__ == "__main__":

@@ -191,7 +191,7 @@ def main() -> None:
         raise UserError("--layout", f"{values.layout!r} is unknown", "choose streams, buckets or both")
     base = pathlib.Path(values.workdir or tempfile.mkdtemp(prefix="kill-"))
     # That the numbers are the same to the last bit is promised on a CPU.
-    environment = {"JAX_PLATFORMS": "cpu", **os.environ}
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     found: dict[str, list[str]] = {}
     for layout in LAYOUTS if values.layout == "both" else (values.layout,):
         folder = (base / layout).absolute()

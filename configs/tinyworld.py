@@ -2,7 +2,9 @@
 
     python train.py
 
-@@CLAIM_TINY@@
+2 CPU cores, seed 0: after 102 seconds of training 95.4 % of the 1,000 validation sentences are translated exactly by
+greedy decoding (`python -m lm.evaluate --workdir=runs/tinyworld --split=validation`), and the loss is 0.24 nats an
+example above the floor.
 
 0.77 million parameters: a bidirectional LSTM encoder and an LSTM decoder with dot attention, one layer each. Three epochs of
 30,000 pairs. About 3 % of the references are a less usual variant, chosen at random, that no model can foresee: exact match

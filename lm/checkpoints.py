@@ -1,5 +1,6 @@
 """Checkpoints by Orbax: asynchronous, whole or not there, the latest few and the best by validation loss."""
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,16 +25,20 @@ class _LatestAndBest(PreservationPolicy):
 class Checkpoints:
     """`directory/STEP/`: `params`, `rest` (step, optimizer, carried state) and `progress` (JSON), all host arrays.
 
-    `progress["best_step"]` is the step of the best validation loss so far, 0 if there was no evaluation.
+    `progress["best_step"]` is the step of the best validation loss so far, 0 if there was no evaluation. With `keep` 0
+    they are opened to read: nothing is made or removed, so a run that is being trained can be read from.
     """
 
-    def __init__(self, directory: epath.Path, keep: int = 1):
-        self.directory = directory.absolute()  # Orbax writes to absolute paths only
+    def __init__(self, directory: epath.Path, keep: int = 0):
+        self.directory = epath.Path(os.getcwd(), directory)  # Orbax writes to absolute paths only
         self._policy = _LatestAndBest(keep, 0)
         self._manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=self._policy, cleanup_tmp_directories=True, enable_async_checkpointing=True
+                preservation_policy=self._policy,
+                cleanup_tmp_directories=keep > 0,
+                enable_async_checkpointing=keep > 0,
+                read_only=keep == 0,
             ),
             item_handlers={
                 "params": ocp.StandardCheckpointHandler(),
@@ -116,16 +121,26 @@ class _writing:
             raise UserError(str(self.where), what, mend) from error
 
 
+def open_to_read(directory: epath.Path) -> Checkpoints:
+    """The checkpoints of a run; raises `UserError` where none was finished."""
+    if not any_in(directory):
+        raise UserError(str(directory), "holds no checkpoint yet", "train first, or wait for the first one")
+    return Checkpoints(directory)
+
+
 def resolve(checkpoints: Checkpoints, which: str) -> int:
     """The step meant by best, latest or a number; raises `UserError` where there is none."""
     steps = checkpoints.steps()
-    if not steps:
-        raise none_yet(checkpoints.directory)
     if which == "latest":
         return steps[-1]
     if which == "best":
-        best = checkpoints.progress(steps[-1])["best_step"]
-        return best if best in steps else steps[-1]
+        best = checkpoints.progress(steps[-1])["best_step"] or steps[-1]  # before any evaluation there is no best one
+        if best not in steps:
+            where = str(checkpoints.directory / str(best))
+            raise UserError(
+                where, "the best checkpoint is gone", f"choose latest or one of: {', '.join(map(str, steps))}"
+            )
+        return best
     if not which.isdigit() or int(which) not in steps:
         mend = f"choose best, latest or one of: {', '.join(map(str, steps))}"
         raise UserError("--checkpoint", f"{which!r} is not there", mend)
@@ -135,7 +150,3 @@ def resolve(checkpoints: Checkpoints, which: str) -> int:
 def any_in(directory: epath.Path) -> bool:
     """Whether a checkpoint was ever finished there."""
     return directory.exists() and any(path.name.isdigit() for path in directory.iterdir())
-
-
-def none_yet(directory: epath.Path) -> UserError:
-    return UserError(str(directory), "holds no checkpoint yet", "train first, or wait for the first one")

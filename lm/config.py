@@ -36,6 +36,9 @@ class _Section:
     def __setattr__(self, name: str, value: Any) -> None:
         if self.__dict__.get("_fixed"):
             raise AttributeError(f"{type(self).__name__}.{name}: a validated configuration is never changed")
+        known = type(self).__dataclass_fields__
+        if name not in known:
+            raise AttributeError(f"{type(self).__name__} has no field {name!r}; {nearest(name, known)}")
         object.__setattr__(self, name, value)
 
 
@@ -94,9 +97,12 @@ class OptimizerConfig(_Section):
     schedule: str = _field("cosine", "after warm-up: constant, linear, cosine or inverse_sqrt")
     warmup: Duration = _field(0, "length of the linear warm-up")
     final_fraction: float = _field(0.0, "linear and cosine end at this fraction of the peak, 0 to 1")
-    weight_decay: float = _field(0.0, "adamw: decoupled decay per update, times the learning rate")
+    weight_decay: float = _field(
+        0.0, "adamw: decoupled decay per update, times the learning rate; sgd: L2 penalty, halved"
+    )
     decayed: str = _field(
-        r".*/(kernel|recurrent_kernel)", "regular expression: names of the parameters that decay, matched whole"
+        r".*/(kernel|recurrent_kernel)|head_kernel",
+        "regular expression: names of the parameters that decay, matched whole",
     )
     b1: float = _field(0.9, "adam, adamw: decay of the mean of gradients; sgd: momentum")
     b2: float = _field(0.999, "adam, adamw: decay of the mean of squared gradients")
@@ -160,7 +166,7 @@ def in_steps(duration: int | str, steps_per_epoch: int, tokens_per_epoch: int, w
         amount *= steps_per_epoch
     elif unit == "tokens":
         amount *= steps_per_epoch / tokens_per_epoch
-    return math.ceil(amount - 1e-9)
+    return max(math.ceil(amount - 1e-9), int(amount > 0))
 
 
 # ---- validation -------------------------------------------------------------------------------------------------
@@ -248,6 +254,12 @@ def validated(config: Config) -> Config:
         "names no run",
         "give WORKDIR or WORKDIR:best",
     )
+    check(
+        config.optimizer.name != "adam" or config.optimizer.weight_decay == 0,
+        "optimizer.weight_decay",
+        "adam has no weight decay",
+        "use optimizer.name=adamw",
+    )
     try:
         re.compile(config.optimizer.decayed)
     except re.error as error:
@@ -294,6 +306,8 @@ def _check_type(path: str, section: Any, field: dataclasses.Field) -> None:
     elif type(value) is not field.type:
         what = f"{value!r} is a {type(value).__name__}"
         raise UserError(f"config.{path}", what, f"give a {field.type.__name__}: {field.metadata['help']}")
+    elif field.type is str and any("\ud800" <= character <= "\udfff" for character in value):
+        raise UserError(f"config.{path}", f"{value!r} is not UTF-8", "rename the file, or give another text")
 
 
 # ---- JSON -------------------------------------------------------------------------------------------------------

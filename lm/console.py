@@ -45,7 +45,8 @@ def header(
         rows.append(("left out", f"{data.left_out:,} training pairs longer than {config.data.max_length} tokens"))
     rows.append(("tokenizer", f"{tokenizer.kind}, {tokenizer.vocab_size:,} ids"))
     epochs = steps / data.steps_per_epoch
-    rows.append(("an epoch", f"{data.steps_per_epoch:,} steps, {data.tokens_per_epoch:,} target tokens"))
+    padding = f", {data.padding:.0%} of positions are padding"
+    rows.append(("an epoch", f"{data.steps_per_epoch:,} steps, {data.tokens_per_epoch:,} target tokens{padding}"))
     rows.append(("training", f"{steps:,} steps, {epochs:.3g} epochs"))
     for name, text in rows:
         say(f"{name:<11} {text}")
@@ -60,7 +61,7 @@ def transferred(where: str, report: dict[str, list[str]]) -> None:
             say(f"  {kind}: {', '.join(report[kind])}")
 
 
-class Progress:
+class Bar:
     """A bar on a terminal; plain lines elsewhere."""
 
     def __init__(self, start: int, steps: int):
@@ -104,7 +105,7 @@ def figures(record: dict[str, Any]) -> str:
     shown.append(f"perplexity {record['perplexity']:.2f}")
     shown.append(f"{record['bits_per_byte']:.3f} bits/byte")
     if "exact_match" in record:
-        shown.append(f"exact match {record['exact_match']:.1%}")
+        shown.append(f"exact match {record['exact_match']:.1%} of {record['generated']:,}")
     if "bleu" in record:
         shown.append(f"BLEU {record['bleu']:.1f}")
     if "nats_per_example" in record:
@@ -127,16 +128,18 @@ def samples(evaluator: Evaluator, generations: list[Generation]) -> None:
 def best(records: list[dict[str, Any]]) -> None:
     """The evaluation with the lowest loss: the checkpoint that `best` means."""
     validation = [record for record in records if record["split"] == "validation"]
-    chosen = min(validation, key=lambda record: record["loss"])
-    say(f"\nBest on validation: step {chosen['step']:,}, {figures(chosen)}\n")
+    if validation:
+        chosen = min(validation, key=lambda record: record["loss"])
+        say(f"\nBest on validation: step {chosen['step']:,}, {figures(chosen)}\n")
 
 
 def commands(directory: epath.Path, prompt: str) -> None:
     """What to type next."""
+    place = shlex.quote(str(directory))
     say("Next:")
-    say(f"  python sample.py --workdir={directory} --prompt={shlex.quote(prompt)}")
-    say(f"  python -m lm.evaluate --workdir={directory} --split=validation")
-    say(f"  tensorboard --logdir={directory}")
+    say(f"  python sample.py --workdir={place} --prompt={shlex.quote(prompt)}")
+    say(f"  python -m lm.evaluate --workdir={place} --split=validation")
+    say(f"  tensorboard --logdir={place}")
 
 
 def say(text: str) -> None:

@@ -13,8 +13,6 @@ from typing import Any
 import absl.logging
 from absl import app, flags
 
-flags.DEFINE_bool("debug", False, "show the traceback of an error")
-
 
 class UserError(Exception):
     """Printed as `error: WHERE: WHAT; HOW TO MEND`, and the program exits with code 2.
@@ -80,14 +78,8 @@ def program(
         _use_compilation_cache()
         main()
 
-    shown = sys.unraisablehook
-
-    def hook(unraisable: Any) -> None:
-        # What TensorStore's own threads meet after a failed write; the failure itself is raised in the main thread.
-        if threading.current_thread() is threading.main_thread() or "--debug" in sys.argv:
-            shown(unraisable)
-
-    sys.unraisablehook = hook
+    flags.DEFINE_bool("debug", False, "show the traceback of an error")
+    _silence_threads()
     try:
         app.run(run, flags_parser=parse)
     except UserError as error:
@@ -105,8 +97,27 @@ def program(
         _end(2, message, error)
 
 
+def _debugging() -> bool:
+    return flags.FLAGS.debug if flags.FLAGS.is_parsed() else "--debug" in sys.argv
+
+
+def _silence_threads() -> None:
+    """What the threads of TensorStore and TensorBoard print of a failed write; it is raised in the main thread too."""
+    unraisable, uncaught = sys.unraisablehook, threading.excepthook
+
+    def show_unraisable(args: Any) -> None:
+        if threading.current_thread() is threading.main_thread() or _debugging():
+            unraisable(args)
+
+    def show_uncaught(args: threading.ExceptHookArgs) -> None:
+        if not issubclass(args.exc_type, OSError) or _debugging():
+            uncaught(args)
+
+    sys.unraisablehook, threading.excepthook = show_unraisable, show_uncaught
+
+
 def _end(code: int, message: str, error: BaseException) -> None:
-    if "--debug" in sys.argv:
+    if _debugging():
         raise error
     print(message, file=sys.stderr, flush=True)
     sys.exit(code)

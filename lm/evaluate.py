@@ -31,11 +31,13 @@ def evaluate(
     run: Run, split: str, options: Options, lowercase: bool = False, tokenize: str = ""
 ) -> tuple[dict[str, object], list[dict[str, str]]]:
     """The figures of a split, and each example's source, reference and output where the task generates."""
-    splits = pipeline.load_splits(run.config.data)
-    if split not in splits:
-        raise UserError("--split", f"the run has no {split!r} data", nearest(split, splits))
+    names = ("train", "validation", *(("test",) if run.config.data.test else ()))
+    if split not in names:
+        raise UserError("--split", f"the run has no {split!r} data", nearest(split, names))
+    loaded = pipeline.load_splits(run.config.data, (split,))[split]
+    workdir.check_unchanged(run.workdir, {split: loaded.fingerprint})
     devices = Devices(jax.local_devices())
-    encoded = pipeline.encode(splits[split], run.tokenizer)
+    encoded = pipeline.encode(loaded, run.tokenizer)
     evaluator = Evaluator(run.model, run.tokenizer, run.config, devices, encoded)
     figures = evaluator.figures(*evaluator.losses(devices.replicate(run.params)))
     outputs = []
@@ -44,7 +46,7 @@ def evaluate(
         figures |= evaluator.scored(generations, lowercase, tokenize)
         outputs = [
             {"source": example.source, "reference": example.target, "output": one.output}
-            for example, one in zip(splits[split].examples, generations, strict=True)
+            for example, one in zip(loaded.examples, generations, strict=True)
         ]
     return figures, outputs
 
@@ -56,7 +58,10 @@ def main() -> None:
     run = load(WORKDIR.value, CHECKPOINT.value)
     options = Options(temperature=0, beam_size=BEAM_SIZE.value, length_penalty=LENGTH_PENALTY.value)
     figures, outputs = evaluate(run, SPLIT.value, options, LOWERCASE.value, TOKENIZE.value)
-    path = run.workdir / "evaluations" / f"{SPLIT.value}-{run.step}.json"
+    # Other options than the usual ones have a file of their own.
+    unusual = [flag for flag in (BEAM_SIZE, LENGTH_PENALTY, LOWERCASE, TOKENIZE) if flag.value != flag.default]
+    name = "-".join([SPLIT.value, str(run.step), *(f"{flag.name}={flag.value}" for flag in unusual)])
+    path = run.workdir / "evaluations" / f"{name}.json"
     decoding = {"beam_size": options.beam_size, "length_penalty": options.length_penalty}
     record = {"split": SPLIT.value, "step": run.step, **figures, "decoding": decoding if outputs else {}}
     workdir.write_whole(path, json.dumps(record | {"outputs": outputs}, indent=2, ensure_ascii=False) + "\n")

@@ -16,7 +16,7 @@ from lm.data.batches import Batch
 from lm.data.pipeline import Encoded
 from lm.data.tokenizers import Tokenizer
 from lm.generation import Generation, Options
-from lm.losses import cross_entropy
+from lm.losses import teacher_forced
 from lm.models.decoder import zero_states
 from lm.models.encoder_decoder import EncoderDecoder
 from lm.parallel import AXIS, Devices
@@ -27,16 +27,8 @@ def make_eval_step(model: EncoderDecoder) -> Callable[[Any, Any, Batch], tuple[j
     """(params, carry, batch) -> (sum of nats, real targets, carry), sums over all devices; no dropout, no smoothing."""
 
     def eval_step(params, carry, batch):
-        variables = {"params": params}
-        memory, state = None, carry
-        if model.has_encoder:
-            memory = model.apply(variables, batch.source_bs, method="encode")
-            state = model.apply(variables, memory, method="initial_state")
-        features_btd, state = model.apply(variables, batch.inputs_bt, state, memory, batch.resets_bt, method="unroll")
-        head = model.apply(variables, method="head")
-        total, count = cross_entropy(features_btd, head, batch.targets_bt, batch.weights_bt, dtype=model.config.dtype)
-        total, count = lax.psum((total, count), AXIS)
-        return total, count, () if model.has_encoder else state
+        total, (count, carry) = teacher_forced(model, params, carry, batch)
+        return *lax.psum((total, count), AXIS), carry
 
     return eval_step
 
@@ -68,7 +60,7 @@ class Evaluator:
         return [one for (one,) in generation.generate(self.model, params, self.tokenizer, prompts, options)]
 
     def rehearse(self, params: Any) -> None:
-        """Runs and compiles each program once, so that what is broken breaks before the first update."""
+        """Evaluates one batch and generates one token, so that what is broken breaks before the first update."""
         self.losses(params, most_batches=1)
         if self._scores(self.config.training.eval_examples):
             self.generate(Devices.first(params), 1, Options(temperature=0, max_new_tokens=1))

@@ -41,14 +41,18 @@ class Options:
                 raise UserError(f"--{name}", f"{getattr(self, name)!r} is out of range", mend)
 
         check(self.num_samples >= 1, "num_samples", "give at least 1")
-        check(self.max_new_tokens >= 0, "max_new_tokens", "give at least 1, or 0 for the default")
+        check(0 <= self.max_new_tokens <= 10**6, "max_new_tokens", "give 1 to 1000000, or 0 for the default")
         check(0 <= self.temperature < float("inf"), "temperature", "give at least 0, which is greedy")
-        check(self.top_k >= 0, "top_k", "give at least 1, or 0 for no limit")
+        check(0 <= self.top_k < 2**31, "top_k", "give at least 1, or 0 for no limit")
         check(0 < self.top_p <= 1, "top_p", "give more than 0 and at most 1, which is no limit")
         check(0 <= self.min_p <= 1, "min_p", "give 0, which is no limit, to 1")
         check(self.beam_size >= 0, "beam_size", "give at least 1, or 0 for none")
         check(self.length_penalty >= 0, "length_penalty", "give at least 0")
         check(0 <= self.seed < 2**32, "seed", "give 0 to 4294967295")
+        if self.length_penalty and not self.beam_size:
+            raise UserError("--length_penalty", "is of a beam's scores", "give --beam_size")
+        if self.num_samples > 1 and not self.beam_size and self.temperature == 0:
+            raise UserError("--num_samples", "greedy decoding has one output", "give --temperature or --beam_size")
         if self.beam_size and self.num_samples > self.beam_size:
             what = f"a beam of {self.beam_size} has no {self.num_samples} best"
             raise UserError("--num_samples", what, "raise --beam_size")

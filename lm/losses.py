@@ -1,6 +1,7 @@
 """Cross-entropy fused with the dense head: the logits of all positions never exist at once."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +27,28 @@ def cross_entropy(
     width = features_btd.shape[-1]
     flat = (features_btd.reshape(-1, width), targets_bt.reshape(-1), weights_bt.reshape(-1).astype(jnp.float32))
     return _loss(*head, *flat, label_smoothing, dtype), flat[2].sum()
+
+
+def teacher_forced(
+    model: Any, params: Any, carry: Any, batch: Any, keys_b: jax.Array | None = None, label_smoothing: float = 0.0
+) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+    """The loss of a `Batch` under an `EncoderDecoder`: (sum of nats, (number of real targets, state after the batch)).
+
+    `carry` is the decoder's state before the batch, for a model without an encoder; else ().
+    """
+    variables = {"params": params}
+    memory, state = None, carry
+    if model.has_encoder:
+        memory = model.apply(variables, batch.source_bs, keys_b, method="encode")
+        state = model.apply(variables, memory, method="initial_state")
+    features_btd, state = model.apply(
+        variables, batch.inputs_bt, state, memory, batch.resets_bt, keys_b, method="unroll"
+    )
+    head = model.apply(variables, method="head")
+    total, count = cross_entropy(
+        features_btd, head, batch.targets_bt, batch.weights_bt, label_smoothing, model.config.dtype
+    )
+    return total, (count, () if model.has_encoder else state)
 
 
 def token_losses(features_btd, head, targets_bt, dtype: str = "float32") -> jax.Array:

@@ -6,9 +6,27 @@ from typing import Any
 import sacrebleu
 
 
-def exact_match(hypotheses: Sequence[str], references: Sequence[str]) -> float:
+def exact_match(hypotheses: Sequence[str], references: Sequence[str], lowercase: bool, tokenize: str) -> dict[str, Any]:
     """Share of outputs that equal their reference, 0 to 1."""
-    return sum(map(str.__eq__, hypotheses, references)) / len(references)
+    return {"exact_match": sum(map(str.__eq__, hypotheses, references)) / len(references)}
+
+
+def bleu(hypotheses: Sequence[str], references: Sequence[str], lowercase: bool, tokenize: str) -> dict[str, Any]:
+    """Papineni et al. (2002), 0 to 100, and sacrebleu's signature (Post, 2018)."""
+    tokenize = tokenize or ("zh" if _mostly_chinese(references) else "13a")
+    metric = sacrebleu.BLEU(lowercase=lowercase, tokenize=tokenize)
+    score = metric.corpus_score(hypotheses, [references]).score
+    return {"bleu": score, "bleu_signature": str(metric.get_signature())}
+
+
+def chrf(hypotheses: Sequence[str], references: Sequence[str], lowercase: bool, tokenize: str) -> dict[str, Any]:
+    """Popovic (2015), 0 to 100, and sacrebleu's signature."""
+    metric = sacrebleu.CHRF(lowercase=lowercase)
+    score = metric.corpus_score(hypotheses, [references]).score
+    return {"chrf": score, "chrf_signature": str(metric.get_signature())}
+
+
+SCORES = {"exact_match": exact_match, "bleu": bleu, "chrf": chrf}
 
 
 def scores(
@@ -18,23 +36,14 @@ def scores(
     lowercase: bool = False,
     tokenize: str = "",
 ) -> dict[str, Any]:
-    """The named scores: exact_match (0 to 1), bleu and chrf (0 to 100), with sacrebleu's signatures.
+    """The named scores, keys of `SCORES`, of all outputs.
 
     `tokenize` is sacrebleu's for BLEU; empty means `zh` where most references hold Chinese characters, else `13a`.
     Lower-casing is for BLEU and chrF alike, not for exact match.
     """
     found: dict[str, Any] = {}
-    if "exact_match" in names:
-        found["exact_match"] = exact_match(hypotheses, references)
-    if "bleu" in names:
-        tokenize = tokenize or ("zh" if _mostly_chinese(references) else "13a")
-        bleu = sacrebleu.BLEU(lowercase=lowercase, tokenize=tokenize)
-        found["bleu"] = bleu.corpus_score(hypotheses, [references]).score
-        found["bleu_signature"] = str(bleu.get_signature())
-    if "chrf" in names:
-        chrf = sacrebleu.CHRF(lowercase=lowercase)
-        found["chrf"] = chrf.corpus_score(hypotheses, [references]).score
-        found["chrf_signature"] = str(chrf.get_signature())
+    for name in names:
+        found |= SCORES[name](hypotheses, references, lowercase, tokenize)
     return found
 
 

@@ -52,6 +52,9 @@ def optimizer(config: OptimizerConfig, rate: optax.Schedule, params) -> optax.Gr
     rule = {
         "adamw": lambda: optax.adamw(rate, **adam, weight_decay=config.weight_decay, mask=mask),
         "adam": lambda: optax.adam(rate, **adam),
-        "sgd": lambda: optax.sgd(rate, momentum=config.b1 or None),
+        "sgd": lambda: optax.chain(
+            optax.add_decayed_weights(config.weight_decay, mask) if config.weight_decay else optax.identity(),
+            optax.sgd(rate, momentum=config.b1 or None),
+        ),
     }[config.name]()
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), rule) if config.clip_norm else rule

@@ -56,11 +56,9 @@ def load(directory: str, checkpoint: str = "best") -> Run:
     Raises:
         UserError: no run there, no such checkpoint, or one that cannot be read.
     """
-    path = epath.Path(directory)
+    path = epath.Path(directory).expanduser()
     config = workdir.read_config(path)
-    if not checkpoints.any_in(path / "checkpoints"):
-        raise checkpoints.none_yet(path / "checkpoints")
-    saved = checkpoints.Checkpoints(path / "checkpoints")
+    saved = checkpoints.open_to_read(path / "checkpoints")
     step = checkpoints.resolve(saved, checkpoint)
     tokenizer = tokenizers.load_tokenizer(path / "tokenizer")
     model = EncoderDecoder(config.model, tokenizer.vocab_size, TASKS[config.data.task].has_source)

@@ -5,7 +5,7 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A new task is a line in `TASKS`."""
+    """A new task is a line in `TASKS`. Streams have no source, and buckets need one."""
 
     has_source: bool  # whether examples have a source, and the model an encoder
     layout: str  # streams (one continuous text, state carried) or buckets (padded examples)

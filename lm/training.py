@@ -52,30 +52,15 @@ def initial_state(
     return TrainState(jnp.int32(0), params, optimizer.init(params), carry)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))  # one program, which the compilation cache keeps
 def initial_params(model: EncoderDecoder, seed: int) -> Any:
     """A pure function of the seed."""
+    return _initial_params(model, np.uint32(seed))
+
+
+@functools.partial(jax.jit, static_argnums=0)  # one program for all seeds, which the compilation cache keeps
+def _initial_params(model, seed):
     ids = jnp.ones((1, 1), jnp.int32)
     return model.init(jax.random.key(seed), ids, ids if model.has_encoder else None)["params"]
-
-
-def loss_sum(
-    model: EncoderDecoder, params: Any, carry: Any, batch: Batch, keys_b: jax.Array | None, smoothing: float
-) -> tuple[jax.Array, tuple[jax.Array, Any]]:
-    """Teacher-forced loss: (sum of nats, (number of real targets, state after the batch))."""
-    variables = {"params": params}
-    memory, state = None, carry
-    if model.has_encoder:
-        memory = model.apply(variables, batch.source_bs, keys_b, method="encode")
-        state = model.apply(variables, memory, method="initial_state")
-    features_btd, state = model.apply(
-        variables, batch.inputs_bt, state, memory, batch.resets_bt, keys_b, method="unroll"
-    )
-    head = model.apply(variables, method="head")
-    total, count = losses.cross_entropy(
-        features_btd, head, batch.targets_bt, batch.weights_bt, smoothing, model.config.dtype
-    )
-    return total, (count, () if model.has_encoder else state)
 
 
 def make_train_step(
@@ -87,7 +72,7 @@ def make_train_step(
     update. A row's dropout depends on (seed, step, row of the global batch) and not on the device.
     """
     parts, smoothing = config.training.accumulate, config.training.label_smoothing
-    gradient = jax.value_and_grad(loss_sum, argnums=1, has_aux=True)
+    gradient = jax.value_and_grad(losses.teacher_forced, argnums=1, has_aux=True)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         rows = batch.inputs_bt.shape[0]
@@ -179,85 +164,86 @@ def train(config: Config, directory: epath.Path) -> None:
         console.transferred(origin.where, report)
     optimizer = optimizers.optimizer(config.optimizer, rate, params)
     state = jax.device_get(initial_state(model, optimizer, config, params))
-    workdir.begin(directory, config, tokenizer, {name: split.fingerprint for name, split in splits.items()})
-    saved = checkpoints.Checkpoints(directory / "checkpoints", config.training.keep_checkpoints)
-    progress = Progress()
-    if saved.steps():
-        params, rest, counts = saved.restore(saved.steps()[-1], state.params, state._replace(params=()))
-        state = rest._replace(params=params)
-        vars(progress).update(counts)
-    start = int(state.step)
+    with workdir.begun(directory, config, tokenizer, {name: split.fingerprint for name, split in splits.items()}):
+        saved = checkpoints.Checkpoints(directory / "checkpoints", config.training.keep_checkpoints)
+        progress = Progress()
+        if saved.steps():
+            params, rest, counts = saved.restore(saved.steps()[-1], state.params, state._replace(params=()))
+            state = rest._replace(params=params)
+            vars(progress).update(counts)
+        start = int(state.step)
 
-    console.header(config, directory, devices, state.params, encoded, tokenizer, data, schedule.steps, start)
-    evaluator = evaluation.Evaluator(model, tokenizer, config, devices, encoded["validation"])
-    step_fn = devices.map(make_train_step(model, optimizer, config), donate=(0,))
-    state = place(state, devices)
-    if start < schedule.steps:
-        console.say("compiling; then the first evaluation, as a rehearsal\n")
-        evaluator.rehearse(state.params)
-    log = workdir.MetricsLog(directory, start)
-    bar = console.Progress(start, schedule.steps)
-    stop = StopSignal()
-    pending: tuple[int, Metrics] | None = None
-    clock = time.perf_counter()
-
-    def require_finite(step: int, *values: Any) -> None:
-        if all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(values)):
-            return
-        saved.wait()  # what is being written is a good one
-        kept = saved.steps()
-        left = f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
-        what = f"the loss, its gradient or a parameter is not finite ({left})"
-        raise UserError(f"step {step}", what, "lower config.optimizer.learning_rate, or set clip_norm")
-
-    def drain() -> None:
-        """Fetches the metrics of the step before, while the next one runs."""
-        nonlocal pending, clock
-        if pending is None:
-            return
-        (step, metrics), pending = pending, None
-        metrics = Devices.first(metrics)
-        require_finite(step, metrics.loss_sum, metrics.grad_norm)
-        progress.add(metrics, time.perf_counter() - clock)
+        console.header(config, directory, devices, state.params, encoded, tokenizer, data, schedule.steps, start)
+        evaluator = evaluation.Evaluator(model, tokenizer, config, devices, encoded["validation"])
+        step_fn = devices.map(make_train_step(model, optimizer, config), donate=(0,))
+        state = place(state, devices)
+        if start < schedule.steps:
+            console.say("compiling; then the first evaluation, as a rehearsal\n")
+            evaluator.rehearse(state.params)
+        log = workdir.MetricsLog(directory, start)
+        bar = console.Bar(start, schedule.steps)
+        stop = StopSignal()
+        pending: tuple[int, Metrics] | None = None
         clock = time.perf_counter()
-        bar.update(step, float(metrics.loss_sum / metrics.tokens), float(metrics.tokens), progress.seconds)
-        if step % schedule.log_every == 0 or step == schedule.steps:
-            record = progress.line(step, float(rate(step - 1)), float(metrics.grad_norm))
-            log.write(record)
-            bar.line(record)
 
-    try:
-        for step, batch in enumerate(data.iterate(start, schedule.steps, devices.cut), start=start + 1):
-            state, metrics = step_fn(state, batch)
-            drain()
-            pending = (step, metrics)
-            evaluates, saves = schedule.evaluates(step), schedule.saves(step)
-            if not (evaluates or saves or stop.number):
-                continue
-            drain()
-            if evaluates:
-                record = {"step": step, "split": "validation", "seconds": round(progress.seconds, 3)}
-                record |= evaluator.evaluate(state.params, config.training.eval_examples)
-                require_finite(step, record["loss"])
+        def require_finite(step: int, *values: Any) -> None:
+            if all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(values)):
+                return
+            saved.wait()  # what is being written is a good one
+            kept = saved.steps()
+            left = f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
+            what = f"the loss, its gradient or a parameter is not finite ({left})"
+            raise UserError(f"step {step}", what, "lower config.optimizer.learning_rate, or set clip_norm")
+
+        def drain() -> None:
+            """Fetches the metrics of the step before, while the next one runs."""
+            nonlocal pending, clock
+            if pending is None:
+                return
+            (step, metrics), pending = pending, None
+            metrics = Devices.first(metrics)
+            require_finite(step, metrics.loss_sum, metrics.grad_norm)
+            progress.add(metrics, time.perf_counter() - clock)
+            clock = time.perf_counter()
+            bar.update(step, float(metrics.loss_sum / metrics.tokens), float(metrics.tokens), progress.seconds)
+            if step % schedule.log_every == 0 or step == schedule.steps:
+                record = progress.line(step, float(rate(step - 1)), float(metrics.grad_norm))
                 log.write(record)
                 bar.line(record)
-                if progress.best_loss is None or record["loss"] < progress.best_loss:
-                    progress.best_loss, progress.best_step, saves = record["loss"], step, True
-            if saves or stop.number:
-                params, rest = fetch(state)
-                require_finite(step, params)
-                saved.save(step, params, rest, vars(progress))
-            if stop.number:
-                saved.wait()
-                message = f"stopped at step {step} of {schedule.steps}; the same command goes on from there"
-                raise Stopped(stop.number, message)
-            clock = time.perf_counter()
-        saved.close()
-    finally:
-        bar.close()
-        log.close()
-        stop.restore()
-    closing(directory, evaluator, Devices.first(state.params))
+
+        try:
+            for step, batch in enumerate(data.iterate(start, schedule.steps, devices.cut), start=start + 1):
+                state, metrics = step_fn(state, batch)
+                drain()
+                pending = (step, metrics)
+                evaluates, saves = schedule.evaluates(step), schedule.saves(step)
+                if not (evaluates or saves or stop.number):
+                    continue
+                drain()
+                if evaluates:
+                    record = {"step": step, "split": "validation", "seconds": round(progress.seconds, 3)}
+                    record |= evaluator.evaluate(state.params, config.training.eval_examples)
+                    require_finite(step, record["loss"])
+                    log.write(record)
+                    bar.line(record)
+                    if progress.best_loss is None or record["loss"] < progress.best_loss:
+                        progress.best_loss, progress.best_step, saves = record["loss"], step, True
+                signal_number = stop.number
+                if saves or signal_number:
+                    params, rest = fetch(state)
+                    require_finite(step, params)
+                    saved.save(step, params, rest, vars(progress))
+                if signal_number:
+                    saved.wait()
+                    message = f"stopped at step {step} of {schedule.steps}; the same command goes on from there"
+                    raise Stopped(signal_number, message)
+                clock = time.perf_counter()
+            saved.close()
+        finally:
+            bar.close()
+            log.close()
+            stop.restore()
+        closing(directory, evaluator, Devices.first(state.params))
 
 
 def closing(directory: epath.Path, evaluator: evaluation.Evaluator, params: Any) -> None:
@@ -266,7 +252,7 @@ def closing(directory: epath.Path, evaluator: evaluation.Evaluator, params: Any)
     if evaluator.model.has_encoder:
         console.samples(evaluator, evaluator.generate(params, 4, Options(temperature=0)))
     else:
-        how = Options(max_new_tokens=200, temperature=0.8)
+        how = Options(num_samples=2, max_new_tokens=200, temperature=0.8)
         console.samples(evaluator, generate(evaluator.model, params, evaluator.tokenizer, [""], how)[0])
     console.best(workdir.read_metrics(directory))
     console.commands(directory, first.target[:20].split("\n")[0] if first.source is None else first.source)

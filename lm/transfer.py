@@ -28,10 +28,11 @@ def origin(config: Config) -> Origin | None:
     place, _, which = config.training.init_from.rpartition(":")
     if not place or not (which in ("best", "latest") or which.isdigit()):
         place, which = config.training.init_from, "best"
-    directory = epath.Path(place)
+    directory = epath.Path(place).expanduser()
     workdir.read_config(directory)
-    saved = checkpoints.Checkpoints(directory / "checkpoints")
+    saved = checkpoints.open_to_read(directory / "checkpoints")
     params = saved.restore_params(checkpoints.resolve(saved, which))
+    saved.close()
     return Origin(config.training.init_from, tokenizers.load_tokenizer(directory / "tokenizer"), params)
 
 

@@ -1,12 +1,15 @@
 """A run's directory: what the contract says lies in it, written whole or not at all."""
 
+import contextlib
 import datetime
+import fcntl
 import json
 import os
 import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib import metadata
 from typing import Any
 
@@ -52,8 +55,34 @@ def check(workdir: epath.Path, config: Config) -> None:
             raise UserError(str(workdir), what, "choose another --workdir")
 
 
-def begin(workdir: epath.Path, config: Config, tokenizer: Tokenizer, fingerprints: dict[str, str]) -> None:
-    """Writes what a run has from its start on: configuration, tokenizer, manifest."""
+@contextlib.contextmanager
+def begun(workdir: epath.Path, config: Config, tokenizer: Tokenizer, fingerprints: dict[str, str]) -> Iterator[None]:
+    """Holds the directory for one process, and writes what a run has from its start on."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    with _held(workdir):
+        _write_start(workdir, config, tokenizer, fingerprints)
+        yield
+
+
+@contextlib.contextmanager
+def _held(workdir: epath.Path) -> Iterator[None]:
+    """A lock on a local directory, that ends with the process however it ends; on a bucket there is none."""
+    if "://" in str(workdir):
+        yield
+        return
+    directory = os.open(workdir, os.O_RDONLY)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        what, mend = "another process trains in it", "wait until it ends, or choose another --workdir"
+        raise UserError(str(workdir), what, mend) from None
+    finally:
+        os.close(directory)
+
+
+def _write_start(workdir: epath.Path, config: Config, tokenizer: Tokenizer, fingerprints: dict[str, str]) -> None:
+    """Configuration, tokenizer, manifest."""
     write_whole(workdir / "config.json", configuration.to_json(config))
     path = workdir / "tokenizer"
     if not path.exists():
@@ -77,21 +106,9 @@ def read_config(workdir: epath.Path) -> Config:
 
 
 def _write_manifest(workdir: epath.Path, config: Config, fingerprints: dict[str, str]) -> None:
-    """Adds this start to `manifest.json`; refuses data or a tokenizer that changed since the first."""
-    path = workdir / "manifest.json"
-    manifest = {"seed": config.seed, "fingerprints": fingerprints, "starts": []}
-    if path.exists():
-        try:
-            manifest = json.loads(path.read_text())
-            known = manifest["fingerprints"]
-        except (json.JSONDecodeError, KeyError, TypeError):
-            raise UserError(
-                str(path), "is damaged", "restore it, or move it away to lose the record of starts"
-            ) from None
-        for name, value in fingerprints.items():
-            if known.get(name) != value:
-                what = f"the {name} data is not what this run was started with"
-                raise UserError(str(workdir), what, "restore the data, or choose another --workdir")
+    """Adds this start to `manifest.json`."""
+    check_unchanged(workdir, fingerprints)
+    manifest = _read_manifest(workdir) or {"seed": config.seed, "fingerprints": fingerprints, "starts": []}
     packages = (
         "jax",
         "jaxlib",
@@ -114,7 +131,28 @@ def _write_manifest(workdir: epath.Path, config: Config, fingerprints: dict[str,
             "devices": [device.device_kind for device in jax.devices()],
         }
     )
-    write_whole(path, json.dumps(manifest, indent=2) + "\n")
+    write_whole(workdir / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+
+
+def _read_manifest(workdir: epath.Path) -> dict[str, Any] | None:
+    path = workdir / "manifest.json"
+    if not path.exists():
+        return None
+    try:
+        manifest = json.loads(path.read_text())
+        return {name: manifest[name] for name in ("seed", "fingerprints", "starts")}
+    except (ValueError, KeyError, TypeError):
+        mend = "restore it, or move it away to lose the record of starts"
+        raise UserError(str(path), "is damaged", mend) from None
+
+
+def check_unchanged(workdir: epath.Path, fingerprints: dict[str, str]) -> None:
+    """Refuses data or a tokenizer that is not what the run was started with."""
+    known = (_read_manifest(workdir) or {"fingerprints": fingerprints})["fingerprints"]
+    for name, value in fingerprints.items():
+        if known.get(name) != value:
+            what = f"the {name} data is not what this run was started with"
+            raise UserError(str(workdir), what, "restore the data, or choose another --workdir")
 
 
 def _git() -> dict[str, Any]:
@@ -157,25 +195,29 @@ class MetricsLog:
 
     def write(self, record: dict[str, Any]) -> None:
         """`record` has step, split and scalars; the line is with the operating system when this returns."""
-        try:
-            self._file.write(json.dumps(record) + "\n")
-            self._file.flush()
-        except OSError as error:
-            error.filename = str(self.path)
-            raise
         values = [
             summary_pb2.Summary.Value(tag=f"{record['split']}/{name}", simple_value=float(value))
             for name, value in record.items()
             if name != "step" and isinstance(value, (int, float))
         ]
-        now = datetime.datetime.now().timestamp()
-        self._events.add_event(
-            event_pb2.Event(wall_time=now, step=record["step"], summary=summary_pb2.Summary(value=values))
+        event = event_pb2.Event(
+            wall_time=datetime.datetime.now().timestamp(),
+            step=record["step"],
+            summary=summary_pb2.Summary(value=values),
         )
+        try:
+            self._file.write(json.dumps(record) + "\n")
+            self._file.flush()
+            self._events.add_event(event)
+        except OSError as error:
+            error.filename = str(self.path)  # a write that fails names no file
+            raise
 
     def close(self) -> None:
-        self._file.close()
-        self._events.close()
+        with contextlib.suppress(OSError):  # every line was flushed, and a failure raised then
+            self._file.close()
+        with contextlib.suppress(OSError):
+            self._events.close()
 
 
 def read_metrics(workdir: epath.Path) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """What a user can mend: one line on standard error, exit code 2, and nothing lost."""
 
+import json
 import pathlib
 import resource
 import shutil
@@ -62,6 +63,10 @@ WRONG_FLAGS = {
     "config file without get_config": (["--config={bad}/no_function.py"], ["no_function.py", "get_config"]),
     "get_config raises": (["--config={bad}/raises.py"], ["raises.py", "steps"]),
     "config file imports what is not there": (["--config={bad}/imports.py"], ["imports.py", "no_such_module"]),
+    "get_config returns something else, and a field is given": (
+        ["--config={bad}/other_type.py", "--config.seed=1"],
+        ["other_type.py", "get_config() returned dict"],
+    ),
     "get_config returns something else": (["--config={bad}/other_type.py"], ["Config"]),
     "unknown section": (["--config.modle.cell=lstm"], ["--config.modle.cell", "model.cell"]),
     "unknown field": (["--config.model.hiden_dim=3"], ["--config.model.hiden_dim", "did you mean model.hidden_dim?"]),
@@ -185,6 +190,13 @@ def broken(trained, configs, tmp_path_factory) -> dict[str, pathlib.Path]:
     config = (runs["broken config"] / "config.json").read_text()
     (runs["broken config"] / "config.json").write_text(config.replace('"hidden_dim"', '"hiden_dim"'))
     shutil.rmtree(runs["no tokenizer"] / "tokenizer")
+    runs["best is gone"] = copy_of(trained["buckets"], base / "best is gone")
+    progress = runs["best is gone"] / "checkpoints" / "80" / "progress" / "metadata"
+    progress.write_text(json.dumps(json.loads(progress.read_text()) | {"best_step": 24}))
+    runs["changed data"] = copy_of(trained["buckets"], base / "changed data")
+    (base / "other.tsv").write_text("ant\tant\nbee\tbee\n")
+    config = changed(configs["buckets"], {"data.test": f"tsv:{base}/other.tsv"})
+    (runs["changed data"] / "config.json").write_text(to_json(config))
     path = runs["tokenizer"] / "tokenizer" / "tokenizer.json"
     path.write_text(path.read_text().replace('"e"', '"E"'))
     return runs
@@ -220,6 +232,20 @@ WRONG_RUNS = {
     "sample cold": ("sample.py", ["--workdir={streams}", "--temperature=-1"], ["--temperature", "-1"]),
     "sample nan": ("sample.py", ["--workdir={streams}", "--temperature=nan"], ["--temperature"]),
     "sample top_p": ("sample.py", ["--workdir={streams}", "--top_p=0"], ["--top_p"]),
+    "sample greedy twice": (
+        "sample.py",
+        ["--workdir={buckets}", "--num_samples=2"],
+        ["--num_samples", "--temperature"],
+    ),
+    "sample penalty": ("sample.py", ["--workdir={streams}", "--length_penalty=1"], ["--length_penalty", "--beam_size"]),
+    "sample very long": ("sample.py", ["--workdir={streams}", "--max_new_tokens=3000000000"], ["--max_new_tokens"]),
+    "sample two kinds of prompt": (
+        "sample.py",
+        ["--workdir={streams}", "--interactive", "--prompt=a"],
+        ["--interactive"],
+    ),
+    "sample best is gone": ("sample.py", ["--workdir={best is gone}"], ["the best checkpoint is gone", "latest"]),
+    "evaluate changed data": ("lm.evaluate", ["--workdir={changed data}"], ["the test data is not what this run was"]),
     "sample none": ("sample.py", ["--workdir={streams}", "--num_samples=0"], ["--num_samples"]),
     "sample word for number": ("sample.py", ["--workdir={streams}", "--top_k=some"], ["top_k", "some"]),
     "evaluate no run": ("lm.evaluate", ["--workdir={bad}/notes"], ["notes", "is not a run"]),

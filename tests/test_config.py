@@ -238,6 +238,7 @@ INVALID = [
         for value in (-1e-9, INFINITY, NAN)
     ),
     ("optimizer.decayed", "(", {}),
+    ("optimizer.weight_decay", 0.1, {"optimizer.name": "adam"}),
     ("model.tied", True, {"model.embed_dim": 8, "model.hidden_dim": 16}),
     # Without a source there is no attention, and nothing that brings the features to the embedding's width.
     ("model.tied", True, {"model.embed_dim": 8, "model.hidden_dim": 16, "model.attention": "dot", "data.task": "lm"}),
@@ -302,6 +303,11 @@ def test_a_validated_configuration_cannot_be_changed_and_is_a_copy():
         assert configuration.get(config, path) == before
     changed(given, OTHER)
     assert config == validated(base())
+
+
+def test_a_misspelt_field_is_refused_where_it_is_set():
+    with pytest.raises(AttributeError, match="ModelConfig has no field 'hiden_dim'; did you mean hidden_dim?"):
+        base().model.hiden_dim = 3
 
 
 def test_a_variant_of_a_validated_configuration_can_be_validated():

@@ -9,11 +9,11 @@ import pytest
 
 from lm.config import ModelConfig
 from lm.data.batches import Batch, pad_pairs, pad_rows
+from lm.losses import teacher_forced
 from lm.models.attention import Attention
 from lm.models.decoder import zero_states
 from lm.models.embedding import dropout
 from lm.models.encoder_decoder import PAD, EncoderDecoder
-from lm.training import loss_sum
 
 VOCAB, HIDDEN = 11, 6
 # Each choice of a model beside each of the others: attention, encoder, layers, tied.
@@ -87,7 +87,7 @@ def logits(model, params, batch, keys_b=None):
 @compiled
 def loss_and_gradient(model, params, batch):
     carry = () if model.has_encoder else zero_states(model.config, batch.inputs_bt.shape[0])
-    scalar = lambda params: loss_sum(model, params, carry, batch, None, 0.1)
+    scalar = lambda params: teacher_forced(model, params, carry, batch, None, 0.1)
     (loss, (count, _)), gradient = jax.value_and_grad(scalar, has_aux=True)(params)
     return loss, count, gradient
 

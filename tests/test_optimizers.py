@@ -112,7 +112,7 @@ def test_names_are_paths():
 def test_with_no_gradient_the_decayed_group_shrinks_and_no_other_moves(decayed):
     after = run([zeros()] * 2, name="adamw", weight_decay=0.5, decayed=decayed)
     groups = {
-        OptimizerConfig.decayed: {"layer/kernel", "layer/recurrent_kernel"},
+        OptimizerConfig.decayed: {"layer/kernel", "layer/recurrent_kernel", "head_kernel"},
         "head_kernel|layer/bias": {"head_kernel", "layer/bias"},
         ".*": {name_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(params())},
     }
@@ -168,13 +168,14 @@ def test_adam_is_its_formula():
     np.testing.assert_allclose(found, now, rtol=1e-5)
 
 
+@pytest.mark.parametrize("decay", [0.0, 0.1])
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_sgd_is_its_formula_with_momentum(momentum):
+def test_sgd_is_its_formula_with_momentum_and_decay(momentum, decay):
     now, velocity = np.asarray(params()["head_kernel"]), 0
     for seed in range(3):
-        velocity = momentum * velocity + np.asarray(grads(seed)["head_kernel"])
+        velocity = momentum * velocity + np.asarray(grads(seed)["head_kernel"]) + decay * now
         now = now - 0.1 * velocity
-    found = run([grads(seed) for seed in range(3)], name="sgd", b1=momentum)["head_kernel"]
+    found = run([grads(seed) for seed in range(3)], name="sgd", b1=momentum, weight_decay=decay)["head_kernel"]
     np.testing.assert_allclose(found, now, rtol=1e-5)
 
 

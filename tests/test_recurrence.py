@@ -24,7 +24,7 @@ class NewCell(GatedCell):
 
     @staticmethod
     def initial_inner(batch, hidden):
-        return jnp.zeros((batch, hidden))
+        return jnp.full((batch, hidden), 0.3)
 
 
 ALL_CELLS = {**CELLS, "new": NewCell}
@@ -59,7 +59,8 @@ def loop(cell, gates_tbg, recurrent_hg, state, mask_tb, reset_tb, reverse, dtype
     """The definition: one step after the other, differentiated by JAX."""
     outputs = [None] * TIME
     for t in reversed(range(TIME)) if reverse else range(TIME):
-        state = jax.tree.map(lambda s, t=t: jnp.where(reset_tb[t][:, None], 0, s), state)
+        fresh = zero_state(cell, BATCH, HIDDEN)
+        state = jax.tree.map(lambda s, f, t=t: jnp.where(reset_tb[t][:, None], f, s), state, fresh)
         new = gated.step(cell, gates_tbg[t], recurrent_hg, state, dtype)
         state = jax.tree.map(lambda n, s, t=t: jnp.where(mask_tb[t][:, None], n, s), new, state)
         outputs[t] = state.output_bh

@@ -103,14 +103,14 @@ def changed_parameters(setup: Setup, state: training.TrainState) -> dict[str, np
 
 def stop_in_step(monkeypatch, step: int) -> None:
     """SIGTERM arrives while update `step` is computed."""
-    update = console.Progress.update
+    update = console.Bar.update
 
     def update_and_stop(self, fetched, *rest):
         update(self, fetched, *rest)  # of the step before: metrics are fetched one step late
         if fetched == step - 1:
             signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(console.Progress, "update", update_and_stop)
+    monkeypatch.setattr(console.Bar, "update", update_and_stop)
 
 
 def steps_of(directory: pathlib.Path) -> list[int]:
@@ -271,6 +271,19 @@ def test_changed_data_is_refused(short, uninterrupted, tmp_path):
     (copy / "config.json").write_text(kill.configuration.to_json(moved))
     with pytest.raises(UserError, match="train data is not what this run was started with"):
         training.train(moved, epath.Path(copy))
+
+
+def test_a_second_process_is_refused_and_readers_leave_what_is_being_written(short, uninterrupted, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(uninterrupted["streams"], copy)
+    writing = copy / "checkpoints" / "28.orbax-checkpoint-tmp"
+    writing.mkdir()
+    before = tree_of(copy)
+    with workdir._held(epath.Path(copy)):
+        assert load(str(copy), "latest").step == 24
+        with pytest.raises(UserError, match="another process trains in it"):
+            training.train(short["streams"], epath.Path(copy))
+    assert tree_of(copy) == before and writing.exists()
 
 
 # ---- evaluation -------------------------------------------------------------------------------------------------

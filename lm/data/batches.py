@@ -47,6 +47,7 @@ class Streams:
         self.tokens_per_epoch = sum(len(ids) + 1 for ids in documents)
         self.length = -(-self.tokens_per_epoch // batch_size)
         self.steps_per_epoch = -(-self.length // window)
+        self.padding = 1 - self.tokens_per_epoch / (self.steps_per_epoch * window * batch_size)
         self._epochs: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def __getitem__(self, index: int) -> Batch:
@@ -122,6 +123,7 @@ def _cut(ids: np.ndarray, starts: np.ndarray, position: np.ndarray, real: np.nda
 # ---- buckets ----------------------------------------------------------------------------------------------------
 
 Pair = tuple[np.ndarray, np.ndarray]  # source ids, target ids
+MOST_SCORES = 2**24  # source times target positions of an evaluation batch: attention holds a score for each
 
 
 class Buckets:
@@ -169,8 +171,9 @@ def evaluation_buckets(pairs: Sequence[Pair], batch_size: int, buckets: int) -> 
     lengths = np.array([(len(source) + 1, len(target) + 1) for source, target in pairs])
     shapes = _shapes(lengths, buckets)
     for shape, members in zip(shapes, _assign(lengths, shapes), strict=True):
-        for chosen in _chunks(members, batch_size):
-            yield chosen, pad_pairs([pairs[i] for i in chosen], shape, batch_size)
+        rows = max(1, min(batch_size, MOST_SCORES // (shape[0] * shape[1])))
+        for chosen in _chunks(members, rows):
+            yield chosen, pad_pairs([pairs[i] for i in chosen], shape, rows)
 
 
 def pad_pairs(pairs: Sequence[Pair], shape: tuple[int, int], rows: int) -> Batch:

@@ -1,7 +1,7 @@
 """From sources to batches on their way to the device: encode once, lay out, load ahead."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import grain
 import numpy as np
@@ -45,9 +45,9 @@ class Encoded:
         return None if None in known else -float(np.mean(known))
 
 
-def load_splits(config: DataConfig) -> dict[str, Split]:
-    """The splits of a configuration; every example must fit the task."""
-    splits = sources.load_splits(config.train, config.validation, config.test)
+def load_splits(config: DataConfig, wanted: Collection[str] = ("train", "validation", "test")) -> dict[str, Split]:
+    """The wanted splits of a configuration; every example must fit the task."""
+    splits = sources.load_splits(config.train, config.validation, config.test, wanted)
     for split in splits.values():
         check_examples(split.examples, config.task, f"config.data.{split.name}")
     return splits
@@ -92,6 +92,11 @@ class TrainingData:
     def tokens_per_epoch(self) -> int:
         """Real target tokens."""
         return self.batches.tokens_per_epoch
+
+    @property
+    def padding(self) -> float:
+        """The share of positions that hold no token, 0 to 1."""
+        return self.batches.padding
 
     def iterate(self, start: int, stop: int, put: Callable[[Batch], Batch]) -> Iterator[Batch]:
         """Batches `start` to `stop`, made ahead by threads; `put` moves a batch to the devices."""

@@ -23,7 +23,7 @@ import logging
 import math
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from etils import epath
@@ -47,8 +47,10 @@ class Split:
     note: str  # what the user must know of it, in one line; empty if nothing
 
 
-def load_splits(train: str, validation: str, test: str) -> dict[str, Split]:
-    """Reads the splits; an empty `test` is left out, and for an empty `validation` a part of `train` is held out.
+def load_splits(
+    train: str, validation: str, test: str, wanted: Collection[str] = ("train", "validation", "test")
+) -> dict[str, Split]:
+    """Reads the `wanted` splits; an empty `test` is left out, and for an empty `validation` a part of `train` is held out.
 
     Held out of a `text:` source is what follows its first `int(0.9 * n)` characters, the files laid end to end, as
     char-rnn and nanoGPT do; of any other a twentieth of the examples, chosen by a hash of their content, so that
@@ -57,14 +59,15 @@ def load_splits(train: str, validation: str, test: str) -> dict[str, Split]:
     Raises:
         UserError: a source that cannot be read, with the file and the line at fault.
     """
+    held_out = not validation and {"train", "validation"} & {*wanted}
     splits = {
         role: _load(role, spec)
         for role, spec in (("train", train), ("validation", validation), ("test", test))
-        if spec or role == "train"
+        if (role in wanted and spec) or (role == "train" and (role in wanted or held_out))
     }
-    if "validation" not in splits:
+    if held_out:
         splits["train"], splits["validation"] = _hold_out(splits["train"])
-    return {role: splits[role] for role in ("train", "validation", "test") if role in splits}
+    return {role: splits[role] for role in ("train", "validation", "test") if role in splits and role in wanted}
 
 
 def _load(role: str, spec: str) -> Split:

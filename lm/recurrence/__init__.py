@@ -4,8 +4,8 @@ A new cell is a class in `cells.py` (ten lines: its pointwise part) and its line
 """
 
 from lm.recurrence.cells import LSTM, Elman, GatedCell
-from lm.recurrence.gated import State
-from lm.recurrence.layer import RecurrentLayer, zero_state
+from lm.recurrence.gated import State, zero_state
+from lm.recurrence.layer import RecurrentLayer
 
 CELLS: dict[str, type[GatedCell]] = {"lstm": LSTM, "elman": Elman}
 

@@ -22,6 +22,11 @@ class State(NamedTuple):
     inner: Any
 
 
+def zero_state(cell, batch: int, hidden: int) -> State:
+    """What a layer starts from, float32: no output yet, and what the cell says of the rest."""
+    return State(jnp.zeros((batch, hidden)), cell.initial_inner(batch, hidden))
+
+
 def dot(left: jax.Array, right: jax.Array, dtype: str) -> jax.Array:
     """A matrix product with operands in `dtype`, accumulated and returned in float32 (float64 stays)."""
     accumulate = jnp.promote_types(left.dtype, jnp.float32)
@@ -55,7 +60,7 @@ def unroll(
         recurrent_hg: the recurrent kernel `R`.
         state: what the first step (the last one, if `reverse`) starts from.
         mask_tb: bool; where False the state, output included, stays as it was.
-        reset_tb: bool; where True the state is zero before the step.
+        reset_tb: bool; where True the state is `zero_state` before the step.
         reverse: whether to run from the last step to the first.
         dtype: type of the products, float32 or bfloat16.
 
@@ -66,9 +71,11 @@ def unroll(
 
 
 def _forward(cell, gates_tbg, recurrent_hg, state, mask_tb, reset_tb, reverse, dtype):
+    fresh = _fresh(cell, state)
+
     def body(state, now):
         gates_bg, mask_b, reset_b = now
-        state = _where(reset_b, jax.tree.map(jnp.zeros_like, state), state)
+        state = _where(reset_b, fresh, state)
         gates_bg = gates_bg + dot(state.output_bh, recurrent_hg, dtype)
         inner, output_bh = cell.pointwise(gates_bg, state.inner)
         state = _where(mask_b, State(output_bh, inner), state)
@@ -83,12 +90,12 @@ def _backward(cell, reverse, dtype, saved, gradients):
     gates_tbg, recurrent_hg, first, states, mask_tb, reset_tb = saved
     d_outputs_tbh, d_final = gradients
 
-    def before(first, states):  # the state that each step started from, resets applied
+    def before(first, states, fresh):  # the state that each step started from, resets applied
         ends = (states[1:], first[None]) if reverse else (first[None], states[:-1])
         shifted = jnp.concatenate(ends)
-        return jnp.where(reset_tb[..., None], 0, shifted)
+        return jnp.where(reset_tb[..., None], fresh, shifted)
 
-    previous = jax.tree.map(before, first, states)
+    previous = jax.tree.map(before, first, states, _fresh(cell, first))
     transposed_gh = recurrent_hg.T
 
     def body(d_state, now):
@@ -115,6 +122,12 @@ def _unroll_forward(cell, gates_tbg, recurrent_hg, state, mask_tb, reset_tb, rev
 
 
 unroll.defvjp(_unroll_forward, _backward)
+
+
+def _fresh(cell, like: State) -> State:
+    """`zero_state` in the shape and type of another state."""
+    zero = zero_state(cell, *like.output_bh.shape)
+    return jax.tree.map(lambda new, old: new.astype(old.dtype), zero, like)
 
 
 def _where(condition_b, if_true, if_false):

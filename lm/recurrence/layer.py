@@ -16,11 +16,6 @@ def _orthogonal_blocks(key: jax.Array, shape: tuple[int, int]) -> jax.Array:
     return jnp.concatenate([orthogonal(k, (hidden, hidden)) for k in jax.random.split(key, gates)], axis=1)
 
 
-def zero_state(cell: type[GatedCell], batch: int, hidden: int) -> State:
-    """What a layer starts from, float32."""
-    return State(jnp.zeros((batch, hidden)), cell.initial_inner(batch, hidden))
-
-
 class RecurrentLayer(nn.Module):
     """`step` and `unroll` with the same parameters: `kernel` [inputs, g], `recurrent_kernel` [h, g], `bias` [g]."""
 
