@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from lm import formats
 from lm.errors import UserError, nearest
 from lm.parallel import PARALLEL
 from lm.recurrence import CELLS
@@ -57,6 +58,12 @@ class DataConfig(_Section):
     )
     validation: str = _field("", "source of validation data; empty: held out of the training data")
     test: str = _field("", "source of test data; empty: none")
+    source_format: str = _field(
+        "", "jsonl, tfds: what the encoder reads of a record, e.g. '{question} {context}'; both empty: `source`"
+    )
+    target_format: str = _field(
+        "", "jsonl, tfds: the text, or what the decoder writes, e.g. '{label}'; both empty: `text` or `target`"
+    )
     task: str = _field("seq2seq", f"how examples become batches: one of {', '.join(TASKS)}")
     batch_size: int = _field(64, "examples (seq2seq) or streams (lm) per update, over all devices")
     window: int = _field(128, "lm: time steps per batch; gradients stop at its edge, the recurrent state does not")
@@ -222,6 +229,9 @@ def validated(config: Config) -> Config:
     check(
         bool(data.train), "data.train", "is empty", "give a source, e.g. text:corpus/*.txt or tfds:tinyworld/translate"
     )
+    for path in "data.source_format data.target_format".split():
+        if problem := formats.problem(get(config, path)):
+            check(False, path, problem, "write fields in braces, e.g. '{question} {answers[text][0]}'")
     kind = data.tokenizer.kind
     check(
         kind in TOKENIZERS or kind.endswith(".model"),

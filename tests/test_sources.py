@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lm.data import sources
-from lm.data.sources import Example, load_splits
+from lm.data.sources import Example, Formats, load_splits
 from lm.errors import UserError
 
 
@@ -321,7 +321,7 @@ class LmSourcesTest(tfds.core.GeneratorBasedBuilder):
     """Pairs, texts, and what is neither."""
 
     VERSION = tfds.core.Version("1.0.0")
-    BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=name) for name in ("pairs", "texts", "labels", "offline")]
+    BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=name) for name in ("pairs", "texts", "labels", "nested", "offline")]
 
     def _info(self):
         text = tfds.features.Text()
@@ -329,6 +329,11 @@ class LmSourcesTest(tfds.core.GeneratorBasedBuilder):
             "pairs": {"source": text, "target": text, "log_prob": np.float64},
             "texts": {"text": text},
             "labels": {"text": text, "label": tfds.features.ClassLabel(num_classes=2)},
+            "nested": {
+                "question": text,
+                "answers": tfds.features.Sequence({"text": text, "start": np.int32}),
+                "label": tfds.features.ClassLabel(names=["no", "yes"]),
+            },
             "offline": {"text": text},
         }[self.builder_config.name]
         return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
@@ -341,8 +346,19 @@ class LmSourcesTest(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, start, stop):
         for i in range(start, stop):
-            pair = {"source": PAIRS[i][0], "target": PAIRS[i][1], "log_prob": -i / 4}
-            yield i, pair if self.builder_config.name == "pairs" else {"text": PAIRS[i][1] if i % 10 else " "}
+            text = PAIRS[i][1] if i % 10 else " "
+            yield (
+                i,
+                {
+                    "pairs": {"source": PAIRS[i][0], "target": PAIRS[i][1], "log_prob": -i / 4},
+                    "labels": {"text": text, "label": i % 2},
+                    "nested": {
+                        "question": f"why {i}?",
+                        "answers": [{"text": PAIRS[i][1], "start": i}, {"text": "other", "start": 0}],
+                        "label": i % 3 - 1,
+                    },
+                }.get(self.builder_config.name, {"text": text}),
+            )
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -362,6 +378,51 @@ def test_tfds_prepares_reads_and_maps_by_feature_names(capfd):
     again = load_splits("tfds:lm_sources_test/pairs:train", "tfds:lm_sources_test/pairs:1.0.0:validation", "")
     assert [split.fingerprint for split in again.values()] == [split.fingerprint for split in splits.values()]
     assert len(read("tfds:lm_sources_test/pairs:train[:10%]")) == 5
+
+
+def formatted(spec: str, source: str, target: str) -> list[Example]:
+    return list(load_splits(spec, spec, "", ("train",), Formats(source, target))["train"].examples)
+
+
+def test_tfds_records_become_examples_by_format():
+    examples = formatted("tfds:lm_sources_test/nested", "{question} at {answers[start][0]}", "{answers[text][0]}")
+    assert set(examples) == {Example(f"why {i}? at {i}", PAIRS[i][1]) for i in range(50)}
+    labels = [example.target for example in formatted("tfds:lm_sources_test/nested", "{question}", "it is: {label}")]
+    assert set(labels) == {"it is: no", "it is: yes", "it is: -1"}  # by name; -1 is what a test set hides
+    assert len(formatted("tfds:lm_sources_test/nested:train[:10%]", "", "{question}")) == 5
+    assert formatted("tfds:lm_sources_test/nested", "", "{question}")[0].source is None
+
+
+def test_tfds_features_beside_the_text_are_left_alone():
+    assert len(read("tfds:lm_sources_test/labels:train")) == 45
+
+
+def test_formats_that_do_not_fit_name_the_example_and_what_it_has():
+    for target, what in (
+        ("{answer}", "{answer} is not there (fields are question, answers, label)"),
+        ("{answers[text][2]}", "{answers[text][2]} is not there (it is no such list)"),
+        ("{answers[text]}", "{answers[text]} is list, not text"),
+        ("{question[text]}", "{question[text]} is not there (it is no such list)"),
+        ("{question[0]}", "{question[0]} is not there (it is no such list)"),  # a text is no list of characters
+    ):
+        with pytest.raises(UserError) as caught:
+            formatted("tfds:lm_sources_test/nested", "{question}", target)
+        message = str(caught.value)
+        assert message.startswith("error: tfds:lm_sources_test/nested, example 0: ") and what in message
+
+
+def test_jsonl_records_become_examples_by_format(tmp_path):
+    rows = [
+        {"q": "why?", "a": {"texts": ["so", "no"], "score": 3}},
+        {"q": "how?", "a": {"texts": ["thus"], "score": 2}},
+    ]
+    path = write(tmp_path / "a.jsonl", "\n".join(map(json.dumps, rows)))
+    found = formatted(f"jsonl:{path}", "{q} ({a[score]})", "{a[texts][0]}")
+    assert found == [Example("why? (3)", "so"), Example("how? (2)", "thus")]
+    with pytest.raises(UserError, match=rf"{path}:2: {{a\[texts\]\[1\]}} is not there"):
+        formatted(f"jsonl:{path}", "{q}", "{a[texts][1]}")
+    with pytest.raises(UserError, match="tsv: has no fields"):
+        formatted(f"tsv:{path}", "{q}", "{a}")
 
 
 def test_tfds_blank_examples_are_left_out_and_counted():
@@ -401,9 +462,9 @@ def test_tfds_that_another_process_prepares_meanwhile(monkeypatch, tmp_path):
         ("lm_sources_test/pairs:train[:x]", "has no split 'train[:x]'"),
         ("lm_sources_test/pairs:9.9.9", "cannot be opened (Dataset lm_sources_test cannot be loaded at version 9.9.9"),
         ("lm_sources_test/pairs/more", "has no config 'pairs/more'; did you mean pairs?"),
-        ("lm_sources_test/labels", "has the features label, text; read are text, or source and target"),
+        ("lm_sources_test/nested", "has the features answers, label, question; read are text, or source and target"),
         ("lm_sources_test/offline", "cannot be prepared (Name or service not known); check network and disk"),
-        ("imdb_reviews", "has the features label, text; read are"),
+        ("squad", "question, title; read are text, or source and target"),
         ("wmt16_translate/de-en", "has the features de, en; read are"),
     ],
 )

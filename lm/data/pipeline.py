@@ -47,7 +47,8 @@ class Encoded:
 
 def load_splits(config: DataConfig, wanted: Collection[str] = ("train", "validation", "test")) -> dict[str, Split]:
     """The wanted splits of a configuration; every example must fit the task."""
-    splits = sources.load_splits(config.train, config.validation, config.test, wanted)
+    formats = sources.Formats(config.source_format, config.target_format)
+    splits = sources.load_splits(config.train, config.validation, config.test, wanted, formats)
     for split in splits.values():
         check_examples(split.examples, config.task, f"config.data.{split.name}")
     return splits

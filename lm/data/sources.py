@@ -1,10 +1,14 @@
 """Where text comes from: a string `scheme:location` becomes a split, a sequence of examples in memory.
 
-    tfds:NAME[/CONFIG][:SPLIT]      any TensorFlow Datasets name; without SPLIT, the split named as the role
+    tfds:NAME[/CONFIG][:SPLIT]      any TensorFlow Datasets name; without SPLIT, the split named as the role; SPLIT may be a
+                                    slice, e.g. train[:10%]
     text:GLOB                       plain text, each file one document; `**` crosses folders
     parallel:SOURCE_FILE,TARGET_FILE  line n of one file belongs to line n of the other
     jsonl:FILE                      {"text"} or {"source", "target"} on each line, and "log_prob" where it is known
     tsv:FILE                        source<TAB>target on each line
+
+A record of `tfds` or `jsonl` with other fields becomes an example by format strings (`data.source_format`,
+`data.target_format`; see `formats.py`). A label of `tfds` is its name, not its number.
 
 Files are UTF-8, strictly. A byte order mark at the start is dropped and `\\r\\n` becomes `\\n`; nothing else is changed.
 A line ends at `\\n` only. Blank lines (of nothing but white space) are skipped, in `parallel` where both files have
@@ -29,6 +33,7 @@ from typing import Any
 from etils import epath
 
 from lm.errors import UserError, nearest
+from lm.formats import fill
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -36,6 +41,23 @@ class Example:
     source: str | None  # what the encoder reads; None for plain text
     target: str  # the text, or what the decoder must write
     log_prob: float | None = None  # nats, exact log-probability of target (given source) where the data knows it
+
+
+@dataclasses.dataclass(frozen=True)
+class Formats:
+    """How a record becomes an example; both empty: by its fields `text`, or `source` and `target`."""
+
+    source: str = ""  # empty beside a target: the example has no source
+    target: str = ""  # empty beside a source: the field `target`
+
+    def __bool__(self) -> bool:
+        return bool(self.source or self.target)
+
+    def filled(self, record: dict[str, Any]) -> dict[str, Any]:
+        """`text`, or `source` and `target`; raises `KeyError` with a sentence."""
+        if not self.source:
+            return {"text": fill(self.target, record)}
+        return {"source": fill(self.source, record), "target": fill(self.target or "{target}", record)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +70,11 @@ class Split:
 
 
 def load_splits(
-    train: str, validation: str, test: str, wanted: Collection[str] = ("train", "validation", "test")
+    train: str,
+    validation: str,
+    test: str,
+    wanted: Collection[str] = ("train", "validation", "test"),
+    formats: Formats | None = None,
 ) -> dict[str, Split]:
     """Reads the `wanted` splits; an empty `test` is left out, and for an empty `validation` a part of `train` is held out.
 
@@ -61,7 +87,7 @@ def load_splits(
     """
     held_out = not validation and {"train", "validation"} & {*wanted}
     splits = {
-        role: _load(role, spec)
+        role: _load(role, spec, formats or Formats())
         for role, spec in (("train", train), ("validation", validation), ("test", test))
         if (role in wanted and spec) or (role == "train" and (role in wanted or held_out))
     }
@@ -70,14 +96,17 @@ def load_splits(
     return {role: splits[role] for role in ("train", "validation", "test") if role in splits and role in wanted}
 
 
-def _load(role: str, spec: str) -> Split:
+def _load(role: str, spec: str, formats: Formats) -> Split:
     field = f"config.data.{role}"
     scheme, separator, location = spec.partition(":")
     if not separator or scheme not in SCHEMES:
         raise UserError(field, f"{spec!r} has no known scheme", f"write scheme:location; {nearest(scheme, SCHEMES)}")
     if not location:
         raise UserError(field, f"{spec!r} names nothing to read", "write scheme:location, e.g. text:corpus/*.txt")
-    found = SCHEMES[scheme](location, role)
+    if formats and scheme not in ("tfds", "jsonl"):
+        what = f"{scheme}: has no fields that the formats of config.data could name"
+        raise UserError(field, what, "use jsonl:FILE, or leave the formats out")
+    found = SCHEMES[scheme](location, role, formats)
     # Only tfds can bring blank ones: the file formats refuse them, but nobody can mend a published data set.
     examples = [e for e in found if not _blank(e.target) and (e.source is None or not _blank(e.source))]
     if not examples:
@@ -150,11 +179,11 @@ def _choose(examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
 # ---- files ------------------------------------------------------------------------------------------------------
 
 
-def _read_text(location: str, role: str) -> list[Example]:
+def _read_text(location: str, role: str, formats: Formats) -> list[Example]:
     return [Example(None, _read(path)) for path in _matches(location, role)]
 
 
-def _read_parallel(location: str, role: str) -> list[Example]:
+def _read_parallel(location: str, role: str, formats: Formats) -> list[Example]:
     names = location.split(",")
     if len(names) != 2 or not all(names):
         what = f"parallel:{location} does not name two files"
@@ -176,7 +205,7 @@ def _read_parallel(location: str, role: str) -> list[Example]:
     return examples
 
 
-def _read_tsv(location: str, role: str) -> list[Example]:
+def _read_tsv(location: str, role: str, formats: Formats) -> list[Example]:
     examples = []
     for number, line in enumerate(_lines(_read(_path(location))), start=1):
         if _blank(line):
@@ -192,13 +221,13 @@ def _read_tsv(location: str, role: str) -> list[Example]:
     return examples
 
 
-def _read_jsonl(location: str, role: str) -> list[Example]:
+def _read_jsonl(location: str, role: str, formats: Formats) -> list[Example]:
     examples: list[Example] = []
     for number, line in enumerate(_lines(_read(_path(location))), start=1):
         if _blank(line):
             continue
         where = f"{location}:{number}"
-        example = _example(line, where)
+        example = _example(line, where, formats)
         if examples and (example.source is None) != (examples[0].source is None):
             what = "texts and source-target pairs are mixed in one file"
             raise UserError(where, what, "put them into two files, as they are for different tasks")
@@ -206,7 +235,7 @@ def _read_jsonl(location: str, role: str) -> list[Example]:
     return examples
 
 
-def _example(line: str, where: str) -> Example:
+def _example(line: str, where: str, formats: Formats) -> Example:
     """The example in a line of JSON."""
     mend = 'write {"text": ...} or {"source": ..., "target": ...} on each line'
     try:
@@ -217,6 +246,11 @@ def _example(line: str, where: str) -> Example:
         raise UserError(where, f"is not valid JSON ({reason})", mend) from None
     if not isinstance(record, dict):
         raise UserError(where, f"is not a JSON object but {line.strip()[:20]!r}", mend)
+    if formats:
+        try:
+            record = formats.filled(record) | {"log_prob": record.get("log_prob")}
+        except KeyError as error:
+            raise UserError(where, error.args[0], "mend the record, or the format in config.data") from None
     names = [name for name in ("text", "source", "target") if name in record]
     if names not in (["text"], ["source", "target"]):
         raise UserError(where, f"has the keys {', '.join(record)[:80] or '(none)'}", mend)
@@ -308,12 +342,12 @@ def _read(path: epath.Path) -> str:
 # ---- TensorFlow Datasets ----------------------------------------------------------------------------------------
 
 
-def _read_tfds(location: str, role: str) -> list[Example]:
+def _read_tfds(location: str, role: str, formats: Formats) -> list[Example]:
     # A version is part of the name: imdb_reviews/plain_text:1.0.0:train.
     name, split = re.fullmatch(r"([^:]*(?::\d+\.\d+\.\d+)?)(?::(.*))?", location, re.DOTALL).groups()
     # TFDS greets, counts and reports on standard output, which belongs to what the program was asked for.
     with contextlib.redirect_stdout(io.StringIO()):
-        builder = _prepared(_builder(name, role), name, role)
+        builder = _prepared(_builder(name, role, formats), name, role)
         try:
             records = builder.as_data_source(split or role)
         except (ValueError, AssertionError):
@@ -326,13 +360,37 @@ def _read_tfds(location: str, role: str) -> list[Example]:
     examples = []
     for start in range(0, len(records), 10_000):  # in blocks: one by one they take three times as long
         for record in records.__getitems__(list(range(start, min(start + 10_000, len(records))))):
-            target = record["text" if "text" in record else "target"].decode()
-            source = record["source"].decode() if "source" in record else None
-            examples.append(Example(source, target, float(record["log_prob"]) if "log_prob" in record else None))
+            plain = _plain(builder.info.features, record)
+            try:
+                texts = formats.filled(plain) if formats else plain
+            except KeyError as error:
+                where, mend = f"tfds:{name}, example {len(examples)}", "mend config.data's formats"
+                raise UserError(where, error.args[0], mend) from None
+            target = texts["text"] if "text" in texts else texts["target"]
+            log_prob = float(plain["log_prob"]) if "log_prob" in plain else None
+            examples.append(Example(texts.get("source"), target, log_prob))
     return examples
 
 
-def _builder(name: str, role: str) -> Any:
+def _plain(feature: Any, value: Any) -> Any:
+    """What TFDS gives for a feature as strings, numbers, and lists and dicts of them; labels by their names."""
+    import tensorflow_datasets as tfds
+
+    if isinstance(feature, tfds.features.FeaturesDict):
+        return {name: _plain(feature[name], value[name]) for name in feature}
+    if isinstance(feature, tfds.features.Sequence):
+        inner = feature.feature
+        if isinstance(inner, tfds.features.FeaturesDict) and isinstance(value, dict):
+            return {name: [_plain(inner[name], each) for each in value[name]] for name in inner}
+        return [_plain(inner, each) for each in value]
+    if isinstance(feature, tfds.features.ClassLabel):
+        return feature.int2str(int(value)) if value >= 0 else str(int(value))  # -1 where a test set hides it
+    if isinstance(value, bytes):
+        return value.decode()
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _builder(name: str, role: str, formats: Formats) -> Any:
     """The builder of a data set whose features can be read."""
     import tensorflow_datasets as tfds  # here, as those who read files need not wait for it
 
@@ -365,12 +423,14 @@ def _builder(name: str, role: str) -> Any:
         raise UserError(field, f"tfds:{name} needs a package ({error})", "install it") from None
     features = builder.info.features
     names = sorted(features) if isinstance(features, tfds.features.FeaturesDict) else [type(features).__name__]
-    texts = set(names) - {"log_prob"}
-    if texts not in ({"text"}, {"source", "target"}) or not all(
-        isinstance(features[key], tfds.features.Text) for key in texts
+    texts = set(names) & {"text", "source", "target"}
+    if not formats and (
+        texts not in ({"text"}, {"source", "target"})
+        or not all(isinstance(features[key], tfds.features.Text) for key in texts)
     ):
         what = f"tfds:{name} has the features {', '.join(names)}; read are text, or source and target"
-        raise UserError(field, what, "choose a data set that has these, or write it out as jsonl:FILE")
+        mend = "say how they make these: config.data.source_format and config.data.target_format"
+        raise UserError(field, what, mend)
     return builder
 
 
@@ -415,7 +475,7 @@ def _similar(name: str, choices: Sequence[str]) -> str:
     return nearest(name, difflib.get_close_matches(name, choices, n=8, cutoff=0))
 
 
-SCHEMES: dict[str, Callable[[str, str], list[Example]]] = {
+SCHEMES: dict[str, Callable[[str, str, Formats], list[Example]]] = {
     "tfds": _read_tfds,
     "text": _read_text,
     "parallel": _read_parallel,

@@ -1,0 +1,54 @@
+"""Format strings that make a text of a record: `'{question} {answers[text][0]}'`.
+
+The syntax is Python's for names and indices in braces; attributes, conversions and specifications are not taken, so
+that nothing but what the record holds can be reached.
+"""
+
+import re
+import string
+from typing import Any
+
+_FIELD = re.compile(r"[^\W\d]\w*(\[[^\[\]{}.!:]+\])*")
+
+
+def problem(text: str) -> str:
+    """What is wrong with a format string; empty if nothing."""
+    try:
+        parts = list(string.Formatter().parse(text))
+    except ValueError as error:
+        return f"{text!r} is no format string ({error})"
+    for _, field, specification, conversion in parts:
+        if field is not None and (specification or conversion or not _FIELD.fullmatch(field)):
+            return f"{text!r} has a field that is no name with indices, {field!r}"
+    if text and all(field is None for _, field, _, _ in parts):
+        return f"{text!r} names no field"
+    return ""
+
+
+def fill(text: str, record: dict[str, Any]) -> str:
+    """The format string filled from a record, whose values are strings, numbers, lists and dicts of them.
+
+    Raises:
+        KeyError: with a sentence that says which field the record lacks, or why it is no text.
+    """
+
+    def value(field: str) -> str:
+        name, *indices = field.replace("]", "").split("[")
+        found: Any = record
+        for index in (name, *indices):
+            try:
+                if isinstance(found, dict):
+                    has = f"fields are {', '.join(found)}"[:200]
+                    found = found[index]
+                else:
+                    has = "it is no such list"
+                    found = dict(enumerate(found if isinstance(found, list) else []))[int(index)]
+            except (KeyError, ValueError):
+                raise KeyError(f"{{{field}}} is not there ({has})") from None
+        if isinstance(found, dict | list) or found is None:
+            raise KeyError(f"{{{field}}} is {type(found).__name__}, not text")
+        return str(found)
+
+    return "".join(
+        literal + ("" if field is None else value(field)) for literal, field, *_ in string.Formatter().parse(text)
+    )
