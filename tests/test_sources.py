@@ -1,11 +1,13 @@
 """Sources: what is read, what is held out, and one line for each mistake."""
 
+import gzip
 import json
 import pathlib
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+import zstandard
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.registry import _registry as fsspec_registry
 from hypothesis import given, settings
@@ -103,6 +105,31 @@ def test_any_text_survives_jsonl(tmp_path_factory, pairs):
     lines = (json.dumps({"source": s, "target": t}, ensure_ascii=False) for s, t in pairs)
     path = write(tmp_path_factory.mktemp("jsonl") / "a.jsonl", "\n".join(lines))
     assert read(f"jsonl:{path}") == [Example(*pair) for pair in pairs]
+
+
+def compressed(text: str, ending: str) -> bytes:
+    """In two members or frames, as `cat` makes of two files."""
+    halves = text[:9].encode(), text[9:].encode()
+    return b"".join(gzip.compress(half) if ending == ".gz" else zstandard.compress(half) for half in halves)
+
+
+@pytest.mark.parametrize("ending", [".gz", ".zst"])
+def test_compressed_files_are_read_as_they_were(tmp_path, ending):
+    lines = "one two\teins zwei\nthree\tdrei é\n"
+    plain = load_splits(f"tsv:{write(tmp_path / 'a.tsv', lines)}", "", "")
+    packed = load_splits(f"tsv:{write(tmp_path / f'a.tsv{ending}', compressed(lines, ending))}", "", "")
+    assert packed["train"].fingerprint == plain["train"].fingerprint
+    write(tmp_path / f"b.txt{ending}", compressed(lines, ending))
+    assert [e.target for e in read(f"text:{tmp_path}/b.*")] == [lines]
+
+
+@pytest.mark.parametrize("ending", [".gz", ".zst"])
+def test_compressed_files_that_are_damaged_are_refused(tmp_path, ending):
+    whole = compressed("one two\teins zwei\n" * 9, ending)
+    for content in (whole[:-5], whole[: len(whole) // 3], b"plain\ttext\n", whole + b"more"):
+        path = write(tmp_path / f"a.tsv{ending}", content)
+        assert f"error: {path}: cannot be decompressed (" in error_of(f"tsv:{path}")
+    assert "is empty" in error_of(f"tsv:{write(tmp_path / f'a.tsv{ending}', b'')}")
 
 
 class Bucket(LocalFileSystem):

@@ -10,7 +10,7 @@
 A record of `tfds` or `jsonl` with other fields becomes an example by format strings (`data.source_format`,
 `data.target_format`; see `formats.py`). A label of `tfds` is its name, not its number.
 
-Files are UTF-8, strictly. A byte order mark at the start is dropped and `\\r\\n` becomes `\\n`; nothing else is changed.
+Files that end in `.gz` or `.zst` are decompressed. Files are UTF-8, strictly. A byte order mark at the start is dropped and `\\r\\n` becomes `\\n`; nothing else is changed.
 A line ends at `\\n` only. Blank lines (of nothing but white space) are skipped, in `parallel` where both files have
 one; a blank source or target beside text is an error.
 """
@@ -19,6 +19,7 @@ import contextlib
 import dataclasses
 import difflib
 import glob
+import gzip
 import hashlib
 import io
 import itertools
@@ -27,7 +28,8 @@ import logging
 import math
 import re
 import sys
-from collections.abc import Callable, Collection, Sequence
+import zlib
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from etils import epath
@@ -323,6 +325,7 @@ def _read(path: epath.Path) -> str:
         if path.is_dir():  # not every file system says so when it is read
             raise IsADirectoryError
         data = path.read_bytes()
+    data = _decompressed(data, path)
     nul = data.find(b"\0")
     if nul >= 0:
         line = data.count(b"\n", 0, nul) + 1
@@ -337,6 +340,35 @@ def _read(path: epath.Path) -> str:
     if _blank(text):
         raise UserError(str(path), "is empty", "give a file with text in it, or leave this one out")
     return text
+
+
+def _decompressed(data: bytes, path: epath.Path) -> bytes:
+    """What a `.gz` or `.zst` file holds; of any other the bytes as they are."""
+    try:
+        if path.suffix == ".gz":
+            return gzip.decompress(data)
+        if path.suffix == ".zst":
+            return b"".join(_frames(data))
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise UserError(str(path), f"cannot be decompressed ({error})", "fetch the file again") from None
+    except ImportError:
+        raise UserError(str(path), "needs the package zstandard", "pip install 'lm[zstd]'") from None
+    return data
+
+
+def _frames(data: bytes) -> Iterator[bytes]:
+    """The frames of a Zstandard file, which may be several."""
+    import zstandard
+
+    while data:
+        frame = zstandard.ZstdDecompressor().decompressobj()
+        try:
+            yield frame.decompress(data)
+        except zstandard.ZstdError as error:
+            raise EOFError(error) from None
+        if not frame.eof:
+            raise EOFError("the file ends within a frame")
+        data = frame.unused_data
 
 
 # ---- TensorFlow Datasets ----------------------------------------------------------------------------------------
