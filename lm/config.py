@@ -344,7 +344,8 @@ def from_json(text: str, where: str) -> Config:
                 raise UserError(f"{where}: {path}{name}", "is an unknown field", nearest(name, known))
         missing = [name for name in known if name not in tree]
         if missing:
-            raise UserError(f"{where}: {path}{missing[0]}", "is missing", "restore the file")
+            mend = "restore the file, or use the version of lm that wrote it, which manifest.json names"
+            raise UserError(f"{where}: {path}{missing[0]}", "is missing", mend)
         values = {
             name: build(field.type, tree[name], f"{path}{name}.")
             if dataclasses.is_dataclass(field.type)
