@@ -38,7 +38,7 @@ class Checkpoints:
                 preservation_policy=self._policy,
                 cleanup_tmp_directories=keep > 0,
                 enable_async_checkpointing=keep > 0,
-                read_only=keep == 0,
+                create=keep > 0,
             ),
             item_handlers={
                 "params": ocp.StandardCheckpointHandler(),
