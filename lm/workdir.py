@@ -72,11 +72,12 @@ def _held(workdir: epath.Path) -> Iterator[None]:
         return
     directory = os.open(workdir, os.O_RDONLY)
     try:
-        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            what, mend = "another process trains in it", "wait until it ends, or choose another --workdir"
+            raise UserError(str(workdir), what, mend) from None
         yield
-    except BlockingIOError:
-        what, mend = "another process trains in it", "wait until it ends, or choose another --workdir"
-        raise UserError(str(workdir), what, mend) from None
     finally:
         os.close(directory)
 
