@@ -7,6 +7,7 @@ what makes a grammar unambiguous, they are the log-probabilities of the results 
 """
 
 import bisect
+import functools
 import itertools
 import math
 import random
@@ -23,18 +24,30 @@ class Choose(Protocol):
     def __call__(self, options: Sequence[Option], weights: Sequence[float] | None = None) -> Option: ...
 
 
+_log = functools.cache(math.log)
+
+
+@functools.lru_cache(1 << 16)
+def _distribution(*weights: float) -> tuple[list[float], list[float]]:
+    """Cumulative weights, and the log-probability of each option: programs give the same few weights again and again."""
+    cumulative = list(itertools.accumulate(weights))
+    return cumulative, [math.log(weight / cumulative[-1]) for weight in weights]
+
+
 def sample(program: Callable[[Choose], Result], rng: random.Random) -> tuple[Result, float]:
     """One outcome of `program`, and the log-probability (nats) of the choices that made it."""
     log_prob = 0.0
+    draw = rng.random
 
     def choose(options, weights=None):
         nonlocal log_prob
         if weights is None:
-            log_prob -= math.log(len(options))
-            return options[int(rng.random() * len(options))]
-        cumulative = list(itertools.accumulate(weights))
-        index = bisect.bisect(cumulative, rng.random() * cumulative[-1], hi=len(weights) - 1)
-        log_prob += math.log(weights[index] / cumulative[-1])
+            count = len(options)
+            log_prob -= _log(count)
+            return options[int(draw() * count)]
+        cumulative, log_probs = _distribution(*weights)
+        index = bisect.bisect(cumulative, draw() * cumulative[-1], hi=len(cumulative) - 1)
+        log_prob += log_probs[index]
         return options[index]
 
     return program(choose), log_prob

@@ -66,10 +66,18 @@ class World:
     depth: int = 2  # relative clauses within relative clauses
     most: int = 8  # of a food that one person can have
     max_sentences: int = 8
+    stop: float = 1  # how likely it is to end earlier: after an event, for six times that it goes on
+
+
+WORLDS = {  # by difficulty
+    1: World(depth=0, max_sentences=6),
+    2: World(),
+    3: World(depth=3, max_sentences=12, stop=0.3),
+}
 
 
 @dataclasses.dataclass
-class _State:
+class State:
     """What is so, and what the last sentence spoke of."""
 
     people: list[Person] = dataclasses.field(default_factory=list)
@@ -91,20 +99,25 @@ class _State:
 
 def story(world: World, choose: Choose) -> Iterator[str]:
     """Yields the phrases of one story; joined by spaces, they are its text."""
-    state = _State()
-    yield from _opening(world, state, choose)
+    state = State()
+    yield from opening(world, state, choose)
+    yield from events(world, state, choose)
+    yield from _closing(state)
+
+
+def events(world: World, state: State, choose: Choose) -> Iterator[str]:
+    """What happens between the opening and the closing, as long as there is room for the closing."""
     yield from _event(world, state, choose)
     # An event adds its own sentence and at most one to the closing.
     while state.sentences + _closing_sentences(state) + 2 <= world.max_sentences:
-        steps = {"act": 6, "stop": 1} | ({} if state.scene else {"scene": 2})
+        steps = {"act": 6, "stop": world.stop} | ({} if state.scene else {"scene": 2})
         step = choose(tuple(steps), tuple(steps.values()))
         if step == "stop":
             break
         yield from (_event if step == "act" else _scene)(world, state, choose)
-    yield from _closing(state)
 
 
-def _opening(world: World, state: _State, choose: Choose) -> Iterator[str]:
+def opening(world: World, state: State, choose: Choose) -> Iterator[str]:
     weather = choose(world.weathers)
     day, state.day = choose(world.days)
     yield f"One {weather} {day},"
@@ -122,7 +135,7 @@ def _opening(world: World, state: _State, choose: Choose) -> Iterator[str]:
         if thing == "food":
             amount, food = choose(world.amounts), choose(world.foods)
             state.food[person, food] = amount
-            yield f"with {_amount(amount, food)}."
+            yield f"with {counted(amount, food)}."
             continue
         toy = choose([toy for toy in world.toys if toy not in state.toys])
         colour = choose(world.colours)
@@ -138,7 +151,7 @@ def _opening(world: World, state: _State, choose: Choose) -> Iterator[str]:
             yield f"{spot}."
 
 
-def _event(world: World, state: _State, choose: Choose) -> Iterator[str]:
+def _event(world: World, state: State, choose: Choose) -> Iterator[str]:
     groups = [(person,) for person in state.people]
     if len(set(state.place.values())) == 1:
         groups.append(tuple(state.people))
@@ -153,13 +166,13 @@ def _event(world: World, state: _State, choose: Choose) -> Iterator[str]:
     yield from EVENTS[kind](world, state, choose, group, kinds[kind])
 
 
-def _possible(world: World, state: _State, group: tuple[Person, ...]) -> dict[str, list]:
+def _possible(world: World, state: State, group: tuple[Person, ...]) -> dict[str, list]:
     """The kinds of event that `group` can be the subject of, and what each can be done with."""
     person, *others = group
-    held = _held(state, group)
+    held = held_by(state, group)
     possible = {"play": held}
     if not others:
-        foods = _foods(state, person)
+        foods = foods_of(state, person)
         other = _other(state, person)
         together = state.place[person] is state.place[other]
         room = [food for food in foods if state.food.get((other, food), 0) < world.most]
@@ -175,7 +188,7 @@ def _possible(world: World, state: _State, group: tuple[Person, ...]) -> dict[st
     return {kind: things for kind, things in possible.items() if things}
 
 
-def _go(world: World, state: _State, choose: Choose, group: tuple[Person, ...], places: list[Place]) -> Iterator[str]:
+def _go(world: World, state: State, choose: Choose, group: tuple[Person, ...], places: list[Place]) -> Iterator[str]:
     others = [person for person in state.people if person not in group]
     company = [state.place[person] for person in others]
     place = choose(places, [len(places) if place in company else 1 for place in places])
@@ -186,11 +199,11 @@ def _go(world: World, state: _State, choose: Choose, group: tuple[Person, ...], 
     seen = _lying(state, place)
     state.now.update(seen)
     if seen:
-        doings.append(f"{_agree(group, 'see')} {_listed([f'the {state.colour[toy]} {toy}' for toy in seen])}")
-    yield f"{_listed(doings)}."
+        doings.append(f"{_agree(group, 'see')} {listed([f'the {state.colour[toy]} {toy}' for toy in seen])}")
+    yield f"{listed(doings)}."
 
 
-def _give(world: World, state: _State, choose: Choose, group: tuple[Person, ...], gifts: list[str]) -> Iterator[str]:
+def _give(world: World, state: State, choose: Choose, group: tuple[Person, ...], gifts: list[str]) -> Iterator[str]:
     (person,) = group
     other = _other(state, person)
     gift = choose(gifts)
@@ -203,10 +216,10 @@ def _give(world: World, state: _State, choose: Choose, group: tuple[Person, ...]
     state.food[person, gift] -= amount
     state.food[other, gift] = had + amount
     kept = NUMBERS[state.food[person, gift]]
-    yield f"gives {_amount(amount, gift)} to {_refer(state, other, 1)} and keeps {kept}."
+    yield f"gives {counted(amount, gift)} to {_refer(state, other, 1)} and keeps {kept}."
 
 
-def _leave(world: World, state: _State, choose: Choose, group: tuple[Person, ...], toys: list[str]) -> Iterator[str]:
+def _leave(world: World, state: State, choose: Choose, group: tuple[Person, ...], toys: list[str]) -> Iterator[str]:
     toy = choose(toys)
     yield f"leaves {_toy(state, toy)}"
     place = state.place[group[0]]
@@ -215,20 +228,20 @@ def _leave(world: World, state: _State, choose: Choose, group: tuple[Person, ...
     yield f"{spot}."
 
 
-def _pick_up(world: World, state: _State, choose: Choose, group: tuple[Person, ...], toys: list[str]) -> Iterator[str]:
+def _pick_up(world: World, state: State, choose: Choose, group: tuple[Person, ...], toys: list[str]) -> Iterator[str]:
     toy = choose(toys)
     (state.toys[toy],) = group
     yield f"picks up {_toy(state, toy)}."
 
 
-def _eat(world: World, state: _State, choose: Choose, group: tuple[Person, ...], foods: list[str]) -> Iterator[str]:
+def _eat(world: World, state: State, choose: Choose, group: tuple[Person, ...], foods: list[str]) -> Iterator[str]:
     food = choose(foods)
     state.food[group[0], food] -= 1
     article = "an" if food[0] in "aeiou" else "a"
     yield f"eats {article} {food} and has {NUMBERS[state.food[group[0], food]]} left."
 
 
-def _find(world: World, state: _State, choose: Choose, group: tuple[Person, ...], foods: list[str]) -> Iterator[str]:
+def _find(world: World, state: State, choose: Choose, group: tuple[Person, ...], foods: list[str]) -> Iterator[str]:
     food = choose(foods)
     had = state.food[group[0], food]
     more = choose(range(1, min(3, world.most - had) + 1))
@@ -236,7 +249,7 @@ def _find(world: World, state: _State, choose: Choose, group: tuple[Person, ...]
     yield f"finds {NUMBERS[more]} more {food}{'' if more == 1 else 's'} and now has {NUMBERS[had + more]}."
 
 
-def _play(world: World, state: _State, choose: Choose, group: tuple[Person, ...], toys: list[str]) -> Iterator[str]:
+def _play(world: World, state: State, choose: Choose, group: tuple[Person, ...], toys: list[str]) -> Iterator[str]:
     yield f"{_agree(group, 'play')} with {_toy(state, choose(toys))}."
 
 
@@ -252,7 +265,7 @@ EVENTS = {
 }
 
 
-def _scene(world: World, state: _State, choose: Choose) -> Iterator[str]:
+def _scene(world: World, state: State, choose: Choose) -> Iterator[str]:
     """Agreement across nested relative clauses: "Nearby, the birds that the dog near the trees chases sing.\""""
     state.begin_sentence()
     where = choose(world.scenes)
@@ -280,17 +293,17 @@ def _noun_phrase(world: World, choose: Choose, depth: int, used: tuple) -> Itera
     return animal[plural], plural
 
 
-def _closing(state: _State) -> Iterator[str]:
+def _closing(state: State) -> Iterator[str]:
     """Says all that is so at the end: nothing in it is a choice."""
     clauses = []
     for person in state.people:
         place = state.place[person]
         first = person == state.people[0]
         together = not first and place == state.place[state.people[0]]
-        having = [f"the {state.colour[toy]} {toy}" for toy in _held(state, (person,))]
-        having += [_amount(state.food[person, food], food) for food in _foods(state, person)]
+        having = [f"the {state.colour[toy]} {toy}" for toy in held_by(state, (person,))]
+        having += [counted(state.food[person, food], food) for food in foods_of(state, person)]
         where = "there too" if together else f"{place.preposition} the {place.name}"
-        clauses.append(f"{person.name} is {where}" + (f" with {_listed(having)}" if having else ""))
+        clauses.append(f"{person.name} is {where}" + (f" with {listed(having)}" if having else ""))
     yield f"By {state.day}, {clauses[0]}, and {clauses[1]}."
     lying = {toy: where for toy, where in state.toys.items() if isinstance(where, tuple)}
     if lying:
@@ -298,16 +311,16 @@ def _closing(state: _State) -> Iterator[str]:
             f"the {state.colour[toy]} {toy} is {spot} {place.preposition} the {place.name}"
             for toy, (place, spot) in lying.items()
         ]
-        yield f"T{_listed(clauses)[1:]}."
+        yield f"T{listed(clauses)[1:]}."
     if state.scene:
         yield state.scene
 
 
-def _closing_sentences(state: _State) -> int:
+def _closing_sentences(state: State) -> int:
     return 1 + any(isinstance(where, tuple) for where in state.toys.values()) + bool(state.scene)
 
 
-def _subject(state: _State, group: tuple[Person, ...]) -> str:
+def _subject(state: State, group: tuple[Person, ...]) -> str:
     if len(group) == 1:
         return _refer(state, group[0], 0)
     together = all(person in state.before for person in group)
@@ -315,36 +328,36 @@ def _subject(state: _State, group: tuple[Person, ...]) -> str:
     return "they" if together else " and ".join(person.name for person in group)
 
 
-def _other(state: _State, person: Person) -> Person:
+def _other(state: State, person: Person) -> Person:
     first, second = state.people
     return second if person is first else first
 
 
-def _refer(state: _State, person: Person, case: int) -> str:
+def _refer(state: State, person: Person, case: int) -> str:
     """A pronoun where the last sentence leaves no doubt who is meant, a name elsewhere."""
     state.now.add(person)
     candidates = [other for other in state.people if other in state.before and other.gender == person.gender]
     return PRONOUNS[person.gender][case] if candidates == [person] else person.name
 
 
-def _toy(state: _State, toy: str) -> str:
+def _toy(state: State, toy: str) -> str:
     state.now.add(toy)
     return "it" if [other for other in state.toys if other in state.before] == [toy] else f"the {toy}"
 
 
-def _held(state: _State, group: tuple[Person, ...]) -> list[str]:
+def held_by(state: State, group: tuple[Person, ...]) -> list[str]:
     return [toy for toy, holder in state.toys.items() if holder in group]
 
 
-def _lying(state: _State, place: Place) -> list[str]:
+def _lying(state: State, place: Place) -> list[str]:
     return [toy for toy, where in state.toys.items() if isinstance(where, tuple) and where[0] == place]
 
 
-def _foods(state: _State, person: Person) -> list[str]:
+def foods_of(state: State, person: Person) -> list[str]:
     return [food for (owner, food), amount in state.food.items() if owner == person and amount]
 
 
-def _amount(amount: int, food: str) -> str:
+def counted(amount: int, food: str) -> str:
     return f"{NUMBERS[amount]} {food}{'' if amount == 1 else 's'}"
 
 
@@ -356,5 +369,5 @@ def _third(verb: str) -> str:
     return {"go": "goes"}.get(verb, f"{verb}s")
 
 
-def _listed(items: list[str]) -> str:
+def listed(items: list[str]) -> str:
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"

@@ -48,6 +48,10 @@ class World:
     furniture: tuple[Landmark, ...] = lexicon.FURNITURE
     kinds: tuple[str, ...] = ("act", "transfer", "locate", "exist", "describe")  # of sentence: keys of KINDS
     depth: int = 2
+    plain: float = 7  # nouns without a clause or a place, for one with a clause of either kind
+
+
+WORLDS = {1: World(depth=0), 2: World(), 3: World(depth=3, plain=2)}  # by difficulty
 
 
 class NounPhrase(NamedTuple):
@@ -213,7 +217,7 @@ def _modified(world: World, choose: Choose, phrase: NounPhrase, depth: int, plac
     english, chinese, person, sort = phrase
     subject_of, object_of = _verbs_of(world, sort)
     possible = {"none": True, "subject": depth > 0 and subject_of, "object": depth > 0 and object_of, "place": places}
-    weights = {modifier: 7 if modifier == "none" else 1 for modifier, ways in possible.items() if ways}
+    weights = {modifier: world.plain if modifier == "none" else 1 for modifier, ways in possible.items() if ways}
     modifier = choose(tuple(weights), tuple(weights.values()))
     if modifier == "subject":  # the cat that chases the dog, 追狗的猫
         verb = choose(subject_of)
