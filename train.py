@@ -5,8 +5,6 @@ an lm.config.Config, whose fields lm/config.py describes and --config.section.fi
 """
 
 import pathlib
-import runpy
-import traceback
 
 from absl import flags
 from etils import epath
@@ -24,6 +22,7 @@ class _AsGiven(flags.ArgumentParser):
 
 
 config_flags.register_flag_parser_for_type(config.Duration, _AsGiven())
+config_flags.register_flag_parser_for_type(config.Names, _AsGiven())
 CONFIG = config_flags.DEFINE_config_file("config", "configs/tinyworld.py", "the configuration, a Python file")
 WORKDIR = flags.DEFINE_string("workdir", "", "the run's directory; default runs/NAME of the config file")
 
@@ -40,21 +39,7 @@ def check_arguments(argv: list[str]) -> None:
             field = name.removeprefix("config.")
             if field not in names:
                 raise UserError(f"--{name}", "there is no such field", nearest(field, names))
-    name, _, given = file.partition(":")
-    path = pathlib.Path(name)
-    if not path.is_file():
-        files = sorted(str(p) for p in pathlib.Path("configs").glob("*.py"))
-        raise UserError(f"--config={file}", "there is no such file", nearest(file, files))
-    try:
-        made = runpy.run_path(name)["get_config"](*([given] if given else []))
-    except Exception as error:  # whatever the user's own lines may raise
-        frames = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == name]
-        where = f"{name}:{frames[-1]}" if frames else f"--config={file}"
-        what = "defines no get_config()" if str(error) == "'get_config'" else f"{type(error).__name__}: {error}"
-        raise UserError(where, what, "mend the file") from error
-    if not isinstance(made, config.Config):
-        what = f"get_config() returned {type(made).__name__}"
-        raise UserError(f"--config={file}", what, "return lm.config.Config(...)")
+    config.from_file(file)
 
 
 def main() -> None:

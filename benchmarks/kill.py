@@ -27,7 +27,14 @@ from lm.config import Config, DataConfig, ModelConfig, OptimizerConfig, Tokenize
 from lm.errors import UserError, program
 
 ROOT = pathlib.Path(__file__).parent.parent
-TIMES = {"seconds", "logged_seconds", "tokens_per_second"}  # what may differ between two runs of one configuration
+TIMES = {
+    "seconds",
+    "logged_seconds",
+    "waited",
+    "logged_waited",
+    "tokens_per_second",
+    "waiting_for_data",
+}  # what may differ between two runs of one configuration
 LAYOUTS = ("streams", "buckets")
 
 
@@ -68,7 +75,9 @@ def small_config(layout: str, source: str) -> Config:
 
 def command(config: Config, workdir: pathlib.Path) -> list[str]:
     """train.py as a user calls it, each field of the configuration by its flag."""
-    values = [f"--config.{path}={configuration.get(config, path)}" for path, _, _ in configuration.fields(config)]
+    leaves = {path: configuration.get(config, path) for path, _, _ in configuration.fields(config)}
+    written = lambda value: ",".join(value) if isinstance(value, tuple) else value
+    values = [f"--config.{path}={written(value)}" for path, value in leaves.items()]
     return [sys.executable, "train.py", "--config=configs/shakespeare.py", f"--workdir={workdir}", *values]
 
 

@@ -9,7 +9,10 @@ import copy
 import dataclasses
 import json
 import math
+import pathlib
 import re
+import runpy
+import traceback
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,14 +20,25 @@ from lm import formats
 from lm.errors import UserError, nearest
 from lm.parallel import PARALLEL
 from lm.recurrence import CELLS
-from lm.tasks import TASKS
+from lm.tasks import TASKS, layout_of
 
 TOKENIZERS = ("bytes", "characters", "words", "unigram", "bpe")
+NORMALIZATIONS = ("identity", "nfkc", "nmt_nfkc", "nfkc_cf", "nmt_nfkc_cf")  # the rules that SentencePiece has
+NOISES = ("spans", "bart")
 UNITS = ("steps", "epochs", "tokens")
 
 
 class Duration(str):
     """A length of training: `500`, `"500 steps"`, `"2.5 epochs"` or `"3_000_000 tokens"` (real target tokens)."""
+
+
+class Names(tuple):
+    """Several strings; on the command line with commas between them: `nfc,length(1,100)`."""
+
+
+def split_names(text: str) -> Names:
+    """The parts between commas, but for commas in parentheses."""
+    return Names(part.strip() for part in re.split(r",(?![^()]*\))", text) if part.strip())
 
 
 def _field(default: Any, text: str) -> Any:
@@ -49,6 +63,31 @@ class TokenizerConfig(_Section):
     vocab_size: int = _field(
         0, "ids in the vocabulary, specials included; 0: as many as there are (not for unigram, bpe)"
     )
+    normalization: str = _field(
+        "identity", f"unigram, bpe: how text is normalised before it is cut: one of {', '.join(NORMALIZATIONS)}"
+    )
+    pieces: Names = _field(Names(), "unigram, bpe: pieces of your own that are never cut, e.g. <user>,<bot>")
+    sentinels: int = _field(0, "ids that stand for what noise took out; 0: as many as the task needs")
+    multiple_of: int = _field(
+        1, "the vocabulary is filled up to a multiple of this with ids that are never used, e.g. 128"
+    )
+    sampling: float = _field(
+        0.0,
+        "unigram: temperature of sampled segmentations (Kudo, 2018); bpe: dropout of merges; training only; 0: none",
+    )
+    copies: int = _field(
+        4, "with sampling: how many segmentations of the corpus are kept; epoch e reads copy e modulo this"
+    )
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class NoiseConfig(_Section):
+    kind: str = _field("spans", "denoise: spans (Raffel et al., 2020) or bart (Lewis et al., 2020)")
+    rate: float = _field(0.15, "spans: share of the tokens that is taken out")
+    mean_span: float = _field(3.0, "spans, bart: mean length of a span that one sentinel stands for, tokens")
+    infilling: float = _field(0.3, "bart: share of the tokens whose spans one mask stands for")
+    deletion: float = _field(0.0, "bart: share of the tokens that is deleted without a trace")
+    permutation: float = _field(1.0, "bart: share of the texts whose sentences are put in another order")
 
 
 @dataclasses.dataclass(unsafe_hash=True)
@@ -64,7 +103,11 @@ class DataConfig(_Section):
     target_format: str = _field(
         "", "jsonl, tfds: the text, or what the decoder writes, e.g. '{label}'; both empty: `text` or `target`"
     )
+    cleaning: Names = _field(
+        Names(), "steps of cleaning in order, each a name or name(numbers): see lm/data/cleaning.py"
+    )
     task: str = _field("seq2seq", f"how examples become batches: one of {', '.join(TASKS)}")
+    layout: str = _field("", "streams, buckets or packed (several examples a row); empty: the task's own")
     batch_size: int = _field(64, "examples (seq2seq) or streams (lm) per update, over all devices")
     window: int = _field(128, "lm: time steps per batch; gradients stop at its edge, the recurrent state does not")
     reset_rate: float = _field(
@@ -77,6 +120,10 @@ class DataConfig(_Section):
     evaluation_streams: int = _field(
         16, "lm: streams that an evaluation text is cut into; 1 carries state through it all"
     )
+    prefix_least: float = _field(0.25, "prefix: least share of a text that the encoder reads, 0 to 1")
+    prefix_most: float = _field(0.75, "prefix: most of it; each text's share is drawn between the two")
+    workers: int = _field(0, "processes that make batches ahead; 0: threads of the main one")
+    noise: NoiseConfig = dataclasses.field(default_factory=NoiseConfig)
     tokenizer: TokenizerConfig = dataclasses.field(default_factory=TokenizerConfig)
 
 
@@ -183,9 +230,8 @@ def validated(config: Config) -> Config:
     """A copy that cannot be changed; raises `UserError` that names the first field that breaks a rule."""
     if not isinstance(config, Config):
         raise UserError("config", f"get_config() returned {type(config).__name__}", "return lm.config.Config(...)")
-    config = copy.deepcopy(config)
+    config = editable(config)  # it may be a variant of a validated configuration
     for path, section, field in fields(config):
-        section.__dict__.pop("_fixed", None)  # it may be a variant of a validated configuration
         _check_type(path, section, field)
 
     def check(ok: bool, path: str, what: str, mend: str) -> None:
@@ -202,6 +248,8 @@ def validated(config: Config) -> Config:
         check(low <= value <= high, path, f"{value!r} is out of range", mend)
 
     choice("data.task", TASKS)
+    choice("data.noise.kind", NOISES)
+    choice("data.tokenizer.normalization", NORMALIZATIONS)
     choice("model.cell", CELLS)
     choice("model.encoder", ("unidirectional", "bidirectional"))
     choice("model.attention", ("none", "dot", "additive"))
@@ -216,8 +264,16 @@ def validated(config: Config) -> Config:
         between(path, 1)
     between("seed", 0, 2**32 - 1)
     between("data.tokenizer.vocab_size", 0, 2**31 - 1)
+    between("data.tokenizer.sentinels", 0, 10_000)
+    between("data.tokenizer.multiple_of", 1, 2**16)
+    between("data.tokenizer.copies", 1, 1000)
+    between("data.tokenizer.sampling", 0, 1)
+    between("data.workers", 0, 256)
+    between("data.noise.mean_span", 1, 1000)
+    for path in "data.prefix_least data.prefix_most data.noise.permutation".split():
+        between(path, 0, 1)
     between("training.eval_examples", 0)
-    for path in "model.dropout optimizer.b1 optimizer.b2 training.label_smoothing".split():
+    for path in "data.noise.rate data.noise.infilling data.noise.deletion model.dropout optimizer.b1 optimizer.b2 training.label_smoothing".split():
         value = get(config, path)
         check(0 <= value < 1, path, f"{value!r} is out of range", "give at least 0 and less than 1")
     between("optimizer.final_fraction", 0, 1)
@@ -232,7 +288,57 @@ def validated(config: Config) -> Config:
     for path in "data.source_format data.target_format".split():
         if problem := formats.problem(get(config, path)):
             check(False, path, problem, "write fields in braces, e.g. '{question} {answers[text][0]}'")
+    layouts = TASKS[data.task].layouts
+    check(
+        data.layout in ("", *layouts),
+        "data.layout",
+        f"the task {data.task} has no layout {data.layout!r}",
+        nearest(data.layout, layouts),
+    )
+    check(
+        data.prefix_least <= data.prefix_most,
+        "data.prefix_least",
+        f"{data.prefix_least} is more than data.prefix_most, {data.prefix_most}",
+        "give at most that",
+    )
+    check(
+        data.max_length > 2 or data.task not in ("prefix", "denoise"),
+        "data.max_length",
+        f"{data.max_length} leaves nothing to take out of a text",
+        "give at least 3",
+    )
+    check(
+        data.window > 1 or layout_of(data) != "packed",
+        "data.window",
+        "a row of one position holds no example",
+        "give at least 2",
+    )
+    check(
+        data.noise.kind != "spans" or data.noise.rate > 0 or data.task != "denoise",
+        "data.noise.rate",
+        "takes nothing out of a text",
+        "give e.g. 0.15",
+    )
     kind = data.tokenizer.kind
+    sampled = data.tokenizer.sampling > 0
+    check(
+        not sampled or kind in ("unigram", "bpe"),
+        "data.tokenizer.sampling",
+        f"a {kind} tokenizer has one segmentation",
+        "use unigram or bpe, or give 0",
+    )
+    check(
+        not sampled or TASKS[data.task].pairs or layout_of(data) == "streams",
+        "data.tokenizer.sampling",
+        "texts are cut in pieces by their one segmentation",
+        "use seq2seq, classify or streams, or give 0",
+    )
+    check(
+        kind in ("unigram", "bpe") or (data.tokenizer.normalization == "identity" and not data.tokenizer.pieces),
+        "data.tokenizer.kind",
+        f"{kind} has no normalization and no pieces of its own",
+        "use unigram or bpe, or the step nfkc of config.data.cleaning",
+    )
     check(
         kind in TOKENIZERS or kind.endswith(".model"),
         "data.tokenizer.kind",
@@ -283,6 +389,15 @@ def validated(config: Config) -> Config:
     return config
 
 
+def editable(config: Config) -> Config:
+    """A copy that can be changed."""
+    config = copy.deepcopy(config)
+    for _, section, _ in fields(config):
+        section.__dict__.pop("_fixed", None)
+    config.__dict__.pop("_fixed", None)
+    return config
+
+
 def fields(config: Any, prefix: str = "") -> list[tuple[str, Any, dataclasses.Field]]:
     """Every leaf as (dotted path, the section that holds it, its dataclass field)."""
     leaves = []
@@ -311,6 +426,13 @@ def _check_type(path: str, section: Any, field: dataclasses.Field) -> None:
     if field.type is Duration:
         amount, unit = parse_duration(value, f"config.{path}")
         setattr(section, field.name, int(amount) if unit == "steps" else f"{amount:.15g} {unit}")
+    elif field.type is Names:
+        given = split_names(value) if isinstance(value, str) else value
+        if not isinstance(given, (tuple, list)) or not all(isinstance(name, str) for name in given):
+            raise UserError(
+                f"config.{path}", f"{value!r} is no list of names", f"give e.g. a,b: {field.metadata['help']}"
+            )
+        setattr(section, field.name, Names(given))
     elif field.type is float and type(value) is int:
         setattr(section, field.name, float(value))
     elif type(value) is not field.type:
@@ -318,6 +440,44 @@ def _check_type(path: str, section: Any, field: dataclasses.Field) -> None:
         raise UserError(f"config.{path}", what, f"give a {field.type.__name__}: {field.metadata['help']}")
     elif field.type is str and any("\ud800" <= character <= "\udfff" for character in value):
         raise UserError(f"config.{path}", f"{value!r} is not UTF-8", "rename the file, or give another text")
+
+
+# ---- files and overrides ----------------------------------------------------------------------------------------
+
+
+def from_file(spec: str) -> Config:
+    """What `get_config()` of a Python file returns, not validated; `FILE:TEXT` calls `get_config(TEXT)`."""
+    name, _, given = spec.partition(":")
+    path = pathlib.Path(name)
+    if not path.is_file():
+        files = sorted(str(p) for p in pathlib.Path("configs").rglob("*.py"))
+        raise UserError(f"--config={spec}", "there is no such file", nearest(spec, files))
+    try:
+        made = runpy.run_path(name)["get_config"](*([given] if given else []))
+    except Exception as error:  # whatever the user's own lines may raise
+        frames = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == name]
+        where = f"{name}:{frames[-1]}" if frames else f"--config={spec}"
+        what = "defines no get_config()" if str(error) == "'get_config'" else f"{type(error).__name__}: {error}"
+        raise UserError(where, what, "mend the file") from error
+    if not isinstance(made, Config):
+        raise UserError(
+            f"--config={spec}", f"get_config() returned {type(made).__name__}", "return lm.config.Config(...)"
+        )
+    return made
+
+
+def override(config: Config, values: Iterable[tuple[str, str]]) -> None:
+    """Sets fields, by dotted paths, from what stands on a command line."""
+    known = {path: (section, field) for path, section, field in fields(config)}
+    for path, text in values:
+        if path not in known:
+            raise UserError(f"--config.{path}", "there is no such field", nearest(path, known))
+        section, field = known[path]
+        try:
+            value = {"true": True, "false": False}[text.lower()] if field.type is bool else field.type(text)
+        except (ValueError, KeyError):
+            raise UserError(f"--config.{path}", f"{text!r} is no {field.type.__name__}", "give one") from None
+        setattr(section, field.name, text if field.type in (Duration, Names) else value)
 
 
 # ---- JSON -------------------------------------------------------------------------------------------------------

@@ -36,11 +36,16 @@ def header(
     modules = ", ".join(f"{name} {size:,}" for name, size in sizes.items())
     rows.append(("parameters", f"{sum(sizes.values()):,} ({modules})"))
     for name, split in encoded.items():
-        text = f"{len(split.target_ids):,} examples, {split.tokens:,} target tokens, {split.target_bytes:,} bytes"
+        text = f"{len(split.corpus):,} examples, {split.tokens:,} target tokens, {split.target_bytes:,} bytes"
         if split.unknown:
             text += f", {split.unknown:,} tokens unknown"
         note = f" ({split.split.note})" if split.split.note else ""
         rows.append((name, f"{split.split.spec}: {text}{note}"))
+        if split.split.report:
+            counts = [
+                line for line in split.split.report.lines() if not line.startswith("    ")
+            ]  # without the examples
+            rows += [("", line.strip()) for line in counts[not config.data.cleaning :]]
     if data.left_out:
         rows.append(("left out", f"{data.left_out:,} training pairs longer than {config.data.max_length} tokens"))
     rows.append(("tokenizer", f"{tokenizer.kind}, {tokenizer.vocab_size:,} ids"))
@@ -131,6 +136,11 @@ def best(records: list[dict[str, Any]]) -> None:
     if validation:
         chosen = min(validation, key=lambda record: record["loss"])
         say(f"\nBest on validation: step {chosen['step']:,}, {figures(chosen)}\n")
+
+
+def waited(waited: float, seconds: float) -> None:
+    """How long training stood still for want of a batch."""
+    say(f"\n{waited / max(seconds, 1e-9):.1%} of the {seconds:.1f} s of training were spent waiting for data")
 
 
 def commands(directory: epath.Path, prompt: str) -> None:

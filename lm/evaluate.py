@@ -37,7 +37,7 @@ def evaluate(
     loaded = pipeline.load_splits(run.config.data, (split,))[split]
     workdir.check_unchanged(run.workdir, {split: loaded.fingerprint})
     devices = Devices(jax.local_devices())
-    encoded = pipeline.encode(loaded, run.tokenizer)
+    encoded = pipeline.encode(loaded, run.tokenizer, run.config.data, run.config.seed)
     evaluator = Evaluator(run.model, run.tokenizer, run.config, devices, encoded)
     figures = evaluator.figures(*evaluator.losses(devices.replicate(run.params)))
     outputs = []

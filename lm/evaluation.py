@@ -47,7 +47,7 @@ class Evaluator:
         passed = pipeline.evaluation_batches(self.encoded, self.config.data)
         for batch in itertools.islice(passed, most_batches):
             rows = self.devices.rows(batch.inputs_bt.shape[0])
-            if TASKS[self.config.data.task].layout == "streams" and not found:
+            if not self.model.has_encoder and not found:
                 carry = self.devices.cut(zero_states(self.config.model, rows))
             total, count, carry = self._step(params, carry, self.devices.cut(batches.pad_rows(batch, rows)))
             found.append((total, count))
@@ -83,7 +83,7 @@ class Evaluator:
             "tokens": int(tokens),
         }
         if self.encoded.floor is not None:
-            figures["nats_per_example"] = nats / len(self.encoded.target_ids)
+            figures["nats_per_example"] = nats / len(self.encoded.corpus)
             figures["floor_nats_per_example"] = self.encoded.floor
         return figures
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm import decoding, losses
-from lm.data.sources import Example
+from lm.data.examples import Example
 from lm.data.tokenizers import BOS, EOS, PAD, UNK, Tokenizer
 from lm.errors import UserError
 from lm.models.decoder import zero_states
@@ -86,7 +86,8 @@ def generate(
     What a prompt gives depends on the prompt, the seed and, if a prompt is given several times, which time it is; not
     on the prompts beside it.
     """
-    prompt_ids = [tokenizer.encode(prompt) for prompt in prompts]
+    prompt_ids = [tokenizer.encode_marked(prompt) for prompt in prompts]
+    forbidden = (PAD, BOS, UNK, *tokenizer.unused)
     copies = 1 if options.beam_size else options.num_samples
     seen: dict[str, int] = {}
     rows = []  # (prompt, its key's numbers)
@@ -99,14 +100,16 @@ def generate(
     results: list[list[Generation]] = [[] for _ in prompts]
     for i in range(0, len(rows), ROWS):
         chunk = rows[i : i + ROWS]
-        for (index, *_), found in zip(chunk, _decode(model, params, prompt_ids, chunk, options), strict=True):
+        for (index, *_), found in zip(
+            chunk, _decode(model, params, prompt_ids, chunk, options, forbidden), strict=True
+        ):
             for ids, log_probability, ended in found[: options.num_samples]:
                 text = tokenizer.decode(ids)
                 results[index].append(Generation(prompts[index], text, log_probability, len(ids), ended))
     return results
 
 
-def _decode(model, params, prompt_ids, rows, options) -> list[list[tuple[np.ndarray, float, bool]]]:
+def _decode(model, params, prompt_ids, rows, options, forbidden) -> list[list[tuple[np.ndarray, float, bool]]]:
     """For each row its outputs, best first: (ids, log-probability, ended)."""
     ids = [prompt_ids[index] for index, *_ in rows]
     count = _power_of_two(len(rows), 1)
@@ -128,11 +131,12 @@ def _decode(model, params, prompt_ids, rows, options) -> list[list[tuple[np.ndar
             state = _ingest(model, params, before_bt[:, at : at + WINDOW], state)
     length = _power_of_two(max(limits), 32)
     if options.beam_size:
-        found = _beam(model, params, memory, state, last_b, limits_b, options.length_penalty, options.beam_size, length)
+        how = (options.beam_size, length, forbidden)
+        found = _beam(model, params, memory, state, last_b, limits_b, options.length_penalty, *how)
     else:
         keys_b = _keys(options.seed, np.array([row[1:] for row in rows], np.uint32), count)
         how = decoding.Sampling(options.temperature, options.top_k, options.top_p, options.min_p)
-        found = _sample(model, params, memory, state, last_b, limits_b, keys_b, how, length)
+        found = _sample(model, params, memory, state, last_b, limits_b, keys_b, how, length, forbidden)
     ids_bkl, lengths_bk, log_prob_bk, ended_bk = jax.device_get(found)
     return [
         [
@@ -161,8 +165,8 @@ def _ingest(model, params, inputs_bt, state):
     return model.apply({"params": params}, inputs_bt, state, method="unroll")[1]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 8))
-def _sample(model, params, memory, state, last_b, limits_b, keys_b, how, length):
+@functools.partial(jax.jit, static_argnums=(0, 8, 9))
+def _sample(model, params, memory, state, last_b, limits_b, keys_b, how, length, forbidden):
     step = lambda ids_b, state: model.apply({"params": params}, ids_b, state, memory, method="step")
     found = decoding.sample(
         step,
@@ -173,13 +177,13 @@ def _sample(model, params, memory, state, last_b, limits_b, keys_b, how, length)
         length=length,
         limits_b=limits_b,
         eos_id=EOS,
-        forbidden=(PAD, BOS, UNK),
+        forbidden=forbidden,
     )
     return jax.tree.map(lambda x: x[:, None], tuple(found))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 7, 8))
-def _beam(model, params, memory, state, last_b, limits_b, length_penalty, beam_size, length):
+@functools.partial(jax.jit, static_argnums=(0, 7, 8, 9))
+def _beam(model, params, memory, state, last_b, limits_b, length_penalty, beam_size, length, forbidden):
     tiled = decoding.tile_beams(memory, beam_size)
     step = lambda ids_b, state: model.apply({"params": params}, ids_b, state, tiled, method="step")
     found = decoding.beam_search(
@@ -191,7 +195,7 @@ def _beam(model, params, memory, state, last_b, limits_b, length_penalty, beam_s
         length=length,
         limits_b=limits_b,
         eos_id=EOS,
-        forbidden=(PAD, BOS, UNK),
+        forbidden=forbidden,
     )
     return found.ids_bkl, found.lengths_bk, found.log_prob_bk, found.ended_bk
 

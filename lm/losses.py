@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from lm.models.decoder import zero_states
 from lm.recurrence.gated import dot
 
 CHUNK_BYTES = 64 * 2**20  # of float32 logits held at a time
@@ -34,12 +35,13 @@ def teacher_forced(
 ) -> tuple[jax.Array, tuple[jax.Array, Any]]:
     """The loss of a `Batch` under an `EncoderDecoder`: (sum of nats, (number of real targets, state after the batch)).
 
-    `carry` is the decoder's state before the batch, for a model without an encoder; else ().
+    `carry` is the decoder's state before the batch; (): what a sequence starts from, read from the source where there is
+    one, and then () comes back.
     """
     variables = {"params": params}
-    memory, state = None, carry
+    memory, state = None, carry or zero_states(model.config, batch.inputs_bt.shape[0])
     if model.has_encoder:
-        memory = model.apply(variables, batch.source_bs, keys_b, method="encode")
+        memory = model.apply(variables, batch.source_bs, keys_b, batch.source_ends_bk, method="encode")
         state = model.apply(variables, memory, method="initial_state")
     features_btd, state = model.apply(
         variables, batch.inputs_bt, state, memory, batch.resets_bt, keys_b, method="unroll"
@@ -48,7 +50,7 @@ def teacher_forced(
     total, count = cross_entropy(
         features_btd, head, batch.targets_bt, batch.weights_bt, label_smoothing, model.config.dtype
     )
-    return total, (count, () if model.has_encoder else state)
+    return total, (count, state if carry else ())
 
 
 def token_losses(features_btd, head, targets_bt, dtype: str = "float32") -> jax.Array:

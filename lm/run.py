@@ -10,7 +10,7 @@ from etils import epath
 from lm import checkpoints, generation, workdir
 from lm.config import Config
 from lm.data import pipeline, tokenizers
-from lm.data.sources import Example
+from lm.data.examples import Example
 from lm.data.tokenizers import Tokenizer
 from lm.generation import Generation, Options, Score
 from lm.models.encoder_decoder import EncoderDecoder

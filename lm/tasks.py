@@ -1,18 +1,28 @@
 """Tasks: how an example becomes what the encoder reads and what the decoder writes, and what scores it."""
 
 import dataclasses
+from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A new task is a line in `TASKS`. Streams have no source, and buckets need one."""
+    """A new task is a line in `TASKS`, and a line in `lm.data.pipeline.objective` if it makes pairs of texts."""
 
-    has_source: bool  # whether examples have a source, and the model an encoder
-    layout: str  # streams (one continuous text, state carried) or buckets (padded examples)
+    pairs: bool  # whether examples are pairs of source and target; else they are texts
+    has_source: bool  # whether the model has an encoder: for pairs, and for pairs that an objective makes of texts
+    layouts: tuple[str, ...]  # how its examples can be laid out (lm/data/batches.py, packing.py); its own first
     scores: tuple[str, ...]  # names in `lm.metrics.SCORES`, computed on generated text
 
 
 TASKS = {
-    "lm": Task(has_source=False, layout="streams", scores=()),
-    "seq2seq": Task(has_source=True, layout="buckets", scores=("exact_match", "bleu", "chrf")),
+    "lm": Task(pairs=False, has_source=False, layouts=("streams", "packed"), scores=()),
+    "prefix": Task(pairs=False, has_source=True, layouts=("buckets", "packed"), scores=()),
+    "denoise": Task(pairs=False, has_source=True, layouts=("buckets", "packed"), scores=()),
+    "seq2seq": Task(True, True, layouts=("buckets", "packed"), scores=("exact_match", "bleu", "chrf")),
+    "classify": Task(True, True, layouts=("buckets", "packed"), scores=("exact_match",)),
 }
+
+
+def layout_of(data: Any) -> str:
+    """The layout that a `DataConfig` means: the one that it names, or the task's own."""
+    return data.layout or TASKS[data.task].layouts[0]

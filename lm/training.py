@@ -1,6 +1,7 @@
 """Training: the state, one pure step, and the loop around it."""
 
 import functools
+import json
 import signal
 import time
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from lm.generation import Options, generate
 from lm.models.decoder import zero_states
 from lm.models.encoder_decoder import EncoderDecoder
 from lm.parallel import AXIS, Devices, devices_for
-from lm.tasks import TASKS
+from lm.tasks import TASKS, layout_of
 
 
 class TrainState(NamedTuple):
@@ -47,7 +48,7 @@ def initial_state(
 ) -> TrainState:
     """Before the first update, on one device; `carry` for the whole batch."""
     carry = ()
-    if TASKS[config.data.task].layout == "streams":
+    if layout_of(config.data) == "streams":
         carry = zero_states(config.model, config.data.batch_size)
     return TrainState(jnp.int32(0), params, optimizer.init(params), carry)
 
@@ -112,13 +113,16 @@ class Progress:
         self.tokens = 0.0
         self.seconds = 0.0  # of training, compilation included, evaluation and saving not
         self.logged_seconds = 0.0
+        self.waited = 0.0  # seconds of them, for data
+        self.logged_waited = 0.0
         self.best_loss: float | None = None
         self.best_step = 0
 
-    def add(self, metrics: Metrics, seconds: float) -> None:
+    def add(self, metrics: Metrics, seconds: float, waited: float) -> None:
         self.loss_sum += float(metrics.loss_sum)
         self.tokens += float(metrics.tokens)
         self.seconds += seconds
+        self.waited += waited
 
     def line(self, step: int, learning_rate: float, grad_norm: float) -> dict[str, Any]:
         """The record of training metrics since the last one."""
@@ -128,11 +132,12 @@ class Progress:
             "seconds": round(self.seconds, 3),
             "loss": self.loss_sum / self.tokens,
             "tokens_per_second": round(self.tokens / (self.seconds - self.logged_seconds), 1),
+            "waiting_for_data": round((self.waited - self.logged_waited) / (self.seconds - self.logged_seconds), 4),
             "learning_rate": learning_rate,
             "grad_norm": grad_norm,
         }
         self.loss_sum = self.tokens = 0.0
-        self.logged_seconds = self.seconds
+        self.logged_seconds, self.logged_waited = self.seconds, self.waited
         return record
 
 
@@ -151,7 +156,10 @@ def train(config: Config, directory: epath.Path) -> None:
         tokenizer = tokenizers.load_tokenizer(directory / "tokenizer")
     else:
         tokenizer = origin.tokenizer if origin else pipeline.make_tokenizer(config.data, splits["train"])
-    encoded = {name: pipeline.encode(split, tokenizer) for name, split in splits.items()}
+    encoded = {
+        name: pipeline.encode(split, tokenizer, config.data, config.seed, training=name == "train")
+        for name, split in splits.items()
+    }
     data = pipeline.training_data(encoded["train"], config.data, config.seed)
 
     # Model, optimizer and state: the run's own last checkpoint, else `init_from`, else from the seed.
@@ -165,6 +173,9 @@ def train(config: Config, directory: epath.Path) -> None:
     optimizer = optimizers.optimizer(config.optimizer, rate, params)
     state = jax.device_get(initial_state(model, optimizer, config, params))
     with workdir.begun(directory, config, tokenizer, {name: split.fingerprint for name, split in splits.items()}):
+        if config.data.cleaning:
+            report = json.dumps(splits["train"].report.as_dict(), indent=1, ensure_ascii=False)
+            workdir.write_whole(directory / "cleaning.json", report + "\n")
         saved = checkpoints.Checkpoints(directory / "checkpoints", config.training.keep_checkpoints)
         progress = Progress()
         if saved.steps():
@@ -184,7 +195,7 @@ def train(config: Config, directory: epath.Path) -> None:
         bar = console.Bar(start, schedule.steps)
         stop = StopSignal()
         pending: tuple[int, Metrics] | None = None
-        clock = time.perf_counter()
+        clock, waited = time.perf_counter(), 0.0
 
         def require_finite(step: int, *values: Any) -> None:
             if all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(values)):
@@ -197,14 +208,14 @@ def train(config: Config, directory: epath.Path) -> None:
 
         def drain() -> None:
             """Fetches the metrics of the step before, while the next one runs."""
-            nonlocal pending, clock
+            nonlocal pending, clock, waited
             if pending is None:
                 return
             (step, metrics), pending = pending, None
             metrics = Devices.first(metrics)
             require_finite(step, metrics.loss_sum, metrics.grad_norm)
-            progress.add(metrics, time.perf_counter() - clock)
-            clock = time.perf_counter()
+            progress.add(metrics, time.perf_counter() - clock, waited)
+            clock, waited = time.perf_counter(), 0.0
             bar.update(step, float(metrics.loss_sum / metrics.tokens), float(metrics.tokens), progress.seconds)
             if step % schedule.log_every == 0 or step == schedule.steps:
                 record = progress.line(step, float(rate(step - 1)), float(metrics.grad_norm))
@@ -212,7 +223,12 @@ def train(config: Config, directory: epath.Path) -> None:
                 bar.line(record)
 
         try:
-            for step, batch in enumerate(data.iterate(start, schedule.steps, devices.cut), start=start + 1):
+            host, hosts = jax.process_index(), jax.process_count()
+            made = data.iterate(start, schedule.steps, devices.cut, host, hosts)
+            for step in range(start + 1, schedule.steps + 1):
+                asked = time.perf_counter()
+                batch = next(made)
+                waited += time.perf_counter() - asked
                 state, metrics = step_fn(state, batch)
                 drain()
                 pending = (step, metrics)
@@ -237,21 +253,22 @@ def train(config: Config, directory: epath.Path) -> None:
                     saved.wait()
                     message = f"stopped at step {step} of {schedule.steps}; the same command goes on from there"
                     raise Stopped(signal_number, message)
-                clock = time.perf_counter()
+                clock, waited = time.perf_counter(), 0.0
             saved.close()
         finally:
             bar.close()
             log.close()
             stop.restore()
         closing(directory, evaluator, Devices.first(state.params))
+        console.waited(progress.waited, progress.seconds)
 
 
 def closing(directory: epath.Path, evaluator: evaluation.Evaluator, params: Any) -> None:
     """A few samples, the best evaluation, and what to type next."""
     first = evaluator.encoded.split.examples[0]
-    if evaluator.model.has_encoder:
+    if first.source is not None:
         console.samples(evaluator, evaluator.generate(params, 4, Options(temperature=0)))
-    else:
+    elif not evaluator.model.has_encoder:
         how = Options(num_samples=2, max_new_tokens=200, temperature=0.8)
         console.samples(evaluator, generate(evaluator.model, params, evaluator.tokenizer, [""], how)[0])
     console.best(workdir.read_metrics(directory))

@@ -340,7 +340,17 @@ def test_a_full_disk_stops_a_run_and_leaves_its_last_checkpoint(size, trained, c
 
 def test_a_disk_that_is_full_from_the_start_is_refused(configs, tmp_path):
     command = kill.command(configs["streams"], tmp_path / "run")[1:]
+    run_program(*command, "--config.training.steps=1")  # so that the ids are cached, which are written first
+    shutil.rmtree(tmp_path / "run")
     assert_refused(run_program(*command, preexec_fn=full_disk(100)), str(tmp_path / "run"))
+
+
+def test_a_cache_that_cannot_be_written_is_named(configs, tmp_path, monkeypatch):
+    monkeypatch.setenv("LM_CACHE_DIR", str(tmp_path / "cache"))
+    command = kill.command(configs["streams"], tmp_path / "run")[1:]
+    done = run_program(*command, preexec_fn=full_disk(100))
+    assert_refused(done, str(tmp_path / "cache"), "cannot be written", "LM_CACHE_DIR")
+    assert not (tmp_path / "run").exists() and not list((tmp_path / "cache").glob("*/*.json"))
 
 
 def test_an_error_shows_its_traceback_when_asked_for():

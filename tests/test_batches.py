@@ -1,16 +1,20 @@
 """What a model is fed: every token once, in order, and batch `i` the same whenever it is asked for."""
 
 import itertools
+import sys
 from collections import Counter
 
 import numpy as np
 import pytest
+from absl import flags
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lm.config import DataConfig
 from lm.data import batches, pipeline
-from lm.data.batches import Buckets, Streams, evaluation_buckets, evaluation_streams, pad_pairs, pad_rows
+from lm.data.batches import Batch, Buckets, Streams, evaluation_buckets, evaluation_streams, pad_pairs, pad_rows
+from lm.data.corpus import Copies, InMemory, Pieces, Subset
+from lm.data.packing import Packed, pack
 from lm.data.pipeline import Encoded, TrainingData
 from lm.data.tokenizers import BOS, EOS, PAD
 from lm.errors import UserError
@@ -29,6 +33,14 @@ def documents(lengths):
 def make_pairs(pair_lengths):
     ids = documents(np.ravel(pair_lengths))
     return list(zip(ids[::2], ids[1::2], strict=True))
+
+
+def texts(lengths):
+    return InMemory(documents(lengths))
+
+
+def corpus(pairs):
+    return InMemory([target for _, target in pairs], [source for source, _ in pairs])
 
 
 def equal(one, other):
@@ -62,7 +74,8 @@ def joined(windows):
     for batch in windows:
         check_types(batch)
         assert batch.source_bs is None
-    inputs, targets, weights, resets = (np.concatenate(parts, axis=1) for parts in list(zip(*windows, strict=True))[1:])
+    parts = list(zip(*windows, strict=True))[1:-1]
+    inputs, targets, weights, resets = (np.concatenate(part, axis=1) for part in parts)
     counts = weights.sum(axis=1).astype(int)
     # Real positions come first; what follows is padding and nothing else.
     np.testing.assert_array_equal(weights, np.arange(weights.shape[1]) < counts[:, None])
@@ -94,7 +107,7 @@ def check_inputs(windows, reset_rate, window):
 @settings(deadline=None)
 @given(lengths, sizes, sizes, st.sampled_from([0.0, 0.4, 1.0]), seeds, st.integers(0, 3))
 def test_an_epoch_of_streams_is_all_documents_whole_and_once(lengths, batch_size, window, reset_rate, seed, epoch):
-    data = Streams(documents(lengths), batch_size, window, reset_rate, seed)
+    data = Streams(texts(lengths), batch_size, window, reset_rate, seed)
     windows = epoch_of(data, epoch)
     assert all(batch.inputs_bt.shape == (batch_size, window) for batch in windows)
     text = check_inputs(windows, reset_rate, window)
@@ -107,7 +120,7 @@ def test_an_epoch_of_streams_is_all_documents_whole_and_once(lengths, batch_size
 
 def test_a_share_of_windows_starts_as_a_document_does():
     rate, rows, window = 0.3, 20, 5
-    data = Streams(documents([20_000]), rows, window, rate, seed=3)
+    data = Streams(texts([20_000]), rows, window, rate, seed=3)
     firsts = np.array([batch.resets_bt[:, 0] for batch in epoch_of(data)])
     assert firsts[0].all()
     count = firsts[1:].size
@@ -121,7 +134,7 @@ def test_a_share_of_windows_starts_as_a_document_does():
 @settings(deadline=None, max_examples=30)
 @given(lengths, sizes, sizes, seeds, st.randoms(use_true_random=False))
 def test_batch_i_of_streams_is_a_function_of_seed_and_i(lengths, batch_size, window, seed, random):
-    check_random_access(lambda: Streams(documents(lengths), batch_size, window, 0.4, seed), random)
+    check_random_access(lambda: Streams(texts(lengths), batch_size, window, 0.4, seed), random)
 
 
 def check_random_access(make, random):
@@ -137,19 +150,19 @@ def check_random_access(make, random):
 
 
 def test_epochs_and_seeds_of_streams_differ():
-    make = lambda seed: Streams(documents([3, 5, 2, 7, 4, 6]), 2, 4, 0.0, seed)
+    make = lambda seed: Streams(texts([3, 5, 2, 7, 4, 6]), 2, 4, 0.0, seed)
     steps = make(0).steps_per_epoch
     for i in range(3):
         assert differ(make(0)[i], make(1)[i]) and differ(make(0)[i], make(0)[i + steps])
     # One document has no order: the place where the ring is cut open is another.
-    alone = Streams(documents([50]), 2, 4, 0.0, seed=0)
+    alone = Streams(texts([50]), 2, 4, 0.0, seed=0)
     assert differ(alone[0], alone[alone.steps_per_epoch])
 
 
 @settings(deadline=None)
 @given(lengths, st.integers(1, 20), sizes)
 def test_evaluation_reads_every_token_once_and_in_order_however_many_streams(lengths, streams, window):
-    windows = list(evaluation_streams(documents(lengths), streams, window))
+    windows = list(evaluation_streams(texts(lengths), streams, window))
     text = check_inputs(windows, 0, window)
     np.testing.assert_array_equal(text, np.concatenate([[*ids, EOS] for ids in documents(lengths)]))
     rows = {batch.inputs_bt.shape for batch in windows}
@@ -159,7 +172,7 @@ def test_evaluation_reads_every_token_once_and_in_order_however_many_streams(len
 @settings(deadline=None)
 @given(lengths, st.integers(1, 6))
 def test_an_evaluation_stream_starts_with_the_document_that_is_near(lengths, streams):
-    *_, counts = joined(list(evaluation_streams(documents(lengths), streams, 8)))
+    *_, counts = joined(list(evaluation_streams(texts(lengths), streams, 8)))
     begins, starts = np.cumsum([0, *counts[:-1]]), np.cumsum([0, *(n + 1 for n in lengths)])[:-1]
     part = counts.sum() / streams
     assert max(counts) <= 2 * part + 1
@@ -169,7 +182,7 @@ def test_an_evaluation_stream_starts_with_the_document_that_is_near(lengths, str
 
 
 def test_one_evaluation_stream_resets_at_documents_only():
-    windows = list(evaluation_streams(documents([30, 3, 7]), 1, 4))
+    windows = list(evaluation_streams(texts([30, 3, 7]), 1, 4))
     resets = np.concatenate([batch.resets_bt for batch in windows], axis=1)
     assert resets.shape[0] == 1 and np.flatnonzero(resets).tolist() == [0, 31, 35]
 
@@ -200,7 +213,7 @@ def rows_of(batch, pairs):
 @given(pair_lengths, sizes, sizes, seeds, st.integers(0, 3))
 def test_an_epoch_of_buckets_is_every_pair_once(pair_lengths, batch_size, buckets, seed, epoch):
     pairs = make_pairs(pair_lengths)
-    data = Buckets(pairs, batch_size, buckets, seed)
+    data = Buckets(corpus(pairs), batch_size, buckets, seed)
     seen, shapes, held = [], set(), 0
     for batch in epoch_of(data, epoch):
         rows = rows_of(batch, pairs)
@@ -218,12 +231,12 @@ def test_an_epoch_of_buckets_is_every_pair_once(pair_lengths, batch_size, bucket
 @settings(deadline=None, max_examples=30)
 @given(pair_lengths, sizes, sizes, seeds, st.randoms(use_true_random=False))
 def test_batch_i_of_buckets_is_a_function_of_seed_and_i(pair_lengths, batch_size, buckets, seed, random):
-    check_random_access(lambda: Buckets(make_pairs(pair_lengths), batch_size, buckets, seed), random)
+    check_random_access(lambda: Buckets(corpus(make_pairs(pair_lengths)), batch_size, buckets, seed), random)
 
 
 def test_epochs_and_seeds_of_buckets_differ_in_rows_and_in_order():
     pairs = make_pairs([(n, n) for n in range(1, 9) for _ in range(6)])
-    make = lambda seed: Buckets(pairs, 4, 2, seed)
+    make = lambda seed: Buckets(corpus(pairs), 4, 2, seed)
     plan = lambda data, epoch: [tuple(rows_of(batch, pairs)) for batch in epoch_of(data, epoch)]
     for one, other in ((plan(make(0), 0), plan(make(0), 1)), (plan(make(0), 0), plan(make(1), 0))):
         assert set(map(frozenset, one)) != set(map(frozenset, other))
@@ -278,7 +291,7 @@ def test_for_sides_of_equal_length_no_other_shapes_are_better(sides, buckets):
 def test_evaluation_covers_every_pair_once_and_says_which(pair_lengths, batch_size, buckets):
     pairs = make_pairs(pair_lengths)
     seen = []
-    for chosen, batch in evaluation_buckets(pairs, batch_size, buckets):
+    for chosen, batch in evaluation_buckets(corpus(pairs), batch_size, buckets):
         assert 0 < len(chosen) <= batch_size == len(batch.source_bs)
         check_rows(batch, [pairs[i] for i in chosen])
         seen += list(chosen)
@@ -291,11 +304,11 @@ def test_rows_that_fill_up_have_weight_0(rows):
     batch = pad_rows(pad_pairs(pairs, (5, 4), 3), rows)
     check_rows(batch, pairs)
     assert len(batch.source_bs) == rows
-    window = Streams(documents([9]), 3, 4, 0.0, 0)[0]
+    window = Streams(texts([9]), 3, 4, 0.0, 0)[0]
     filled = pad_rows(window, rows)
     assert filled.source_bs is None and filled.inputs_bt.shape == (rows, 4)
-    equal(filled._replace(**{n: getattr(filled, n)[:3] for n in filled._fields[1:]}), window)
-    assert not any(getattr(filled, name)[3:].any() for name in filled._fields[1:])
+    equal(filled._replace(**{n: getattr(filled, n)[:3] for n in filled._fields[1:-1]}), window)
+    assert not any(getattr(filled, name)[3:].any() for name in filled._fields[1:-1])
 
 
 # ---- on the way to the device -----------------------------------------------------------------------------------
@@ -304,8 +317,8 @@ def test_rows_that_fill_up_have_weight_0(rows):
 @pytest.mark.parametrize("layout", ["streams", "buckets"])
 def test_a_run_gets_the_batches_from_start_to_stop_in_order(layout):
     made = {
-        "streams": Streams(documents([3, 5, 2, 7, 4]), 2, 4, 0.2, seed=1),
-        "buckets": Buckets(make_pairs([(n, 2 * n) for n in range(1, 9)]), 2, 2, seed=1),
+        "streams": Streams(texts([3, 5, 2, 7, 4]), 2, 4, 0.2, seed=1),
+        "buckets": Buckets(corpus(make_pairs([(n, 2 * n) for n in range(1, 9)])), 2, 2, seed=1),
     }[layout]
     data, count = TrainingData(made, 0), 3 * made.steps_per_epoch
     put = lambda batch: batch._replace(inputs_bt=batch.inputs_bt + 100)
@@ -322,7 +335,7 @@ def test_a_run_gets_the_batches_from_start_to_stop_in_order(layout):
 
 def test_training_leaves_out_pairs_that_are_too_long_and_counts_them_evaluation_does_not():
     pairs = make_pairs([(2, 2), (3, 2), (2, 3), (4, 1), (1, 4), (9, 9)])
-    encoded = Encoded(None, [s for s, _ in pairs], [t for _, t in pairs], 0)
+    encoded = Encoded(None, corpus(pairs), 0, 0)
     config = DataConfig(task="seq2seq", batch_size=2, max_length=4, buckets=1)  # the EOS counts
     data = pipeline.training_data(encoded, config, seed=0)
     assert data.left_out == 3 and data.steps_per_epoch == 2
@@ -331,3 +344,154 @@ def test_training_leaves_out_pairs_that_are_too_long_and_counts_them_evaluation_
     assert scored == Counter(range(6))
     with pytest.raises(UserError, match="^error: config.data.max_length: no training pair has at most 2 tokens"):
         pipeline.training_data(encoded, DataConfig(task="seq2seq", max_length=2), seed=0)
+
+
+# ---- packed -----------------------------------------------------------------------------------------------------
+
+
+def examples_of(batch, has_source):
+    """(source ids, target ids) of every example in a packed batch, and that nothing else is in it."""
+    check_types(batch)
+    found = []
+    for row in range(len(batch.inputs_bt)):
+        starts = np.flatnonzero(batch.resets_bt[row])
+        real = int(batch.weights_bt[row].sum())
+        assert (batch.weights_bt[row] == (np.arange(batch.weights_bt.shape[1]) < real)).all()
+        ends = batch.source_ends_bk[row].tolist() if has_source else []
+        assert len(ends) >= len(starts) or not has_source
+        if has_source:
+            assert all(end == batch.source_bs.shape[1] for end in ends[len(starts) :])
+        for k, (start, stop) in enumerate(zip(starts, [*starts[1:], real], strict=False)):
+            inputs, targets = batch.inputs_bt[row, start:stop], batch.targets_bt[row, start:stop]
+            assert inputs[0] == BOS and targets[-1] == EOS and (inputs[1:] == targets[:-1]).all()
+            source = []
+            if has_source:
+                begin = ends[k - 1] + 1 if k else 0
+                assert batch.source_bs[row, ends[k]] == EOS
+                source = batch.source_bs[row, begin : ends[k]].tolist()
+            found.append((source, targets[:-1].tolist()))
+        if has_source:
+            last = ends[len(starts) - 1] + 1 if len(starts) else 0
+            assert (batch.source_bs[row, last:] == PAD).all()
+        assert (batch.inputs_bt[row, real:] == PAD).all() and (batch.targets_bt[row, real:] == PAD).all()
+    return found
+
+
+@settings(deadline=None)
+@given(pair_lengths, sizes, st.integers(10, 40), st.booleans(), seeds, st.integers(0, 3))
+def test_an_epoch_of_packed_rows_is_every_example_once_and_whole(pair_lengths, rows, width, has_source, seed, epoch):
+    pairs = make_pairs(pair_lengths)
+    data = Packed(corpus(pairs) if has_source else texts([t for _, t in pair_lengths]), rows, width, has_source, seed)
+    made = epoch_of(data, epoch)
+    found = [example for batch in made for example in examples_of(batch, has_source)]
+    wanted = [(source.tolist(), target.tolist()) for source, target in pairs]
+    if not has_source:
+        wanted = [([], target.tolist()) for target in documents([t for _, t in pair_lengths])]
+    assert sorted(found) == sorted(wanted)
+    assert {batch.inputs_bt.shape for batch in made} == {(rows, data.shape[1])} and max(data.shape) <= max(width, 10)
+    held = sum(batch.inputs_bt.size + (batch.source_bs.size if has_source else 0) for batch in made)
+    real = sum(len(s) + has_source + len(t) + 1 for s, t in found)
+    np.testing.assert_allclose(data.padding, 1 - real / held)
+
+
+@settings(deadline=None, max_examples=30)
+@given(pair_lengths, sizes, seeds, st.randoms(use_true_random=False))
+def test_packed_batch_i_is_a_function_of_seed_and_i(pair_lengths, rows, seed, random):
+    check_random_access(lambda: Packed(corpus(make_pairs(pair_lengths)), rows, 20, True, seed), random)
+
+
+def test_packed_rows_are_nearly_full():
+    rng = np.random.default_rng(0)
+    lengths = np.maximum(rng.normal(14, 4, (4000, 1)) + rng.normal(0, 2, (4000, 2)), 2).astype(int)
+    rows = pack(lengths, (128, 128), seed=0)
+    assert sorted(number for row in rows for number in row) == list(range(4000))
+    assert all((lengths[row].sum(axis=0) <= 128).all() for row in rows)
+    assert lengths.sum() / (len(rows) * 256) > 0.95
+
+
+# ---- what a corpus is made into ---------------------------------------------------------------------------------
+
+
+@settings(deadline=None)
+@given(lengths, st.integers(1, 7))
+def test_pieces_are_the_documents_cut_evenly(lengths, longest):
+    pieces = Pieces(texts(lengths), longest)
+    found = [target.tolist() for _, target in pieces.take(range(len(pieces)), 0)]
+    assert [i for piece in found for i in piece] == np.concatenate(documents(lengths)).tolist()
+    assert [len(piece) for piece in found] == pieces.lengths(0)[:, 1].tolist()
+    assert len(pieces) == sum(-(-n // longest) for n in lengths) and max(map(len, found)) <= longest
+    for n in lengths:  # no piece of a document is more than one longer than another
+        sizes, found = [], [*found]
+        while sum(sizes) < n:
+            sizes.append(len(found.pop(0)))
+        assert max(sizes) - min(sizes) <= 1
+
+
+def test_noise_is_of_the_seed_the_epoch_and_the_piece():
+    objective = lambda ids, rng: (ids[rng.random(len(ids)) < 0.5], ids)
+    make = lambda seed: Pieces(texts([40, 40]), 10, objective, lambda n: (n, n), seed)
+    drawn = lambda seed, epoch: [source.tolist() for source, _ in make(seed).take(range(8), epoch)]
+    assert drawn(0, 0) == drawn(0, 0) and drawn(0, 0) != drawn(1, 0) and drawn(0, 0) != drawn(0, 1)
+    assert make(0).take([5], 0)[0][0].tolist() == drawn(0, 0)[5]
+
+
+def test_epochs_read_the_versions_of_a_corpus_in_turn():
+    versions = [texts([3, 5]), texts([4, 4, 1]), texts([20, 2])]
+    for layout in (
+        lambda c: Streams(c, 2, 4, 0.0, 0),
+        lambda c: Buckets(c, 2, 1, 0),
+        lambda c: Packed(c, 2, 24, False, 0),
+    ):
+        data, start = layout(Copies([versions[0], versions[2]])), 0
+        for epoch in range(5):
+            steps = data.steps(epoch)
+            read = [data[i].targets_bt for i in range(start, start + steps)]
+            real = sorted(int(i) for batch in read for i in batch[(batch != PAD) & (batch != EOS)])
+            assert real == sorted(np.concatenate(documents([(3, 5), (20, 2)][epoch % 2])).tolist())
+            start += steps
+
+
+# ---- shares of a batch ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hosts", [2, 4])
+@pytest.mark.parametrize("layout", ["streams", "buckets", "packed"])
+def test_the_shares_of_hosts_make_up_the_batch_and_each_reads_its_own(layout, hosts):
+    made = {
+        "streams": lambda c: Streams(c, 8, 4, 0.2, seed=1),
+        "buckets": lambda c: Buckets(c, 8, 2, seed=1),
+        "packed": lambda c: Packed(c, 8, 12, True, seed=1),
+    }[layout]
+    pairs = make_pairs([(1 + n % 4, 1 + n % 5) for n in range(150)])
+
+    class Counting(InMemory):
+        read = 0
+
+        def take(self, numbers, epoch):
+            self.read += len(numbers)
+            return super().take(numbers, epoch)
+
+    whole, reads = list(TrainingData(made(corpus(pairs)), 0).iterate(0, 9, lambda b: b)), []
+    shares = []
+    for host in range(hosts):
+        counting = Counting([t for _, t in pairs], [s for s, _ in pairs])
+        shares.append(list(TrainingData(made(counting), 0).iterate(0, 9, lambda b: b, host, hosts)))
+        reads.append(counting.read)
+    for i, batch in enumerate(whole):
+        parts = [share[i] for share in shares]
+        joined = Batch(*(None if p[0] is None else np.concatenate(p) for p in zip(*parts, strict=True)))
+        equal(joined, batch)
+    counting = Counting([t for _, t in pairs], [s for s, _ in pairs])
+    list(TrainingData(made(counting), 0).iterate(0, 9, lambda b: b))
+    # A document that goes over from one share into the next is read by both.
+    assert max(reads) < 0.8 * counting.read
+
+
+def test_batches_are_the_same_from_worker_processes(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["lm"])
+    flags.FLAGS(["lm"])  # Grain's workers are started by programs, whose flags are parsed
+    data = Buckets(Subset(corpus(make_pairs([(1 + n % 4, 1 + n % 5) for n in range(40)])), np.arange(30)), 4, 2, seed=1)
+    alone, helped = (list(TrainingData(data, 0, workers).iterate(3, 12, tuple)) for workers in (0, 4))
+    assert len(alone) == len(helped) == 9
+    for one, other in zip(alone, helped, strict=True):
+        equal(Batch(*one), Batch(*other))

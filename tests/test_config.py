@@ -21,9 +21,20 @@ from hypothesis import strategies as st
 import lm
 from lm import config as configuration
 from lm import optimizers, training
-from lm.config import Config, DataConfig, ModelConfig, OptimizerConfig, TokenizerConfig, TrainingConfig, validated
+from lm.config import (
+    Config,
+    DataConfig,
+    ModelConfig,
+    NoiseConfig,
+    OptimizerConfig,
+    TokenizerConfig,
+    TrainingConfig,
+    validated,
+)
 from lm.data import pipeline, sources
-from lm.data.sources import Example, Split
+from lm.data.corpus import InMemory
+from lm.data.examples import Example
+from lm.data.sources import Split
 from lm.errors import UserError
 from lm.models.encoder_decoder import EncoderDecoder
 from lm.parallel import Devices
@@ -35,7 +46,9 @@ OTHER = {
     "data.train": "text:a b,c=*.txt",
     "data.validation": "tsv:é.tsv",
     "data.test": "jsonl:t.jsonl",
-    "data.task": "lm",
+    "data.task": "classify",
+    "data.layout": "packed",
+    "data.cleaning": ["nfc", "length(1, 100)"],
     "data.batch_size": 96,
     "data.source_format": "{question} {context}",
     "data.target_format": "{answers[text][0]}",
@@ -44,8 +57,23 @@ OTHER = {
     "data.max_length": 99,
     "data.buckets": 3,
     "data.evaluation_streams": 5,
-    "data.tokenizer.kind": "path/of the.model",
-    "data.tokenizer.vocab_size": 512,
+    "data.prefix_least": 0.1,
+    "data.prefix_most": 0.9,
+    "data.workers": 2,
+    "data.noise.kind": "bart",
+    "data.noise.rate": 0.3,
+    "data.noise.mean_span": 4.0,
+    "data.noise.infilling": 0.2,
+    "data.noise.deletion": 0.1,
+    "data.noise.permutation": 0.5,
+    "data.tokenizer.kind": "bpe",
+    "data.tokenizer.vocab_size": 600,
+    "data.tokenizer.normalization": "nmt_nfkc",
+    "data.tokenizer.pieces": ["<user>", "<bot>"],
+    "data.tokenizer.sentinels": 10,
+    "data.tokenizer.multiple_of": 128,
+    "data.tokenizer.sampling": 0.1,
+    "data.tokenizer.copies": 3,
     "model.cell": "elman",
     "model.embed_dim": 24,
     "model.hidden_dim": 48,
@@ -80,7 +108,7 @@ ONLY_ONE = {"training.parallel"}  # fields with a single valid value
 
 
 def base() -> Config:
-    return Config(data=DataConfig(train="text:a.txt", tokenizer=TokenizerConfig(kind="bytes")))
+    return Config(data=DataConfig(train="text:a.txt", tokenizer=TokenizerConfig(kind="unigram", vocab_size=512)))
 
 
 def changed(config: Config, values: dict) -> Config:
@@ -122,10 +150,11 @@ def test_every_override_changes_its_field_of_the_resolved_json_and_no_other(tmp_
     file = tmp_path / "base.py"
     file.write_text(
         "from lm.config import *\n"
-        "def get_config(): return Config(data=DataConfig(train='text:a.txt', tokenizer=TokenizerConfig(kind='bytes')))"
+        "def get_config(): return Config(data=DataConfig(train='text:a.txt', tokenizer=TokenizerConfig(vocab_size=512)))"
     )
     arguments = [[f"--config={file}"]]
-    arguments += [[f"--config={file}", f"--config.{path}={value}"] for path, value in OTHER.items()]
+    written = lambda value: ",".join(value) if isinstance(value, list) else value
+    arguments += [[f"--config={file}", f"--config.{path}={written(value)}"] for path, value in OTHER.items()]
     done = run_program("-c", PARSE, input=json.dumps(arguments))
     assert done.returncode == 0, done.stderr
     plain, *found = [flat(json.loads(json.loads(line))) for line in done.stdout.splitlines()]
@@ -171,9 +200,10 @@ def test_json_there_and_back_is_exact(data):
 
 def test_differences_name_the_fields_that_differ_and_their_values():
     old = validated(base())
+    shown = lambda value: tuple(value) if isinstance(value, list) else value
     for path, value in OTHER.items():
         new = validated(changed(base(), {path: value}))
-        assert configuration.differences(old, new) == [f"{path}: {configuration.get(old, path)!r} -> {value!r}"]
+        assert configuration.differences(old, new) == [f"{path}: {configuration.get(old, path)!r} -> {shown(value)!r}"]
 
 
 @pytest.mark.parametrize(
@@ -210,7 +240,7 @@ AT_LEAST_ONE = (
 ).split()
 NAMES = (
     "data.task data.tokenizer.kind model.cell model.encoder model.attention model.dtype optimizer.name "
-    "optimizer.schedule training.parallel"
+    "optimizer.schedule training.parallel data.layout data.noise.kind data.tokenizer.normalization"
 ).split()
 DURATIONS = "training.steps training.eval_every training.checkpoint_every training.log_every".split()
 NAN, INFINITY = math.nan, math.inf
@@ -253,6 +283,27 @@ INVALID = [
     ("model.tied", True, {"model.embed_dim": 8, "model.hidden_dim": 16, "model.attention": "dot", "data.task": "lm"}),
     ("training.accumulate", 3, {"data.batch_size": 64}),
     ("training.init_from", ":", {}),
+    ("data.cleaning", 3, {}),
+    ("data.cleaning", [3], {}),
+    ("data.layout", "buckets", {"data.task": "lm"}),
+    ("data.layout", "streams", {"data.task": "denoise"}),
+    ("data.prefix_least", 0.8, {"data.prefix_most": 0.5, "data.prefix_least": 0.5}),
+    ("data.max_length", 2, {"data.task": "prefix"}),
+    ("data.window", 1, {"data.layout": "packed"}),
+    ("data.noise.rate", 0.0, {"data.task": "denoise"}),
+    ("data.noise.mean_span", 0.5, {}),
+    *((path, v, {}) for path in ("data.prefix_most", "data.noise.permutation") for v in (-0.1, 1.1, NAN)),
+    *((f"data.noise.{name}", v, {}) for name in ("rate", "infilling", "deletion") for v in (-0.1, 1.0, NAN)),
+    ("data.tokenizer.sampling", 0.1, {"data.tokenizer.kind": "bytes"}),
+    ("data.tokenizer.sampling", 0.1, {"data.task": "denoise"}),
+    ("data.tokenizer.sampling", 0.1, {"data.task": "lm", "data.layout": "packed"}),
+    ("data.tokenizer.sampling", 1.5, {}),
+    ("data.tokenizer.sentinels", -1, {}),
+    ("data.tokenizer.multiple_of", 0, {}),
+    ("data.tokenizer.copies", 0, {}),
+    ("data.tokenizer.kind", "words", {"data.tokenizer.pieces": ["<a>"]}),
+    ("data.tokenizer.kind", "bytes", {"data.tokenizer.normalization": "nfkc"}),
+    ("data.workers", -1, {}),
     # Types.
     ("seed", 1.0, {}),
     ("seed", True, {}),
@@ -385,9 +436,16 @@ def test_a_duration_in_steps_is_the_least_that_is_no_shorter(amount, steps_per_e
 def test_the_schedule_of_a_run_is_the_durations_in_steps():
     train = Split("train", "", [Example("a b c", "d e")] * 30, "", "")
     values = {"data.batch_size": 8, "training.steps": "5 epochs", "training.eval_every": "1 epoch"}
-    values |= {"training.checkpoint_every": "48 tokens", "training.log_every": 3, "optimizer.warmup": "0.3 epochs"}
+    values |= {
+        "data.tokenizer.kind": "bytes",
+        "training.checkpoint_every": "48 tokens",
+        "training.log_every": 3,
+        "optimizer.warmup": "0.3 epochs",
+    }
     config = validated(changed(base(), values))
-    data = pipeline.training_data(pipeline.encode(train, pipeline.make_tokenizer(config.data, train)), config.data, 0)
+    data = pipeline.training_data(
+        pipeline.encode(train, pipeline.make_tokenizer(config.data, train), config.data), config.data, 0
+    )
     assert (data.steps_per_epoch, data.tokens_per_epoch) == (4, 120)  # bytes: "d e" and its EOS
     schedule = training.Schedule(config, data)
     found = schedule.steps, schedule.eval_every, schedule.checkpoint_every, schedule.log_every, schedule.warmup
@@ -402,7 +460,8 @@ def test_the_schedule_of_a_run_is_the_durations_in_steps():
 @contextlib.contextmanager
 def recorded_reads(monkeypatch):
     """{path: files of `lm` that read it}: neither the validation's reads count nor what the console prints."""
-    names = {Config: "", DataConfig: "data.", TokenizerConfig: "data.tokenizer.", ModelConfig: "model."}
+    names = {Config: "", DataConfig: "data.", TokenizerConfig: "data.tokenizer.", NoiseConfig: "data.noise."}
+    names |= {ModelConfig: "model."}
     names |= {OptimizerConfig: "optimizer.", TrainingConfig: "training."}
     package = pathlib.Path(lm.__file__).parent
     silent = {str(package / name) for name in ("config.py", "console.py", "workdir.py")}
@@ -420,25 +479,41 @@ def recorded_reads(monkeypatch):
 
 
 # What belongs to other tasks.
+NOISE = {f"data.noise.{name}" for name in "kind rate mean_span infilling deletion permutation".split()}
+PREFIX = {"data.prefix_least", "data.prefix_most"}
+SEGMENTED = {f"data.tokenizer.{name}" for name in "normalization pieces copies".split()}  # the texts' are characters
+STREAMED = {"data.window", "data.reset_rate", "data.evaluation_streams"}
 UNREAD = {
-    "lm": {"data.max_length", "data.buckets", "model.attention"},
-    "seq2seq": {"data.window", "data.reset_rate", "data.evaluation_streams"},
+    "lm": {"data.max_length", "data.buckets", "model.attention", *NOISE, *PREFIX, *SEGMENTED},
+    "seq2seq": {*STREAMED, *NOISE, *PREFIX},
+    "classify": {*STREAMED, *NOISE, *PREFIX},
+    "prefix": {*STREAMED, *NOISE, *SEGMENTED},
+    "denoise": {*STREAMED, *PREFIX, *SEGMENTED, *(f"data.noise.{x}" for x in "infilling deletion permutation".split())},
+    "denoise bart": {*STREAMED, *PREFIX, *SEGMENTED, "data.noise.rate"},
 }
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_a_run_reads_every_field_of_its_task(task, sources, tmp_path, monkeypatch):
+@pytest.mark.parametrize("case", UNREAD)
+def test_a_run_reads_every_field_of_its_task(case, sources, tmp_path, monkeypatch):
+    task, _, noise = case.partition(" ")
     few = {"training.steps": 1, "training.eval_examples": 1, "data.test": "", "optimizer.weight_decay": 0.1}
-    config = tiny_config(TASKS[task].layout, sources[task], few)
+    few |= {
+        "data.noise.kind": noise or "spans",
+        "data.task": task,
+        "data.tokenizer.sampling": 0.1 * TASKS[task].pairs,
+        "data.max_length": 16,
+    }
+    kind = "seq2seq" if TASKS[task].pairs else "lm"
+    config = tiny_config("buckets" if TASKS[task].pairs else "streams", sources[kind], few)
     monkeypatch.setattr(jax, "local_devices", lambda: jax.devices()[:1])
     monkeypatch.setattr(training, "closing", lambda *_: None)  # it reads nothing, and takes long
     with recorded_reads(monkeypatch) as reads:
         training.train(config, epath.Path(tmp_path / "run"))
-    assert set(paths()) - set(reads) == UNREAD[task]
+    assert set(paths()) - set(reads) == UNREAD[case]
 
 
 def test_every_field_is_of_some_task():
-    assert set.intersection(*UNREAD.values()) == set() and set(UNREAD) == set(TASKS)
+    assert set.intersection(*UNREAD.values()) == set() and set(TASKS) <= set(UNREAD)
 
 
 # ---- the files in configs/ --------------------------------------------------------------------------------------
@@ -463,7 +538,7 @@ def test_a_config_file_is_valid_and_its_model_shrunk_takes_a_step(file):
     vocab, rng = 300, np.random.default_rng(0)
     has_source = TASKS[config.data.task].has_source
     ids = lambda: [rng.integers(4, vocab, rng.integers(1, 7)) for _ in range(3 * rows * accumulate)]
-    encoded = pipeline.Encoded(None, ids() if has_source else [], ids(), 0)
+    encoded = pipeline.Encoded(None, InMemory(ids(), ids() if has_source else []), 0, 0)
     data = pipeline.training_data(encoded, config.data, config.seed)
     schedule = training.Schedule(config, data)
     model = EncoderDecoder(config.model, vocab, has_source)

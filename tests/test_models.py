@@ -9,6 +9,7 @@ import pytest
 
 from lm.config import ModelConfig
 from lm.data.batches import Batch, pad_pairs, pad_rows
+from lm.data.tokenizers import BOS, EOS
 from lm.losses import teacher_forced
 from lm.models.attention import Attention
 from lm.models.decoder import zero_states
@@ -30,7 +31,7 @@ SHAPES = [
 LENGTHS = [(5, 3), (2, 6), (4, 1)]  # source and target, each without its EOS
 
 
-def config(attention="none", encoder="bidirectional", layers=1, tied=False, **fields) -> ModelConfig:
+def config(attention="none", encoder="bidirectional", layers=1, tied=False, cell="lstm", **fields) -> ModelConfig:
     # The tied head reads features as wide as the embedding: attention brings them there, else the state must be so.
     embed_dim = HIDDEN if tied and attention == "none" else 4
     return ModelConfig(
@@ -40,6 +41,7 @@ def config(attention="none", encoder="bidirectional", layers=1, tied=False, **fi
         attention=attention,
         encoder=encoder or "bidirectional",
         tied=tied,
+        cell=cell,
         **fields,
     )
 
@@ -59,9 +61,9 @@ compiled = functools.partial(jax.jit, static_argnums=0, compiler_options={"xla_b
 
 
 @compiled
-def encode(model, params, source_bs, keys_b=None):
+def encode(model, params, source_bs, keys_b=None, source_ends_bk=None):
     """(memory, initial state)"""
-    memory = model.apply({"params": params}, source_bs, keys_b, method="encode")
+    memory = model.apply({"params": params}, source_bs, keys_b, source_ends_bk, method="encode")
     return memory, model.apply({"params": params}, memory, method="initial_state")
 
 
@@ -76,7 +78,7 @@ def forced(model, params, batch, keys_b=None):
     """(features, final state, logits) under teacher forcing from the initial state."""
     memory, state = None, zero_states(model.config, batch.inputs_bt.shape[0])
     if model.has_encoder:
-        memory, state = encode(model, params, batch.source_bs, keys_b)
+        memory, state = encode(model, params, batch.source_bs, keys_b, batch.source_ends_bk)
     return unroll(model, params, batch.inputs_bt, state, memory, batch.resets_bt, keys_b)
 
 
@@ -261,11 +263,11 @@ def test_the_summary_is_as_long_for_any_source_and_tells_sources_apart(encoder):
     sources = np.random.default_rng(4).integers(3, VOCAB, (2, 9)).astype(np.int32)
     for length in (1, 4, 9):
         memory, _ = encode(model, params, sources[:, :length])
-        assert memory.summary_bz.shape == (2, width) and memory.summary_bz.dtype == jnp.float32
+        assert memory.summary_nz.shape == (2, width) and memory.summary_nz.dtype == jnp.float32
         assert memory.values_bsd.shape == (2, length, width // 2) and memory.mask_bs.all()
-        assert np.abs(memory.summary_bz[0] - memory.summary_bz[1]).max() > 1e-3
+        assert np.abs(memory.summary_nz[0] - memory.summary_nz[1]).max() > 1e-3
         # The top layer's final outputs: the last ones of the forward direction, the first of the backward one.
-        top = memory.summary_bz[:, width // 2 :]
+        top = memory.summary_nz[:, width // 2 :]
         np.testing.assert_array_equal(top[:, :HIDDEN], memory.values_bsd[:, -1, :HIDDEN])
         np.testing.assert_array_equal(top[:, HIDDEN:], memory.values_bsd[:, 0, HIDDEN:])
 
@@ -290,7 +292,7 @@ def test_attention_gives_padding_no_weight(kind):
     mask = jnp.arange(6) < jnp.array([6, 3, 1])[:, None]
 
     def contexts(module, values, mask):
-        return module(queries, module.keys(values), values, mask)
+        return module(queries, module.keys(values), values, mask[:, None])
 
     params = attention.init(jax.random.key(0), values, mask, method=contexts)
     run = lambda values, mask=mask: attention.apply(params, values, mask, method=contexts)
@@ -316,6 +318,72 @@ def test_the_decoder_attends(kind):
     turned = memory._replace(values_bsd=memory.values_bsd[..., ::-1])
     found, other = (unroll(model, params, batch_of().inputs_bt, state, each)[0] for each in (memory, turned))
     assert (np.abs(other - found).max(axis=-1)[:, 0] > 1e-3).all()
+
+
+# ---- packed pairs -----------------------------------------------------------------------------------------------
+
+PAIRS, ROWS, LONGEST = 5, 4, 4  # so that one row can hold all pairs
+PACKED = [
+    (attention, f"{directions}directional", 2, False, cell)
+    for attention in ("none", "dot", "additive")
+    for directions, cell in (("uni", "lstm"), ("bi", "lstm"), ("bi", "elman"))
+]
+
+
+def pairs_of(seed):
+    rng = np.random.default_rng(seed)
+    ids = lambda: rng.integers(3, VOCAB, rng.integers(LONGEST))
+    return [(ids(), ids()) for _ in range(PAIRS)]
+
+
+def packed(rows) -> Batch:
+    """Each row's pairs one after the other, and empty rows up to `ROWS`."""
+    length = PAIRS * LONGEST
+    joined = [
+        tuple(np.concatenate([[EOS, *ids] for ids in side])[1:] for side in zip(*row, strict=True)) for row in rows
+    ]
+    batch = pad_pairs(joined, (length, length), len(rows))
+    ends_bk = np.full((len(rows), PAIRS), length, np.int32)
+    for row, pairs in enumerate(rows):
+        ends_bk[row, : len(pairs)] = np.cumsum([len(source) + 1 for source, _ in pairs]) - 1
+        batch.resets_bt[row, np.cumsum([0, *(len(target) + 1 for _, target in pairs[:-1])])] = True
+    batch.inputs_bt[batch.resets_bt] = BOS
+    return pad_rows(batch._replace(source_ends_bk=ends_bk), ROWS)
+
+
+@pytest.fixture(params=PACKED, ids=named)
+def packs(request):
+    """(model, parameters) of the shapes of a model with which pairs are packed."""
+    return built(config(*request.param), True)
+
+
+def test_packed_pairs_have_the_loss_and_the_gradient_that_each_has_alone(packs):
+    for seed in range(4):
+        pairs = pairs_of(seed)
+        cuts = [[], [3], [1, 3], [2, 3, 4]][seed]  # from all pairs in one row to four rows
+        rows = [pairs[i:j] for i, j in zip([0, *cuts], [*cuts, PAIRS], strict=True)]
+        alone = pad_pairs(pairs, (LONGEST, LONGEST), PAIRS)
+        close(loss_and_gradient(*packs, packed(rows)), loss_and_gradient(*packs, alone))
+
+
+def test_a_pair_of_a_packed_row_changes_the_logits_of_no_other(packs):
+    pairs = [(source, [*target, 3]) for source, target in pairs_of(5)]
+    batch = packed([pairs[:3], pairs[3:]])
+    plain = logits(*packs, batch)
+    example_bt = batch.resets_bt.cumsum(axis=1) - 1
+    for changed in range(3):
+        turn = lambda ids: 3 + (np.asarray(ids) - 2) % (VOCAB - 3)
+        other = [(turn(s), turn(t)) if i == changed else (s, t) for i, (s, t) in enumerate(pairs)]
+        moved = np.abs(logits(*packs, packed([other[:3], other[3:]])) - plain).max(axis=-1)
+        own = (example_bt == changed) & (batch.weights_bt == 1) & (np.arange(ROWS) == 0)[:, None]
+        assert (moved[(batch.weights_bt == 1) & ~own] == 0).all() and (moved[own] > 1e-6).any()
+
+
+def test_packed_rows_without_examples_have_no_loss_and_no_gradient(packs):
+    empty = jax.tree.map(np.zeros_like, packed([pairs_of(0)]))
+    for ends in (0, PAIRS * LONGEST):
+        found = loss_and_gradient(*packs, empty._replace(source_ends_bk=np.full_like(empty.source_ends_bk, ends)))
+        assert all((np.asarray(leaf) == 0).all() for leaf in jax.tree.leaves(found))
 
 
 # ---- dropout ----------------------------------------------------------------------------------------------------
@@ -370,7 +438,7 @@ def test_without_keys_there_is_no_dropout(has_encoder):
 def test_dropout_is_in_the_encoder_too():
     model, params = built(config("additive", "bidirectional", 2, dropout=0.4), True)
     keys_b = jax.random.split(jax.random.key(1), 3)
-    summary = lambda keys_b: encode(model, params, batch_of().source_bs, keys_b)[0].summary_bz
+    summary = lambda keys_b: encode(model, params, batch_of().source_bs, keys_b)[0].summary_nz
     moved = np.abs(summary(keys_b) - summary(None))
     bottom, top = np.split(moved, 2, axis=-1)
     assert (bottom.max(axis=-1) > 1e-3).all() and (top.max(axis=-1) > 1e-3).all()
@@ -387,7 +455,7 @@ def test_bfloat16_is_the_type_of_products_only(shape):
     stepped = jax.eval_shape(functools.partial(step.__wrapped__, model), params, batch.inputs_bt[:, 0], state, memory)
     learnt = jax.eval_shape(functools.partial(loss_and_gradient.__wrapped__, model), params, batch)
     found = forced(model, params, batch)
-    memory = memory.values_bsd, memory.summary_bz  # its keys are of the products, as nothing else reads them
+    memory = memory.values_bsd, memory.summary_nz  # its keys are of the products, as nothing else reads them
     for leaf in jax.tree.leaves((params, memory, state, stepped, learnt, found)):
         assert leaf.dtype == jnp.float32
     exact = forced(*built(config(*shape), True), batch)

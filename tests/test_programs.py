@@ -59,7 +59,16 @@ def test_metrics_have_the_fields_of_the_contract(layout, trained):
     assert [r["step"] for r in by_split["train"]] == [*range(10, 81, 10)]
     assert [r["step"] for r in by_split["validation"]] == [24, 48, 72, 80]
     for record in by_split["train"]:
-        fields = {"step", "split", "seconds", "loss", "tokens_per_second", "learning_rate", "grad_norm"}
+        fields = {
+            "step",
+            "split",
+            "seconds",
+            "loss",
+            "tokens_per_second",
+            "learning_rate",
+            "grad_norm",
+            "waiting_for_data",
+        }
         assert set(record) == fields
         assert all(math.isfinite(record[name]) and record[name] >= 0 for name in fields - {"split"})
     for record in by_split["validation"]:

@@ -45,7 +45,8 @@ def case(cell, dtype=jnp.float32):
     gates = cell.gates * HIDDEN
     state = jax.tree.map(lambda x: random(9, *x.shape, dtype=dtype) * 0.3, zero_state(cell, BATCH, HIDDEN))
     mask_tb = jnp.arange(TIME)[:, None] < jnp.array([6, 4, 1])
-    reset_tb = jnp.zeros((TIME, BATCH), bool).at[2, 0].set(True).at[3, 1].set(True).at[0, 2].set(True)
+    resets = [2, 3, 0, 5], [0, 1, 2, 1]  # the last one is where the mask is False
+    reset_tb = jnp.zeros((TIME, BATCH), bool).at[resets].set(True)
     return (
         random(1, TIME, BATCH, gates, dtype=dtype),
         random(2, HIDDEN, gates, dtype=dtype) * 0.5,
@@ -55,11 +56,16 @@ def case(cell, dtype=jnp.float32):
     )
 
 
-def loop(cell, gates_tbg, recurrent_hg, state, mask_tb, reset_tb, reverse, dtype="float32"):
+def starts_of(cell, dtype=jnp.float32):
+    """A state for each reset to take; the numbers where there is no reset must not matter."""
+    return jax.tree.map(lambda x: random(8, TIME, *x.shape, dtype=dtype), zero_state(cell, BATCH, HIDDEN))
+
+
+def loop(cell, gates_tbg, recurrent_hg, state, mask_tb, reset_tb, reverse, dtype="float32", starts=None):
     """The definition: one step after the other, differentiated by JAX."""
     outputs = [None] * TIME
     for t in reversed(range(TIME)) if reverse else range(TIME):
-        fresh = zero_state(cell, BATCH, HIDDEN)
+        fresh = jax.tree.map(lambda x, t=t: x[t], starts) or zero_state(cell, BATCH, HIDDEN)
         state = jax.tree.map(lambda s, f, t=t: jnp.where(reset_tb[t][:, None], f, s), state, fresh)
         new = gated.step(cell, gates_tbg[t], recurrent_hg, state, dtype)
         state = jax.tree.map(lambda n, s, t=t: jnp.where(mask_tb[t][:, None], n, s), new, state)
@@ -70,10 +76,11 @@ def loop(cell, gates_tbg, recurrent_hg, state, mask_tb, reset_tb, reverse, dtype
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", ALL_CELLS)
-def test_unroll_equals_a_loop_over_step(name, dtype, reverse):
+@pytest.mark.parametrize("starts", [lambda cell: None, starts_of], ids=["zero", "starts"])
+def test_unroll_equals_a_loop_over_step(starts, name, dtype, reverse):
     cell = ALL_CELLS[name]
-    outputs, final = gated.unroll(cell, *case(cell), reverse, dtype)
-    expected_outputs, expected_final = loop(cell, *case(cell), reverse, dtype)
+    outputs, final = gated.unroll(cell, *case(cell), reverse, dtype, starts(cell))
+    expected_outputs, expected_final = loop(cell, *case(cell), reverse, dtype, starts(cell))
     np.testing.assert_allclose(outputs, expected_outputs, atol=1e-6)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), final, expected_final)
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves((outputs, final)))
@@ -81,18 +88,20 @@ def test_unroll_equals_a_loop_over_step(name, dtype, reverse):
 
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("name", ALL_CELLS)
-def test_gradient_equals_autodiff_in_float64(name, reverse, float64):
+@pytest.mark.parametrize("starts", [lambda cell, dtype: None, starts_of], ids=["zero", "starts"])
+def test_gradient_equals_autodiff_in_float64(starts, name, reverse, float64):
     cell = ALL_CELLS[name]
     gates_tbg, recurrent_hg, state, mask_tb, reset_tb = case(cell, jnp.float64)
     weights = jax.tree.map(lambda x: random(3, *x.shape, dtype=jnp.float64), (gates_tbg[..., :HIDDEN], state))
 
     def objective(run):
-        def value(gates_tbg, recurrent_hg, state):
-            found = run(cell, gates_tbg, recurrent_hg, state, mask_tb, reset_tb, reverse, "float32")
+        def value(gates_tbg, recurrent_hg, state, starts):
+            found = run(cell, gates_tbg, recurrent_hg, state, mask_tb, reset_tb, reverse, "float32", starts)
             found = (found[0], State(*found[1]))
             return sum(jax.tree.leaves(jax.tree.map(lambda a, w: jnp.sum(jnp.sin(a) * w), found, weights)))
 
-        return jax.grad(value, argnums=(0, 1, 2))(gates_tbg, recurrent_hg, state)
+        given = gates_tbg, recurrent_hg, state, starts(cell, jnp.float64)
+        return jax.grad(value, argnums=(0, 1, 2, 3))(*given)
 
     ours, theirs = objective(gated.unroll), objective(loop)
     assert jax.tree.leaves(ours)[0].dtype == jnp.float64

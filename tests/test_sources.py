@@ -1,5 +1,6 @@
 """Sources: what is read, what is held out, and one line for each mistake."""
 
+import collections
 import gzip
 import json
 import pathlib
@@ -14,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lm.data import sources
-from lm.data.sources import Example, Formats, load_splits
+from lm.data.examples import Example
+from lm.data.sources import Formats, load_splits
 from lm.errors import UserError
 
 
@@ -157,6 +159,67 @@ def test_buckets_are_read_as_folders_are(tmp_path, monkeypatch):
     assert [e.target for e in read("text:gs://bucket/one/b.md")] == ["bucket/one/b.md"]
     assert "gs://bucket/nothing.tsv: no such file" in error_of("tsv:gs://bucket/nothing.tsv")
     assert "gs://bucket/**/*.txt: ** is not read from a bucket" in error_of("text:gs://bucket/**/*.txt")
+
+
+@pytest.mark.parametrize("scheme", ["tsv", "jsonl", "parallel"])
+def test_patterns_name_several_files_in_the_order_of_their_names(scheme, tmp_path):
+    for name in "ba":
+        (tmp_path / f"{name}.tsv").write_text(f"s{name}\tt{name}\n")
+        (tmp_path / f"{name}.jsonl").write_text(f'{{"source": "s{name}", "target": "t{name}"}}\n')
+        (tmp_path / f"{name}.src").write_text(f"s{name}\n")
+        (tmp_path / f"{name}.tgt").write_text(f"t{name}\n")
+    location = {"parallel": f"{tmp_path}/*.src,{tmp_path}/?.tgt"}.get(scheme, f"{tmp_path}/*.{scheme}")
+    found = load_splits(f"{scheme}:{location}", f"tsv:{tmp_path}/a.tsv", "")["train"].examples
+    assert found == [Example("sa", "ta"), Example("sb", "tb")]
+
+
+# ---- mixtures ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def three(tmp_path):
+    for name, count in (("a", 100), ("b", 40), ("c", 7)):
+        (tmp_path / f"{name}.tsv").write_text("".join(f"{name}{i}\tx\n" for i in range(count)))
+    (tmp_path / "text.txt").write_text("text\n" * 50)
+    return tmp_path
+
+
+@pytest.mark.parametrize("weights", [(1, 1, 1), (5, 2, 1), (0.5, 0.25, 3), (100, 40, 7)])
+def test_a_mixture_has_every_example_and_the_shares_that_the_weights_say(weights, three):
+    spec = " + ".join(f"{weight}*tsv:{three}/{name}.tsv" for weight, name in zip(weights, "abc", strict=True))
+    split = load_splits(spec, f"tsv:{three}/a.tsv", "")["train"]
+    counts = collections.Counter(example.source for example in split.examples)
+    assert len(counts) == 147
+    of = {name: [n for source, n in counts.items() if source[0] == name] for name in "abc"}
+    assert all(max(each) - min(each) <= 1 for each in of.values())
+    assert min(min(each) for each in of.values()) == 1 and any(set(each) == {1} for each in of.values())
+    for weight, name in zip(weights, "abc", strict=True):
+        assert abs(sum(of[name]) - len(split.examples) * weight / sum(weights)) <= 1.5
+    assert split == load_splits(spec, f"tsv:{three}/a.tsv", "")["train"]
+
+
+def test_what_a_mixture_holds_out_is_of_every_source_and_once(three):
+    spec = f"1*tsv:{three}/a.tsv + 9*tsv:{three}/b.tsv"
+    splits = load_splits(spec, "", "")
+    held = [example.source for example in splits["validation"].examples]
+    assert {source[0] for source in held} == {"a", "b"} and len(held) == len(set(held))
+    assert not set(held) & {example.source for example in splits["train"].examples}
+
+
+@pytest.mark.parametrize(
+    ("spec", "what"),
+    [
+        ("1*tsv:{0}/a.tsv + tsv:{0}/b.tsv", "is no mixture"),
+        ("1*tsv:{0}/a.tsv + 0*tsv:{0}/b.tsv", "is no mixture"),
+        ("1*tsv:{0}/a.tsv + 1*text:{0}/text.txt", "mixes texts with pairs"),
+        ("1*tsv:{0}/a.tsv + 1*tsv:{0}/d.tsv", "no such file"),
+        ("1*tsv:{0}/a.tsv + 1*csv:{0}/b.tsv", "did you mean tsv"),
+        ("1*tsv:{0}/a.tsv + 100000*tsv:{0}/c.tsv", "would be repeated"),
+    ],
+)
+def test_mixtures_that_cannot_be_read(spec, what, three):
+    with pytest.raises(UserError, match=what):
+        load_splits(spec.format(three), "", "")
 
 
 # ---- held out ---------------------------------------------------------------------------------------------------
@@ -318,7 +381,7 @@ def test_tsv_lines_that_are_no_pair(tmp_path, line, what):
         ('{"text": "a", "log_prob": false}', "'log_prob' is false"),
         ('{"text": "a", "log_prob": NaN}', "'log_prob' is NaN"),
         ('{"text": "a", "log_prob": 0.5}', "'log_prob' is 0.5"),
-        ('{"source": "a", "target": "b"}', "texts and source-target pairs are mixed in one file"),
+        ('{"source": "a", "target": "b"}', "texts and source-target pairs are mixed in one source"),
     ],
 )
 def test_jsonl_lines_that_are_no_example(tmp_path, line, what):
@@ -456,6 +519,22 @@ def test_tfds_blank_examples_are_left_out_and_counted():
     splits = load_splits("tfds:lm_sources_test/texts", "tfds:lm_sources_test/texts", "")
     assert len(splits["train"].examples) == 45 and splits["train"].examples[0].source is None
     assert splits["train"].note == "5 blank examples of tfds:lm_sources_test/texts are left out"
+
+
+def test_names_of_hugging_face_are_those_of_tfds_and_their_failures_one_line(monkeypatch):
+    builder, asked = tfds.builder, []
+
+    def opened(name):
+        asked.append(name)
+        if name == "huggingface:away":
+            raise ConnectionError("Name or service not known\nand more")
+        return builder(name.removeprefix("huggingface:"))
+
+    monkeypatch.setattr(tfds, "builder", opened)
+    spec = "tfds:huggingface:lm_sources_test/texts:train[:20%]"
+    assert len(load_splits(spec, spec, "", ("train",))["train"].examples) == 9  # one of the ten is blank
+    assert set(asked) == {"huggingface:lm_sources_test/texts"}
+    assert "cannot be opened (Name or service not known); check" in error_of("tfds:huggingface:away:train")
 
 
 def test_tfds_without_validation_holds_out_by_hash():

@@ -2,6 +2,7 @@
 
 import io
 import json
+import threading
 import time
 
 import numpy as np
@@ -10,9 +11,14 @@ import sentencepiece
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lm.config import TOKENIZERS
+from lm.config import TOKENIZERS, Names, TokenizerConfig
 from lm.data.tokenizers import BOS, EOS, PAD, UNK, Vocabulary, load_tokenizer, save_tokenizer, train_tokenizer
 from lm.errors import UserError
+
+
+def train(kind, vocab_size, texts, sentinels=0, **fields):
+    return train_tokenizer(TokenizerConfig(kind, vocab_size, **fields), texts, sentinels)
+
 
 TEXTS = [
     "the cat sat on the mat.\nthe dog sat on the log!\n",
@@ -25,7 +31,7 @@ LOSSLESS = ("bytes", "unigram", "bpe")
 
 @pytest.fixture(scope="module")
 def trained():
-    return {kind: train_tokenizer(kind, size, TEXTS) for kind, size in KINDS.items()}
+    return {kind: train(kind, size, TEXTS) for kind, size in KINDS.items()}
 
 
 def check_round_trip(tokenizer, text):
@@ -116,13 +122,13 @@ def test_saved_and_loaded_is_the_same(trained, kind, tmp_path):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_training_twice_gives_the_same_tokenizer_and_other_text_another(trained, kind, tmp_path):
-    again = train_tokenizer(kind, KINDS[kind], iter(TEXTS))
+    again = train(kind, KINDS[kind], iter(TEXTS))
     assert again.fingerprint == trained[kind].fingerprint
     for folder, tokenizer in (("one", trained[kind]), ("two", again)):
         save_tokenizer(tokenizer, tmp_path / folder)
     for path in (tmp_path / "one").iterdir():
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
-    other = train_tokenizer(kind, KINDS[kind], [text.replace("cat", "fox") for text in TEXTS])
+    other = train(kind, KINDS[kind], [text.replace("cat", "fox") for text in TEXTS])
     assert (other.fingerprint != again.fingerprint) == (kind != "bytes")
 
 
@@ -133,11 +139,11 @@ def test_fingerprints_of_kinds_differ(trained):
 
 
 def test_vocabularies_are_ordered_by_frequency_then_code_point():
-    tokenizer = train_tokenizer("characters", 0, ["bbbddcaa"])
+    tokenizer = train("characters", 0, ["bbbddcaa"])
     assert tokenizer.pieces(range(4, tokenizer.vocab_size)) == ["b", "a", "d", "c"]
-    limited = train_tokenizer("characters", 6, ["bbbddcaa"])
+    limited = train("characters", 6, ["bbbddcaa"])
     assert limited.vocab_size == 6 and limited.encode("bacd").tolist() == [4, 5, UNK, UNK]
-    words = train_tokenizer("words", 6, ["the cat the cat the end"])
+    words = train("words", 6, ["the cat the cat the end"])
     assert words.vocab_size == 6 and words.pieces([4, 5]) == [" cat", " the"]
 
 
@@ -154,7 +160,7 @@ def test_documents_and_lines_of_any_length_train(kind):
     syllables = "mo ta ki lu ra ne so pi".split()
     words = [a + b + c for a in syllables for b in syllables for c in syllables]
     text = " ".join(words[i * i * i // 7 % 512] for i in range(15_000))  # one line of 100 kB
-    tokenizer = train_tokenizer(kind, 400, [text])
+    tokenizer = train(kind, 400, [text])
     assert tokenizer.vocab_size == 400
     assert len(tokenizer.encode(text)) < len(text) / 2
     check_round_trip(tokenizer, text)
@@ -162,7 +168,7 @@ def test_documents_and_lines_of_any_length_train(kind):
 
 @pytest.mark.parametrize("kind", ["unigram", "bpe"])
 def test_signs_that_sentencepiece_keeps_for_itself_cost_no_line(trained, kind):
-    again = train_tokenizer(kind, KINDS[kind], [text + "\t\u2585\0\u2581\u3000" for text in TEXTS])
+    again = train(kind, KINDS[kind], [text + "\t\u2585\0\u2581\u3000" for text in TEXTS])
     assert again.fingerprint == trained[kind].fingerprint
 
 
@@ -198,7 +204,7 @@ def foreign_model(**options) -> bytes:
 def test_a_model_made_elsewhere_gets_our_special_ids(ids, tmp_path):
     path = tmp_path / "foreign.model"
     path.write_bytes(foreign_model(vocab_size=50, model_type="bpe", user_defined_symbols=["<mask>"], **ids))
-    tokenizer = train_tokenizer(str(path), 0, [])
+    tokenizer = train(str(path), 0, [])
     theirs = sentencepiece.SentencePieceProcessor(model_file=str(path))
     missing = sum(i < 0 for i in ids.values())
     assert tokenizer.vocab_size == theirs.get_piece_size() + missing
@@ -221,45 +227,45 @@ def test_a_model_made_elsewhere_gets_our_special_ids(ids, tmp_path):
 # ---- errors -----------------------------------------------------------------------------------------------------
 
 
-def error_of(call, *arguments) -> str:
+def error_of(call, *arguments, **fields) -> str:
     with pytest.raises(UserError) as caught:
-        call(*arguments)
+        call(*arguments, **fields)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
 def test_an_unknown_kind_names_the_nearest():
-    message = error_of(train_tokenizer, "unigran", 320, TEXTS)
+    message = error_of(train, "unigran", 320, TEXTS)
     assert message.startswith("error: config.data.tokenizer.kind: 'unigran' is unknown; did you mean unigram?")
 
 
 @pytest.mark.parametrize("kind", ["unigram", "bpe"])
 def test_a_size_that_the_text_does_not_allow_names_the_one_it_does(kind):
-    small = error_of(train_tokenizer, kind, 100, TEXTS)
+    small = error_of(train, kind, 100, TEXTS)
     assert small.startswith("error: config.data.tokenizer.vocab_size: 100 is too small")
-    large = error_of(train_tokenizer, kind, 100_000, TEXTS)
+    large = error_of(train, kind, 100_000, TEXTS)
     assert large.startswith("error: config.data.tokenizer.vocab_size: 100000 is too large")
     for message in (small, large):
         allowed = int(message.rpartition(" ")[2])
-        assert train_tokenizer(kind, allowed, TEXTS).vocab_size == allowed
+        assert train(kind, allowed, TEXTS).vocab_size == allowed
 
 
 @pytest.mark.parametrize("kind", ["characters", "words"])
 def test_a_limit_below_the_special_ids_is_refused(kind):
-    assert "config.data.tokenizer.vocab_size: 4 leaves no room" in error_of(train_tokenizer, kind, 4, TEXTS)
+    assert "config.data.tokenizer.vocab_size: 4 leaves no room" in error_of(train, kind, 4, TEXTS)
 
 
 @pytest.mark.parametrize("kind", ["characters", "words", "unigram", "bpe"])
 def test_no_text_is_refused(kind):
-    assert "config.data.train: holds no text" in error_of(train_tokenizer, kind, 320, ["", ""])
+    assert "config.data.train: holds no text" in error_of(train, kind, 320, ["", ""])
 
 
 def test_a_model_that_is_missing_or_damaged_is_refused(tmp_path):
     path = tmp_path / "x.model"
-    assert f"{path}: cannot be read (No such file" in error_of(train_tokenizer, str(path), 0, [])
+    assert f"{path}: cannot be read (No such file" in error_of(train, str(path), 0, [])
     for content in (b"", b"no model", foreign_model(vocab_size=50)[:500]):
         path.write_bytes(content)
-        assert f"{path}: is no SentencePiece model" in error_of(train_tokenizer, str(path), 0, [])
+        assert f"{path}: is no SentencePiece model" in error_of(train, str(path), 0, [])
 
 
 def test_a_saved_tokenizer_that_is_missing_or_damaged_is_refused(trained, tmp_path):
@@ -278,7 +284,7 @@ def test_a_saved_tokenizer_that_is_missing_or_damaged_is_refused(trained, tmp_pa
 
     save_tokenizer(trained["bpe"], tmp_path)
     model = tmp_path / "tokenizer.model"
-    model.write_bytes(trained["unigram"].model)
+    model.write_bytes(trained["unigram"].method.model)
     assert f"{model}: is not what was saved" in error_of(load_tokenizer, tmp_path)
     model.unlink()
     assert f"{model}: cannot be read" in error_of(load_tokenizer, tmp_path)
@@ -286,3 +292,91 @@ def test_a_saved_tokenizer_that_is_missing_or_damaged_is_refused(trained, tmp_pa
 
 def test_kinds_are_those_of_the_configuration(trained):
     assert set(trained) == set(TOKENIZERS)
+
+
+# ---- many texts, other segmentations ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(deadline=None, max_examples=30)
+@given(texts=st.lists(st.text(), max_size=6))
+@example(texts=["a ▁b", "the cat", ""])
+def test_many_texts_are_encoded_as_each_alone(trained, kind, texts):
+    for ids, text in zip(trained[kind].encode_batch(texts), texts, strict=True):
+        assert ids.dtype == np.int32
+        np.testing.assert_array_equal(ids, trained[kind].encode(text))
+
+
+@pytest.mark.parametrize("kind", ["unigram", "bpe"])
+@settings(deadline=None, max_examples=50)
+@given(text=st.text() | st.sampled_from(TEXTS), seed=st.integers(0, 2**33))
+def test_every_segmentation_is_of_the_same_text(trained, kind, text, seed):
+    (ids,) = trained[kind].sample_batch([text], 0.3, seed)
+    assert trained[kind].decode(ids) == text and ids.dtype == np.int32
+
+
+@pytest.mark.parametrize("kind", ["unigram", "bpe"])
+def test_segmentations_are_of_the_texts_and_the_seed_wherever_they_are_drawn(trained, kind):
+    draw = lambda seed: [ids.tolist() for ids in trained[kind].sample_batch(TEXTS, 0.3, seed)]
+    first, other = draw(1), draw(2)
+    assert first == draw(1) != other
+    assert len({tuple(ids) for ids in first}) > 3  # equal texts are cut differently
+    in_thread = []
+    thread = threading.Thread(target=lambda: in_thread.extend(draw(1)))
+    thread.start()
+    thread.join()
+    assert in_thread == first
+
+
+# ---- what can be asked for --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["unigram", "bpe"])
+def test_normalisation_is_done_once(kind):
+    tokenizer = train(kind, 300, TEXTS, normalization="nfkc_cf")
+    assert tokenizer.decode(tokenizer.encode("The CAT \ufb01rst \u2460")) == "the cat first 1"
+
+
+@pytest.mark.parametrize("kind", ["unigram", "bpe"])
+def test_pieces_of_the_user_are_never_cut(kind):
+    tokenizer = train(kind, 300, TEXTS, pieces=Names(["<user>", "the cat".replace(" ", "_")]))
+    for text in ("<user>", "a<user>b", "the_cat"):
+        pieces = tokenizer.pieces(tokenizer.encode(text))
+        assert "<user>" in pieces or "the_cat" in pieces, pieces
+        check_round_trip(tokenizer, text)
+    for wrong in (["a b"], ["a", "a"], ["▁a"], ["<s>"]):
+        assert "config.data.tokenizer.pieces" in error_of(train, kind, 300, TEXTS, pieces=Names(wrong))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("sentinels", "multiple_of"), [(3, 1), (0, 128), (5, 128)])
+def test_sentinels_and_filling_come_after_the_ids_of_the_text(kind, sentinels, multiple_of, trained, tmp_path):
+    plain = trained[kind]
+    tokenizer = train(kind, KINDS[kind], TEXTS, sentinels, multiple_of=multiple_of)
+    assert tokenizer.vocab_size % multiple_of == 0
+    assert plain.vocab_size + sentinels <= tokenizer.vocab_size < plain.vocab_size + sentinels + multiple_of
+    assert tokenizer.fingerprint != plain.fingerprint
+    np.testing.assert_array_equal(tokenizer.encode(TEXTS[0]), plain.encode(TEXTS[0]))
+    assert tokenizer.decode([*tokenizer.encode(" cat"), *tokenizer.unused]) == " cat"
+    assert set(tokenizer.unused) == set(range(plain.vocab_size + sentinels, tokenizer.vocab_size))
+    save_tokenizer(tokenizer, tmp_path)
+    again = load_tokenizer(tmp_path)
+    assert again.fingerprint == tokenizer.fingerprint and again.vocab_size == tokenizer.vocab_size
+    marked = "the <extra_0> sat<extra_2><extra_1>" if sentinels else "the cat"
+    ids = again.encode_marked(marked)
+    assert again.decode(ids) == (marked if kind != "words" else again.decode(ids))
+    if sentinels:
+        assert [i - plain.vocab_size for i in ids if i >= plain.vocab_size] == [0, 2, 1]
+        assert again.sentinel(2) == plain.vocab_size + 2
+        assert not (again.encode(marked) >= plain.vocab_size).any()  # text is text
+        with pytest.raises(IndexError):
+            again.sentinel(sentinels)
+
+
+def test_a_tokenizer_that_an_older_version_saved_is_read(trained, tmp_path):
+    save_tokenizer(trained["words"], tmp_path)
+    path = tmp_path / "tokenizer.json"
+    record = json.loads(path.read_text())
+    del record["sentinels"], record["multiple_of"]
+    path.write_text(json.dumps(record))
+    assert load_tokenizer(tmp_path).fingerprint == trained["words"].fingerprint

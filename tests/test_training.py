@@ -1,6 +1,7 @@
 """Training: the update, exact resume, what is kept, and what a run refuses."""
 
 import contextlib
+import json
 import pathlib
 import shutil
 import signal
@@ -16,7 +17,7 @@ from lm import console, evaluation, optimizers, training, workdir
 from lm.config import Config
 from lm.data import batches, pipeline
 from lm.data.batches import Batch
-from lm.data.sources import Example
+from lm.data.examples import Example
 from lm.errors import Stopped, UserError
 from lm.models.encoder_decoder import EncoderDecoder
 from lm.parallel import Devices
@@ -70,7 +71,9 @@ class Setup:
         self.config = config
         splits = pipeline.load_splits(config.data)
         self.tokenizer = pipeline.make_tokenizer(config.data, splits["train"])
-        self.encoded = {name: pipeline.encode(split, self.tokenizer) for name, split in splits.items()}
+        self.encoded = {
+            name: pipeline.encode(split, self.tokenizer, config.data, config.seed) for name, split in splits.items()
+        }
         self.data = pipeline.training_data(self.encoded["train"], config.data, config.seed)
         self.model = EncoderDecoder(config.model, self.tokenizer.vocab_size, TASKS[config.data.task].has_source)
         self.params = training.initial_params(self.model, config.seed)
@@ -206,14 +209,14 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_good_checkp
     layout, short, uninterrupted, tmp_path, monkeypatch
 ):
     kind = {"streams": batches.Streams, "buckets": batches.Buckets}[layout]
-    healthy = kind.__getitem__
+    healthy = kind.part
 
-    def poisoned(self, index):
-        batch = healthy(self, index)
+    def poisoned(self, index, rows):
+        batch = healthy(self, index, rows)
         return batch._replace(weights_bt=batch.weights_bt * np.float32(np.nan)) if index >= 9 else batch
 
     with monkeypatch.context() as patch:
-        patch.setattr(kind, "__getitem__", poisoned)
+        patch.setattr(kind, "part", poisoned)
         with pytest.raises(UserError, match="^error: step 10: .* not finite .* checkpoint is 8"):
             training.train(short[layout], epath.Path(tmp_path / "run"))
     run = load(str(tmp_path / "run"), "latest")
@@ -299,7 +302,9 @@ def figures(run, encoded: pipeline.Encoded, changes: dict[str, object], count: i
 def test_neither_batch_size_nor_devices_nor_buckets_change_an_evaluation(uninterrupted, pairs):
     run = load(str(uninterrupted["buckets"]))
     examples = [Example(*pair) for pair in pairs[:43]]
-    encoded = pipeline.encode(pipeline.Split("validation", "", examples, "", ""), run.tokenizer)
+    encoded = pipeline.encode(
+        pipeline.Split("validation", "", [], "", "").replaced(examples), run.tokenizer, run.config.data
+    )
     scores = run.score(examples)
     expected = {"loss": -sum(s.log_probability for s in scores) / sum(s.tokens for s in scores)}
     for rows, buckets, count in ((8, 2, 1), (3, 2, 1), (64, 1, 8)):
@@ -317,7 +322,9 @@ def test_the_evaluation_of_texts_equals_their_scores_however_they_are_cut(uninte
         for i in range(11)
     ]
     examples = [Example(None, text) for text in texts]
-    encoded = pipeline.encode(pipeline.Split("validation", "", examples, "", ""), run.tokenizer)
+    encoded = pipeline.encode(
+        pipeline.Split("validation", "", [], "", "").replaced(examples), run.tokenizer, run.config.data
+    )
     scores = run.score(texts)
     nats, tokens = -sum(score.log_probability for score in scores), sum(score.tokens for score in scores)
     assert [score.bytes for score in scores] == [len(text) for text in texts]
@@ -367,3 +374,34 @@ def test_an_origin_that_is_no_run_is_refused(short, tmp_path):
     with pytest.raises(UserError, match="nowhere: is not a run"):
         training.train(config, epath.Path(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_keeps_what_cleaning_did_and_trains_on_what_is_left(configs, sources, tmp_path):
+    cleaned = changed(configs["buckets"], {"data.cleaning": ["words(2, 9)", "duplicates"], "training.steps": 2})
+    training.train(cleaned, epath.Path(tmp_path))
+    report = json.loads((tmp_path / "cleaning.json").read_text())
+    dropped = sum(step["dropped"] for step in report["steps"].values())
+    assert list(report["steps"]) == ["words(2, 9)", "duplicates"] and dropped > 0
+    splits = pipeline.load_splits(cleaned.data)
+    assert len(splits["train"].examples) == report["examples_out"] == report["examples_in"] - dropped
+    assert splits["train"].fingerprint != pipeline.load_splits(configs["buckets"].data)["train"].fingerprint
+    assert min(len(example.source.split()) for example in splits["train"].examples) == 2
+    assert min(len(example.source.split()) for example in splits["validation"].examples) == 1  # never made easier
+
+
+TASKS_AND_LAYOUTS = [("lm", "packed"), ("prefix", "buckets"), ("denoise", "packed"), ("classify", "packed")]
+
+
+@pytest.mark.parametrize(("task", "layout"), TASKS_AND_LAYOUTS)
+def test_a_run_of_every_task_and_layout_resumes_exactly(task, layout, sources, tmp_path):
+    pairs = TASKS[task].pairs
+    values = {"data.task": task, "data.layout": layout, "data.max_length": 32, "data.window": 32, "training.steps": 6}
+    values |= {"training.eval_every": 6, "training.checkpoint_every": 3, "training.log_every": 1, "data.test": ""}
+    config = tiny_config("buckets" if pairs else "streams", sources["seq2seq" if pairs else "lm"], values)
+    training.train(config, epath.Path(tmp_path / "whole"))
+    records = workdir.read_metrics(epath.Path(tmp_path / "whole"))
+    assert records[0]["loss"] > records[5]["loss"] and 0 <= records[0]["waiting_for_data"] <= 1
+    shutil.copytree(tmp_path / "whole", tmp_path / "resumed")
+    shutil.rmtree(tmp_path / "resumed" / "checkpoints" / "6")
+    training.train(config, epath.Path(tmp_path / "resumed"))
+    assert kill.differences(tmp_path / "whole", tmp_path / "resumed") == []

@@ -1,15 +1,18 @@
-"""Two layouts of encoded text. Batch `i` is a pure function of `(seed, i)`; a resume is a number.
+"""Three layouts of encoded text. Batch `i` is a pure function of `(seed, i)`; a resume is a number.
 
 *Streams* cut one continuous text into rows that are read side by side, window after window, the recurrent state
-carried along. *Buckets* pad examples to a few lengths. Only numpy here: what happens to whole batches on their way to
-the device is in `pipeline.py`.
+carried along. *Buckets* pad examples to a few lengths. *Packed* puts several examples into a row. Only numpy here: what
+happens to whole batches on their way to the device is in `pipeline.py`. A process may ask for some rows of a batch
+only; it then reads the examples of those alone.
 """
 
+import bisect
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from lm.data.corpus import Corpus, Pair
 from lm.data.tokenizers import BOS, EOS, PAD
 
 
@@ -20,7 +23,10 @@ class Batch(NamedTuple):
     inputs_bt: np.ndarray  # the token before each target; BOS at a document's start
     targets_bt: np.ndarray  # what the decoder must write, ended by EOS
     weights_bt: np.ndarray  # float32, 1 on real targets and 0 on padding
-    resets_bt: np.ndarray  # bool, True where a document starts and the state is cleared
+    resets_bt: np.ndarray  # bool, True where a document starts: the state is cleared, or read from the source anew
+    # Packed pairs: the position in source_bs of the EOS of each example of the row, ascending, and the width of source_bs
+    # where a row has fewer; the k-th reset of a row starts the k-th example. None: a row is one example.
+    source_ends_bk: np.ndarray | None = None
 
 
 def pad_rows(batch: Batch, rows: int) -> Batch:
@@ -29,10 +35,43 @@ def pad_rows(batch: Batch, rows: int) -> Batch:
     return Batch(*(None if a is None else np.pad(a, [(0, fill), (0, 0)]) for a in batch))
 
 
+class Layout:
+    """Batches by number. A layout says how many an epoch has and makes one of them."""
+
+    corpus: Corpus
+    batch_size: int
+    padding: float  # share of positions that hold no token, over the first epoch
+
+    def __init__(self):
+        steps = [self.steps(epoch) for epoch in range(self.corpus.variants)]
+        self._ends = np.cumsum(steps).tolist()  # of the epochs of one round of variants
+        tokens = [int(np.sum(self.corpus.lengths(epoch)[:, 1] + 1)) for epoch in range(self.corpus.variants)]
+        self.steps_per_epoch = -(-self._ends[-1] // len(steps))
+        self.tokens_per_epoch = sum(tokens) // len(tokens)  # real target tokens
+
+    def steps(self, epoch: int) -> int:
+        """Batches of an epoch."""
+        raise NotImplementedError
+
+    def make(self, epoch: int, step: int, rows: range) -> Batch:
+        """Rows of a batch of an epoch."""
+        raise NotImplementedError
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.part(index, range(self.batch_size))
+
+    def part(self, index: int, rows: range) -> Batch:
+        """Some rows of batch `index`."""
+        round_, place = divmod(index, self._ends[-1])
+        variant = bisect.bisect_right(self._ends, place)
+        step = place - (self._ends[variant - 1] if variant else 0)
+        return self.make(round_ * self.corpus.variants + variant, step, rows)
+
+
 # ---- streams ----------------------------------------------------------------------------------------------------
 
 
-class Streams:
+class Streams(Layout):
     """Training batches of `batch_size` parallel streams, `window` steps each.
 
     Every epoch the documents are shuffled, laid end to end (each ended by EOS), turned by a random offset, and cut
@@ -41,51 +80,88 @@ class Streams:
     zero state once an epoch, and may know nothing to say from there: just where a prompt begins.
     """
 
-    def __init__(self, documents: Sequence[np.ndarray], batch_size: int, window: int, reset_rate: float, seed: int):
-        self.documents, self.batch_size, self.window = documents, batch_size, window
+    def __init__(self, corpus: Corpus, batch_size: int, window: int, reset_rate: float, seed: int):
+        self.corpus, self.batch_size, self.window = corpus, batch_size, window
         self.reset_rate, self.seed = reset_rate, seed
-        self.tokens_per_epoch = sum(len(ids) + 1 for ids in documents)
-        self.length = -(-self.tokens_per_epoch // batch_size)
-        self.steps_per_epoch = -(-self.length // window)
-        self.padding = 1 - self.tokens_per_epoch / (self.steps_per_epoch * window * batch_size)
-        self._epochs: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._rings: dict[int, _Ring] = {}
+        super().__init__()
+        self.padding = 1 - self._tokens(0) / (self.steps(0) * window * batch_size)
 
-    def __getitem__(self, index: int) -> Batch:
-        epoch, window = divmod(index, self.steps_per_epoch)
-        ids, starts = self._epoch(epoch)
-        column = window * self.window + np.arange(self.window)
-        position = np.arange(self.batch_size)[:, None] * self.length + column
-        real = (column < self.length) & (position < len(ids))
+    def _tokens(self, epoch: int) -> int:
+        return int(np.sum(self.corpus.lengths(epoch)[:, 1] + 1))
+
+    def _length(self, epoch: int) -> int:
+        return -(-self._tokens(epoch) // self.batch_size)
+
+    def steps(self, epoch: int) -> int:
+        return -(-self._length(epoch) // self.window)
+
+    def make(self, epoch: int, step: int, rows: range) -> Batch:
+        length = self._length(epoch)
+        column = step * self.window + np.arange(self.window)
+        begin_b = np.arange(rows.start, rows.stop) * length
+        real = (column < length) & (begin_b[:, None] + column < self._tokens(epoch))
         # A stream's first step clears the state: what was carried belongs to the end of the epoch before.
-        rng = np.random.default_rng([self.seed, epoch, window])
-        cleared_b = (rng.random(self.batch_size) < self.reset_rate) | (window == 0)
-        return _cut(ids, starts, np.where(real, position, 0), real, cleared_b)
+        rng = np.random.default_rng([self.seed, epoch, step])
+        cleared_b = (rng.random(self.batch_size) < self.reset_rate)[rows.start : rows.stop] | (step == 0)
+        return _cut(self._ring(epoch).read(begin_b + column[0] - 1, self.window + 1), real, cleared_b)
 
-    def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        if epoch not in self._epochs:
-            rng = np.random.default_rng([self.seed, epoch])
-            ids, starts = _lay(self.documents, rng.permutation(len(self.documents)))
-            turn = rng.integers(len(ids))
+    def _ring(self, epoch: int) -> "_Ring":
+        if epoch not in self._rings:
             # The epoch before stays, as threads that prefetch may still read it.
-            self._epochs = {e: v for e, v in self._epochs.items() if e == epoch - 1}
-            self._epochs[epoch] = np.roll(ids, turn), np.roll(starts, turn)
-        return self._epochs[epoch]
+            self._rings = {e: ring for e, ring in self._rings.items() if e == epoch - 1}
+            rng = np.random.default_rng([self.seed, epoch])
+            order = rng.permutation(len(self.corpus))
+            self._rings[epoch] = _Ring(self.corpus, epoch, order, int(rng.integers(self._tokens(epoch))))
+        return self._rings[epoch]
 
 
-def evaluation_streams(documents: Sequence[np.ndarray], streams: int, window: int) -> Iterator[Batch]:
+class _Ring:
+    """Documents in an order, end to end, each ended by EOS, turned by an offset; read where it is asked for."""
+
+    def __init__(self, corpus: Corpus, epoch: int, order: np.ndarray, turn: int):
+        self.corpus, self.epoch, self.order, self.turn = corpus, epoch, order, turn
+        self.ends = np.cumsum(corpus.lengths(epoch)[order, 1] + 1)  # of each document, its EOS included
+        self._held: dict[int, np.ndarray] = {}  # the documents read last: the next window goes on in them
+
+    def read(self, begin_b: np.ndarray, count: int) -> np.ndarray:
+        """int32 [b, count]: the ids from each position on, round and round."""
+        size = int(self.ends[-1])
+        begin_b = (begin_b - self.turn) % size
+        first_b = np.searchsorted(self.ends, begin_b, side="right")
+        offset_b = begin_b - np.where(first_b > 0, self.ends[first_b - 1], 0)
+        laps, rest = divmod(count, size)
+        last = (begin_b + rest - 1) % size if rest else begin_b
+        last_b = np.searchsorted(self.ends, last, side="right")
+        # More than once round, in a tiny text: all documents, so many times.
+        wrapped_b = (last_b < first_b) | ((last_b == first_b) & (last < begin_b))
+        number_b = last_b - first_b + 1 + len(self.ends) * (wrapped_b + laps)
+        numbers = [self.order[np.arange(f, f + n) % len(self.order)] for f, n in zip(first_b, number_b, strict=True)]
+        wanted = dict.fromkeys(np.concatenate(numbers).tolist())
+        held = self._held
+        missing = [number for number in wanted if number not in held]
+        read = dict(zip(missing, self.corpus.take(missing, self.epoch), strict=True))
+        documents = {n: held[n] if n in held else np.append(read[n][1], EOS).astype(np.int32) for n in wanted}
+        self._held = documents
+        ids = np.empty((len(begin_b), count), np.int32)
+        for row, (chosen, offset) in enumerate(zip(numbers, offset_b, strict=True)):
+            parts = [documents[number] for number in chosen.tolist()]
+            ids[row] = (parts[0] if len(parts) == 1 else np.concatenate(parts))[offset : offset + count]
+        return ids
+
+
+def evaluation_streams(corpus: Corpus, streams: int, window: int) -> Iterator[Batch]:
     """One pass over all documents in order, as `streams` rows, whatever the batch size of training.
 
     A row starts at a document's start where one is near, else within a document, and then its state starts from zero:
     with 1 stream the state is carried through the whole text.
     """
-    ids, starts = _lay(documents, np.arange(len(documents)))
-    edges = _edges(np.flatnonzero(starts), len(ids), streams)
-    begin, end = edges[:-1, None], edges[1:, None]
-    for offset in range(0, int((end - begin).max()), window):
-        column = offset + np.arange(window)
-        position = begin + column
-        real = position < end
-        yield _cut(ids, starts, np.where(real, position, 0), real, np.full(len(begin), offset == 0))
+    ring = _Ring(corpus, 0, np.arange(len(corpus)), 0)
+    edges = _edges(np.concatenate([[0], ring.ends[:-1]]), int(ring.ends[-1]), streams)
+    begin_b, end_b = edges[:-1], edges[1:]
+    for offset in range(0, int((end_b - begin_b).max()), window):
+        real = begin_b[:, None] + offset + np.arange(window) < end_b[:, None]
+        yield _cut(ring.read(begin_b + offset - 1, window + 1), real, np.full(len(begin_b), offset == 0))
 
 
 def _edges(starts: np.ndarray, length: int, streams: int) -> np.ndarray:
@@ -98,23 +174,15 @@ def _edges(starts: np.ndarray, length: int, streams: int) -> np.ndarray:
     return np.unique([*edges, length])
 
 
-def _lay(documents: Sequence[np.ndarray], order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Documents end to end as (ids, whether a document starts here), each ended by EOS."""
-    ids = np.concatenate([part for i in order for part in (documents[i], [EOS])]).astype(np.int32)
-    starts = np.zeros(len(ids), bool)
-    starts[0] = True
-    starts[np.flatnonzero(ids[:-1] == EOS) + 1] = True
-    return ids, starts
-
-
-def _cut(ids: np.ndarray, starts: np.ndarray, position: np.ndarray, real: np.ndarray, cleared_b: np.ndarray) -> Batch:
-    """The batch at `position` [b, t]; where the state is cleared, be it within a document, BOS is read."""
-    resets = starts[position]
+def _cut(ids: np.ndarray, real: np.ndarray, cleared_b: np.ndarray) -> Batch:
+    """The batch of ids [b, t + 1], the one before the window first; where the state is cleared BOS is read."""
+    before, ids = ids[:, :-1], ids[:, 1:]
+    resets = before == EOS
     resets[:, 0] |= cleared_b
     return Batch(
         source_bs=None,
-        inputs_bt=np.where(real, np.where(resets, BOS, ids[position - 1]), PAD).astype(np.int32),
-        targets_bt=np.where(real, ids[position], PAD).astype(np.int32),
+        inputs_bt=np.where(real, np.where(resets, BOS, before), PAD).astype(np.int32),
+        targets_bt=np.where(real, ids, PAD).astype(np.int32),
         weights_bt=real.astype(np.float32),
         resets_bt=real & resets,
     )
@@ -122,69 +190,67 @@ def _cut(ids: np.ndarray, starts: np.ndarray, position: np.ndarray, real: np.nda
 
 # ---- buckets ----------------------------------------------------------------------------------------------------
 
-Pair = tuple[np.ndarray, np.ndarray]  # source ids, target ids
 MOST_SCORES = 2**24  # source times target positions of an evaluation batch: attention holds a score for each
 
 
-class Buckets:
+class Buckets(Layout):
     """Training batches of `batch_size` pairs, padded to one of a few (source, target) lengths.
 
     Every epoch all pairs are used once; the last batch of a bucket is filled with empty rows.
     """
 
-    def __init__(self, pairs: Sequence[Pair], batch_size: int, buckets: int, seed: int):
-        self.pairs, self.batch_size, self.seed = pairs, batch_size, seed
-        lengths = np.array([(len(source) + 1, len(target) + 1) for source, target in pairs])
-        self.shapes = _shapes(lengths, buckets)
-        self.members = _assign(lengths, self.shapes)
-        self.tokens_per_epoch = int(lengths[:, 1].sum())
-        self.steps_per_epoch = sum(-(-len(m) // batch_size) for m in self.members)
+    def __init__(self, corpus: Corpus, batch_size: int, buckets: int, seed: int):
+        self.corpus, self.batch_size, self.seed = corpus, batch_size, seed
+        lengths = [corpus.lengths(variant) + 1 for variant in range(corpus.variants)]
+        self.shapes = _shapes(np.concatenate(lengths), buckets)
+        self.members = [_assign(each, self.shapes) for each in lengths]  # of each variant
         self._plans: dict[int, list[tuple[tuple[int, int], np.ndarray]]] = {}
+        super().__init__()
+        chunks = [-(-len(m) // batch_size) * sum(shape) for shape, m in zip(self.shapes, self.members[0], strict=True)]
+        self.padding = 1 - int(lengths[0].sum()) / (sum(chunks) * batch_size)
 
-    def __getitem__(self, index: int) -> Batch:
-        epoch, batch = divmod(index, self.steps_per_epoch)
+    def steps(self, epoch: int) -> int:
+        return sum(-(-len(m) // self.batch_size) for m in self.members[epoch % self.corpus.variants])
+
+    def make(self, epoch: int, step: int, rows: range) -> Batch:
         if epoch not in self._plans:
             rng = np.random.default_rng([self.seed, epoch])
             plan = [
                 (shape, chosen)
-                for shape, members in zip(self.shapes, self.members, strict=True)
+                for shape, members in zip(self.shapes, self.members[epoch % self.corpus.variants], strict=True)
                 for chosen in _chunks(rng.permutation(members), self.batch_size)
             ]
             self._plans = {e: p for e, p in self._plans.items() if e == epoch - 1}
             self._plans[epoch] = [plan[i] for i in rng.permutation(len(plan))]
-        shape, chosen = self._plans[epoch][batch]
-        return pad_pairs([self.pairs[i] for i in chosen], shape, self.batch_size)
-
-    @property
-    def padding(self) -> float:
-        """The share of positions, of both sides, that are padding."""
-        real = sum(len(source) + len(target) + 2 for source, target in self.pairs)
-        held = sum(
-            -(-len(m) // self.batch_size) * self.batch_size * sum(shape)
-            for shape, m in zip(self.shapes, self.members, strict=True)
-        )
-        return 1 - real / held
+        shape, chosen = self._plans[epoch][step]
+        return pad_pairs(self.corpus.take(chosen[rows.start : rows.stop], epoch), shape, len(rows))
 
 
-def evaluation_buckets(pairs: Sequence[Pair], batch_size: int, buckets: int) -> Iterator[tuple[np.ndarray, Batch]]:
-    """One pass over all pairs, whatever their length: (indices of the pairs, batch)."""
-    lengths = np.array([(len(source) + 1, len(target) + 1) for source, target in pairs])
+def evaluation_buckets(corpus: Corpus, batch_size: int, buckets: int) -> Iterator[tuple[np.ndarray, Batch]]:
+    """One pass over all pairs, whatever their length: (numbers of the pairs, batch)."""
+    lengths = corpus.lengths(0) + 1
     shapes = _shapes(lengths, buckets)
     for shape, members in zip(shapes, _assign(lengths, shapes), strict=True):
         rows = max(1, min(batch_size, MOST_SCORES // (shape[0] * shape[1])))
         for chosen in _chunks(members, rows):
-            yield chosen, pad_pairs([pairs[i] for i in chosen], shape, rows)
+            yield chosen, pad_pairs(corpus.take(chosen, 0), shape, rows)
 
 
 def pad_pairs(pairs: Sequence[Pair], shape: tuple[int, int], rows: int) -> Batch:
     """Pairs as a batch of `rows` rows and (source, target) lengths `shape`, EOS included."""
     source = np.full((rows, shape[0]), PAD, np.int32)
     inputs, targets = np.full((2, rows, shape[1]), PAD, np.int32)
-    for row, (source_ids, target_ids) in enumerate(pairs):
-        source[row, : len(source_ids) + 1] = [*source_ids, EOS]
-        inputs[row, : len(target_ids) + 1] = [BOS, *target_ids]
-        targets[row, : len(target_ids) + 1] = [*target_ids, EOS]
+    for row, pair in enumerate(pairs):
+        put(pair, source[row], inputs[row], targets[row])
     return Batch(source, inputs, targets, (targets != PAD).astype(np.float32), np.zeros(targets.shape, bool))
+
+
+def put(pair: Pair, source: np.ndarray, inputs: np.ndarray, targets: np.ndarray) -> None:
+    """Puts a pair where these views begin, each side ended by EOS."""
+    source_ids, target_ids = pair
+    source[: len(source_ids)], source[len(source_ids)] = source_ids, EOS
+    targets[: len(target_ids)], targets[len(target_ids)] = target_ids, EOS
+    inputs[0], inputs[1 : len(target_ids) + 1] = BOS, target_ids
 
 
 def _chunks(members: np.ndarray, size: int) -> list[np.ndarray]:

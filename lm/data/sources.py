@@ -1,11 +1,13 @@
 """Where text comes from: a string `scheme:location` becomes a split, a sequence of examples in memory.
 
+    2*SOURCE + 1*SOURCE             training data only: a mixture; numbers of examples are as the weights say, and no
+                                    source is read less than once an epoch
     tfds:NAME[/CONFIG][:SPLIT]      any TensorFlow Datasets name; without SPLIT, the split named as the role; SPLIT may be a
                                     slice, e.g. train[:10%]
     text:GLOB                       plain text, each file one document; `**` crosses folders
-    parallel:SOURCE_FILE,TARGET_FILE  line n of one file belongs to line n of the other
+    parallel:SOURCE_FILE,TARGET_FILE  line n of one file belongs to line n of the other (two patterns: of each pair of files)
     jsonl:FILE                      {"text"} or {"source", "target"} on each line, and "log_prob" where it is known
-    tsv:FILE                        source<TAB>target on each line
+    tsv:FILE                        source<TAB>target on each line; FILE may be a pattern here too
 
 A record of `tfds` or `jsonl` with other fields becomes an example by format strings (`data.source_format`,
 `data.target_format`; see `formats.py`). A label of `tfds` is its name, not its number.
@@ -34,15 +36,10 @@ from typing import Any
 
 from etils import epath
 
+from lm.data.cleaning import Report
+from lm.data.examples import Example, blank
 from lm.errors import UserError, nearest
 from lm.formats import fill
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Example:
-    source: str | None  # what the encoder reads; None for plain text
-    target: str  # the text, or what the decoder must write
-    log_prob: float | None = None  # nats, exact log-probability of target (given source) where the data knows it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +66,11 @@ class Split:
     examples: Sequence[Example]
     fingerprint: str  # of the strings of the examples, in order
     note: str  # what the user must know of it, in one line; empty if nothing
+    report: Report | None = None  # of training data: what cleaning did to it
+
+    def replaced(self, examples: Sequence[Example]) -> "Split":
+        """The split with other examples, and the fingerprint of those."""
+        return _split(self.name, self.spec, examples, self.note)
 
 
 def load_splits(
@@ -87,15 +89,65 @@ def load_splits(
     Raises:
         UserError: a source that cannot be read, with the file and the line at fault.
     """
-    held_out = not validation and {"train", "validation"} & {*wanted}
+    formats = formats or Formats()
     splits = {
-        role: _load(role, spec, formats or Formats())
-        for role, spec in (("train", train), ("validation", validation), ("test", test))
-        if (role in wanted and spec) or (role == "train" and (role in wanted or held_out))
+        role: _load(role, spec, formats)
+        for role, spec in (("validation", validation), ("test", test))
+        if role in wanted and spec
     }
-    if held_out:
-        splits["train"], splits["validation"] = _hold_out(splits["train"])
+    if "train" in wanted or ("validation" in wanted and not validation):
+        parts = _mixture(train)
+        # In a mixture the formats are of those sources that have fields.
+        known = lambda spec: formats if len(parts) == 1 or spec.startswith(FIELDED) else Formats()
+        loaded = [_load("train", spec, known(spec)) for _, spec in parts]
+        if not validation:
+            loaded, held = zip(*map(_hold_out, loaded), strict=True)
+            splits["validation"] = _joined("validation", train, held, [e for split in held for e in split.examples])
+        weights = [weight for weight, _ in parts]
+        splits["train"] = loaded[0] if len(parts) == 1 else _joined("train", train, loaded, _mixed(loaded, weights))
     return {role: splits[role] for role in ("train", "validation", "test") if role in splits and role in wanted}
+
+
+FIELDED = ("tfds:", "jsonl:")  # sources whose records have fields that a format can name
+_WEIGHTED = re.compile(r"(\d+(?:\.\d+)?)\*(\w+:.*)", re.DOTALL)
+
+
+def _mixture(spec: str) -> list[tuple[float, str]]:
+    """(weight, source) of each part of `2*SOURCE + 1*SOURCE`; any other specification is a mixture of one."""
+    if not _WEIGHTED.fullmatch(spec):
+        return [(1.0, spec)]
+    parts = [_WEIGHTED.fullmatch(part) for part in re.split(r"\s+\+\s+", spec)]
+    if not all(parts) or not all(float(part[1]) > 0 for part in parts):
+        what = f"{spec!r} is no mixture"
+        raise UserError("config.data.train", what, "write WEIGHT*SOURCE + WEIGHT*SOURCE, weights above 0")
+    return [(float(weight), source) for weight, source in (part.groups() for part in parts)]
+
+
+def _mixed(splits: Sequence[Split], weights: Sequence[float]) -> list[Example]:
+    """An epoch of a mixture: every example of every source at least once, some repeated so that the numbers of examples
+    are as the weights say. Whatever is left of a source's last round is chosen by hash."""
+    round_ = max(len(split.examples) / weight for split, weight in zip(splits, weights, strict=True))
+    mixed = []
+    for split, weight in zip(splits, weights, strict=True):
+        rounds, rest = divmod(round(round_ * weight), len(split.examples))
+        if rounds > MOST_ROUNDS:
+            what = f"{split.spec} would be repeated {rounds:,} times in an epoch"
+            raise UserError("config.data.train", what, f"give it a weight that means at most {MOST_ROUNDS:,}")
+        digest = lambda i, examples=split.examples: hashlib.blake2b(examples[i].content, digest_size=8).digest()
+        chosen = sorted(sorted(range(len(split.examples)), key=digest)[:rest]) if rest else []
+        mixed += [*split.examples] * rounds + [split.examples[i] for i in chosen]
+    return mixed
+
+
+MOST_ROUNDS = 1000
+
+
+def _joined(name: str, spec: str, parts: Sequence[Split], examples: Sequence[Example]) -> Split:
+    if len(parts) == 1:
+        return parts[0]
+    if len({example.source is None for example in examples}) > 1:
+        raise UserError("config.data.train", f"{spec} mixes texts with pairs", "mix sources of one kind")
+    return _split(name, spec, examples, "; ".join(part.note for part in parts if part.note))
 
 
 def _load(role: str, spec: str, formats: Formats) -> Split:
@@ -110,7 +162,7 @@ def _load(role: str, spec: str, formats: Formats) -> Split:
         raise UserError(field, what, "use jsonl:FILE, or leave the formats out")
     found = SCHEMES[scheme](location, role, formats)
     # Only tfds can bring blank ones: the file formats refuse them, but nobody can mend a published data set.
-    examples = [e for e in found if not _blank(e.target) and (e.source is None or not _blank(e.source))]
+    examples = [e for e in found if not blank(e.target) and (e.source is None or not blank(e.source))]
     if not examples:
         raise UserError(field, f"{spec} holds no example", "check that it is the right file or split")
     left_out = len(found) - len(examples)
@@ -120,18 +172,8 @@ def _load(role: str, spec: str, formats: Formats) -> Split:
 def _split(name: str, spec: str, examples: Sequence[Example], note: str) -> Split:
     digest = hashlib.sha256()
     for example in examples:
-        digest.update(_content(example))
+        digest.update(example.content)
     return Split(name, spec, examples, digest.hexdigest()[:16], note)
-
-
-def _content(example: Example) -> bytes:
-    """The strings of an example, ended by bytes that no UTF-8 text holds, so that no two examples share a content."""
-    source = b"\xfe" if example.source is None else example.source.encode()
-    return source + b"\xff" + example.target.encode() + b"\xff"
-
-
-def _blank(text: str) -> bool:
-    return not text or text.isspace()
 
 
 # ---- held out of training ---------------------------------------------------------------------------------------
@@ -170,7 +212,7 @@ def _cut(documents: Sequence[Example]) -> tuple[list[Example], list[Example]]:
 
 def _choose(examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
     """The examples whose hash is not, and is, among the lowest twentieth of all hashes."""
-    hashes = [hashlib.blake2b(_content(example), digest_size=8).digest() for example in examples]
+    hashes = [hashlib.blake2b(example.content, digest_size=8).digest() for example in examples]
     # Of few examples perhaps none is that low: then the lowest one goes.
     limit = max((2**64 // 20).to_bytes(8, "big"), min(hashes))
     kept = [example for example, hashed in zip(examples, hashes, strict=True) if hashed > limit]
@@ -182,7 +224,7 @@ def _choose(examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
 
 
 def _read_text(location: str, role: str, formats: Formats) -> list[Example]:
-    return [Example(None, _read(path)) for path in _matches(location, role)]
+    return [Example(None, _read(path)) for path in _matches(location, role, "text")]
 
 
 def _read_parallel(location: str, role: str, formats: Formats) -> list[Example]:
@@ -190,34 +232,46 @@ def _read_parallel(location: str, role: str, formats: Formats) -> list[Example]:
     if len(names) != 2 or not all(names):
         what = f"parallel:{location} does not name two files"
         raise UserError(f"config.data.{role}", what, "write parallel:SOURCE_FILE,TARGET_FILE")
+    files = [_files(name, role, "parallel") for name in names]
+    if len(files[0]) != len(files[1]):
+        what = f"parallel:{location} matches {len(files[0])} source files and {len(files[1])} target files"
+        raise UserError(f"config.data.{role}", what, "name as many of both, in the same order")
+    return [example for pair in zip(*files, strict=True) for example in _read_aligned([str(path) for path in pair])]
+
+
+def _read_aligned(names: list[str]) -> list[Example]:
     sources, targets = (_lines(_read(_path(name))) for name in names)
     longer = max(sources, targets, key=len)
-    if not all(_blank(line) for line in longer[min(len(sources), len(targets)) :]):
+    if not all(blank(line) for line in longer[min(len(sources), len(targets)) :]):
         what = f"{len(sources):,} lines against {len(targets):,} in {names[1]}"
         raise UserError(names[0], what, "align the files: line n of one belongs to line n of the other")
     examples = []
     for number, (source, target) in enumerate(itertools.zip_longest(sources, targets, fillvalue=""), start=1):
-        if _blank(source) and _blank(target):
+        if blank(source) and blank(target):
             continue
-        if _blank(source) or _blank(target):
-            blank, full = names if _blank(source) else reversed(names)
+        if blank(source) or blank(target):
+            empty, full = names if blank(source) else reversed(names)
             mend = "fill the line, or delete it in both files"
-            raise UserError(f"{blank}:{number}", f"the line is blank, line {number} of {full} is not", mend)
+            raise UserError(f"{empty}:{number}", f"the line is blank, line {number} of {full} is not", mend)
         examples.append(Example(source, target))
     return examples
 
 
 def _read_tsv(location: str, role: str, formats: Formats) -> list[Example]:
+    return [example for path in _files(location, role, "tsv") for example in _read_tsv_file(str(path))]
+
+
+def _read_tsv_file(location: str) -> list[Example]:
     examples = []
     for number, line in enumerate(_lines(_read(_path(location))), start=1):
-        if _blank(line):
+        if blank(line):
             continue
         fields = line.split("\t")
         if len(fields) != 2:
             what = f"{len(fields) - 1} tabs where there must be one"
             raise UserError(f"{location}:{number}", what, "write source<TAB>target on each line")
-        if any(map(_blank, fields)):
-            what = f"the {'source' if _blank(fields[0]) else 'target'} is blank"
+        if any(map(blank, fields)):
+            what = f"the {'source' if blank(fields[0]) else 'target'} is blank"
             raise UserError(f"{location}:{number}", what, "fill it, or delete the line")
         examples.append(Example(*fields))
     return examples
@@ -225,15 +279,16 @@ def _read_tsv(location: str, role: str, formats: Formats) -> list[Example]:
 
 def _read_jsonl(location: str, role: str, formats: Formats) -> list[Example]:
     examples: list[Example] = []
-    for number, line in enumerate(_lines(_read(_path(location))), start=1):
-        if _blank(line):
-            continue
-        where = f"{location}:{number}"
-        example = _example(line, where, formats)
-        if examples and (example.source is None) != (examples[0].source is None):
-            what = "texts and source-target pairs are mixed in one file"
-            raise UserError(where, what, "put them into two files, as they are for different tasks")
-        examples.append(example)
+    for path in _files(location, role, "jsonl"):
+        for number, line in enumerate(_lines(_read(path)), start=1):
+            if blank(line):
+                continue
+            where = f"{path}:{number}"
+            example = _example(line, where, formats)
+            if examples and (example.source is None) != (examples[0].source is None):
+                what = "texts and source-target pairs are mixed in one source"
+                raise UserError(where, what, "put them into two files, as they are for different tasks")
+            examples.append(example)
     return examples
 
 
@@ -259,7 +314,7 @@ def _example(line: str, where: str, formats: Formats) -> Example:
     for name in names:
         if not isinstance(record[name], str):
             raise UserError(where, f"{name!r} is {json.dumps(record[name])[:20]}, not a string", mend)
-        if _blank(record[name]):
+        if blank(record[name]):
             raise UserError(where, f"{name!r} is blank", "fill it, or delete the line")
         if re.search("[\ud800-\udfff]", record[name]):
             raise UserError(where, f"{name!r} holds half of a surrogate pair", "write the character whole")
@@ -283,7 +338,12 @@ def _path(name: str) -> epath.Path:
     return epath.Path(name).expanduser()
 
 
-def _matches(pattern: str, role: str) -> list[epath.Path]:
+def _files(name: str, role: str, scheme: str) -> list[epath.Path]:
+    """The file of this name, or the files that a pattern matches."""
+    return _matches(name, role, scheme) if set("*?[") & set(name) else [_path(name)]
+
+
+def _matches(pattern: str, role: str, scheme: str) -> list[epath.Path]:
     """The files that a pattern matches, sorted; a pattern that is the name of a file is that file."""
     path = _path(pattern)
     with _readable(path):
@@ -295,7 +355,7 @@ def _matches(pattern: str, role: str) -> list[epath.Path]:
             found = map(epath.Path, glob.glob(str(path), recursive=True))  # epath has no `**`
         files = sorted((path for path in found if not path.is_dir()), key=str)
     if not files:
-        what = f"text:{pattern} matches no file"
+        what = f"{scheme}:{pattern} matches no file"
         raise UserError(f"config.data.{role}", what, "check the path; ** crosses folders, quote it from the shell")
     return files
 
@@ -337,7 +397,7 @@ def _read(path: epath.Path) -> str:
         what = f"is not UTF-8: byte {error.start} is 0x{data[error.start]:02x} ({error.reason})"
         raise UserError(f"{path}:{line}", what, "convert it, e.g. iconv -f LATIN1 -t UTF-8") from None
     text = text.removeprefix("\ufeff").replace("\r\n", "\n")
-    if _blank(text):
+    if blank(text):
         raise UserError(str(path), "is empty", "give a file with text in it, or leave this one out")
     return text
 
@@ -376,7 +436,7 @@ def _frames(data: bytes) -> Iterator[bytes]:
 
 def _read_tfds(location: str, role: str, formats: Formats) -> list[Example]:
     # A version is part of the name: imdb_reviews/plain_text:1.0.0:train.
-    name, split = re.fullmatch(r"([^:]*(?::\d+\.\d+\.\d+)?)(?::(.*))?", location, re.DOTALL).groups()
+    name, split = re.fullmatch(r"((?:huggingface:)?[^:]*(?::\d+\.\d+\.\d+)?)(?::(.*))?", location, re.DOTALL).groups()
     # TFDS greets, counts and reports on standard output, which belongs to what the program was asked for.
     with contextlib.redirect_stdout(io.StringIO()):
         builder = _prepared(_builder(name, role, formats), name, role)
@@ -422,12 +482,12 @@ def _plain(feature: Any, value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else value
 
 
-def _builder(name: str, role: str, formats: Formats) -> Any:
-    """The builder of a data set whose features can be read."""
-    import tensorflow_datasets as tfds  # here, as those who read files need not wait for it
+def import_builders() -> None:
+    """Makes the data sets of text, and TinyWorld, known to TFDS.
 
-    # TFDS imports its groups one after another, and stops without a word at the first that lacks a dependency
-    # (nearest_neighbors, without h5py), so that glue or wmt16_translate would be unknown: those of text are named.
+    TFDS imports its groups one after another, and stops without a word at the first that lacks a dependency
+    (nearest_neighbors, without h5py), so that glue or wmt16_translate would be unknown: those of text are named.
+    """
     import tensorflow_datasets.question_answering
     import tensorflow_datasets.summarization
     import tensorflow_datasets.text
@@ -436,6 +496,12 @@ def _builder(name: str, role: str, formats: Formats) -> Any:
 
     import lm.data.tinyworld  # noqa: F401  (it registers itself with TFDS)
 
+
+def _builder(name: str, role: str, formats: Formats) -> Any:
+    """The builder of a data set whose features can be read."""
+    import tensorflow_datasets as tfds  # here, as those who read files need not wait for it
+
+    import_builders()
     field = f"config.data.{role}"
     try:
         builder = tfds.builder(name)
@@ -444,7 +510,7 @@ def _builder(name: str, role: str, formats: Formats) -> Any:
         raise UserError(field, f"tfds:{name} is no data set of TFDS", names) from None
     except (ValueError, AssertionError, TypeError) as error:
         configs = _configs(name)
-        config = name.partition("/")[2].partition(":")[0]
+        config = re.sub("(^|/)[^/]*=.*", "", name.partition("/")[2].partition(":")[0])  # without parameters
         if config and configs and config not in configs:
             raise UserError(field, f"tfds:{name} has no config {config!r}", _similar(config, configs)) from None
         reason = str(error).rpartition('}": ')[2].partition("\n")[0]
@@ -453,6 +519,9 @@ def _builder(name: str, role: str, formats: Formats) -> Any:
         ) from error
     except ImportError as error:
         raise UserError(field, f"tfds:{name} needs a package ({error})", "install it") from None
+    except Exception as error:  # `huggingface:` asks the network, and fails as its libraries do
+        reason = str(error).partition("\n")[0]
+        raise UserError(field, f"tfds:{name} cannot be opened ({reason})", "check the name and the network") from error
     features = builder.info.features
     names = sorted(features) if isinstance(features, tfds.features.FeaturesDict) else [type(features).__name__]
     texts = set(names) & {"text", "source", "target"}

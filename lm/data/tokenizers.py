@@ -18,14 +18,14 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
 import sentencepiece
 from etils import epath
 
-from lm.config import TOKENIZERS
+from lm.config import TOKENIZERS, TokenizerConfig
 from lm.errors import UserError, nearest
 
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
@@ -35,7 +35,9 @@ UNKNOWN = "\ufffd"  # what UNK and broken UTF-8 are decoded to
 _SPACE = "\u2581"  # SentencePiece's sign for a space
 
 
-class Tokenizer(Protocol):
+class Method(Protocol):
+    """How text becomes ids: what a `Tokenizer` is made of."""
+
     kind: str  # bytes, characters, words, unigram, bpe, sentencepiece (made elsewhere)
 
     @property
@@ -49,11 +51,86 @@ class Tokenizer(Protocol):
     def encode(self, text: str) -> np.ndarray:
         """int32 ids, shape (length,), without BOS and EOS. Raises `UnicodeEncodeError` for lone surrogates."""
 
+    def encode_batch(self, texts: list[str]) -> list[np.ndarray]:
+        """The same of many texts, faster."""
+
     def decode(self, ids: Iterable[int]) -> str:
         """The text of all ids; PAD, BOS and EOS are nothing, UNK is U+FFFD."""
 
     def pieces(self, ids: Iterable[int]) -> list[str]:
         """What each id stands for, for display."""
+
+
+class Tokenizer:
+    """A method, and two kinds of ids after its own: sentinels, which stand for what noise took out of a text and are
+    written `<extra_0>`, `<extra_1>`, ... (Raffel et al., 2020), and ids that fill the vocabulary up and are never used.
+    """
+
+    def __init__(self, method: Method, sentinels: int = 0, multiple_of: int = 1):
+        self.method, self.sentinels, self.multiple_of = method, sentinels, multiple_of
+        self.kind = method.kind
+        self._first = method.vocab_size  # the first sentinel
+        self.vocab_size = -(-(self._first + sentinels) // multiple_of) * multiple_of
+        self.unused = range(self._first + sentinels, self.vocab_size)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all that decides what ids mean."""
+        if not self.sentinels and not self.unused:
+            return self.method.fingerprint
+        return _fingerprint(self.method.fingerprint, f"{self.sentinels}/{self.vocab_size}".encode())
+
+    def encode(self, text: str) -> np.ndarray:
+        """int32 ids, shape (length,), never a sentinel. Raises `UnicodeEncodeError` for lone surrogates."""
+        return self.method.encode(text)
+
+    def encode_batch(self, texts: list[str]) -> list[np.ndarray]:
+        """The same of many texts, faster."""
+        return self.method.encode_batch(texts)
+
+    def sample_batch(self, texts: list[str], alpha: float, seed: int) -> list[np.ndarray]:
+        """Other segmentations of the texts, a function of (texts, alpha, seed): see `SentencePiece.sample_batch`."""
+        return self.method.sample_batch(texts, alpha, seed)
+
+    def encode_marked(self, text: str) -> np.ndarray:
+        """As `encode`, but the names of sentinels stand for them: what a prompt of a denoising model is."""
+        if not self.sentinels or "<extra_" not in text:
+            return self.encode(text)
+        parts = re.split(r"<extra_(0|[1-9]\d{0,4})>", text)
+        ids = [self.encode(parts[0])]
+        for number, part in zip(map(int, parts[1::2]), parts[2::2], strict=True):
+            known = number < self.sentinels
+            ids += [np.array([self.sentinel(number)], np.int32) if known else self.encode(f"<extra_{number}>")]
+            ids.append(self.encode(part))
+        return np.concatenate(ids)
+
+    def sentinel(self, number: int) -> int:
+        """Its id."""
+        if not 0 <= number < self.sentinels:
+            raise IndexError(f"sentinel {number} of {self.sentinels}")
+        return self._first + number
+
+    def without_sentinels(self, ids: np.ndarray) -> np.ndarray:
+        """What the method knows of ids."""
+        return ids[ids < self._first]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of all ids; PAD, BOS, EOS and unused ids are nothing, UNK is U+FFFD, a sentinel its name."""
+        text, known = "", []
+        for i in map(int, ids):
+            if i < self._first:
+                known.append(i)
+            elif i < self.unused.start:
+                text += self.method.decode(known) + self._name(i)
+                known = []
+        return text + self.method.decode(known)
+
+    def pieces(self, ids: Iterable[int]) -> list[str]:
+        """What each id stands for, for display."""
+        return [self.method.pieces([i])[0] if i < self._first else self._name(i) for i in map(int, ids)]
+
+    def _name(self, i: int) -> str:
+        return f"<extra_{i - self._first}>" if i < self.unused.start else f"<unused_{i - self.unused.start}>"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +147,9 @@ class Bytes:
 
     def encode(self, text: str) -> np.ndarray:
         return np.frombuffer(text.encode(), np.uint8).astype(np.int32) + len(SPECIALS)
+
+    def encode_batch(self, texts: list[str]) -> list[np.ndarray]:
+        return list(map(self.encode, texts))
 
     def decode(self, ids: Iterable[int]) -> str:
         unknown = UNKNOWN.encode()
@@ -105,6 +185,9 @@ class Vocabulary:
             return np.fromiter((ids.get(word, UNK) for word in _words(text)), np.int32)
         points = np.frombuffer(text.encode("utf-32-le"), np.uint32)
         return self._id_of_point[np.minimum(points, len(self._id_of_point) - 1)]
+
+    def encode_batch(self, texts: list[str]) -> list[np.ndarray]:
+        return list(map(self.encode, texts))
 
     def decode(self, ids: Iterable[int]) -> str:
         surfaces = ("", "", "", UNKNOWN)
@@ -157,12 +240,31 @@ class SentencePiece:
         return _fingerprint(self.kind, self.model)
 
     def encode(self, text: str) -> np.ndarray:
+        return self._encode(text, self._processor.encode_as_numpy)
+
+    def encode_batch(self, texts: list[str]) -> list[np.ndarray]:
+        for text in texts:
+            text.encode()
+        if self.kind != "sentencepiece" and any(_SPACE in text for text in texts):
+            return list(map(self.encode, texts))
+        return [self._ours[ids] for ids in self._processor.encode_as_numpy(texts)] if texts else []
+
+    def sample_batch(self, texts: list[str], alpha: float, seed: int) -> list[np.ndarray]:
+        """Subword regularisation: a segmentation of each text, drawn by probability to the power `alpha` (unigram; Kudo,
+        2018, arXiv:1804.10959), or with a share `alpha` of the merges left out (bpe; Provilkov et al., 2020,
+        arXiv:1910.13267). `decode` gives the texts back all the same.
+        """
+        sentencepiece.set_random_generator_seed(seed % 2**32)
+        draw = lambda text: self._processor.encode(text, enable_sampling=True, alpha=alpha, nbest_size=-1)
+        return [self._encode(text, draw) for text in texts]
+
+    def _encode(self, text: str, cut: Callable[[str], Sequence[int]]) -> np.ndarray:
         text.encode()  # for its error: that of SentencePiece says nothing
         if self.kind == "sentencepiece" or _SPACE not in text:
-            return self._ours[self._processor.encode(text)]
+            return self._ours[np.asarray(cut(text), np.int64)]
         # A text that has SentencePiece's sign for a space would come back with spaces: the sign is written in bytes.
         sign = self._processor.piece_to_id([_byte_piece(byte) for byte in _SPACE.encode()])
-        first, *rest = map(self._processor.encode, text.split(_SPACE))
+        first, *rest = map(cut, text.split(_SPACE))
         return self._ours[[*first, *(i for part in rest for i in (*sign, *part))]]
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -182,30 +284,34 @@ def _fingerprint(kind: str, content: bytes) -> str:
 # ---- training ---------------------------------------------------------------------------------------------------
 
 
-def train_tokenizer(kind: str, vocab_size: int, texts: Iterable[str]) -> Tokenizer:
+def train_tokenizer(config: TokenizerConfig, texts: Iterable[str], sentinels: int = 0) -> Tokenizer:
     """A tokenizer for the texts: the same texts give the same tokenizer, byte for byte.
 
     Args:
-        kind: one of `TOKENIZERS`, or the path of a SentencePiece model, that is taken as it is.
-        vocab_size: number of ids, the four special ones included; for `characters` and `words` a limit, 0 for none;
-            not read for `bytes` and a path, whose size is given.
+        config: its `vocab_size` is the number of ids of the method, the four special ones included; for `characters` and
+            `words` a limit, 0 for none; not read for `bytes` and a path, whose size is given.
+        texts: not read for `bytes` and a path.
+        sentinels: see `Tokenizer`.
 
     Raises:
-        UserError: an unknown kind, a size that the texts do not allow, a model that cannot be read.
+        UserError: an unknown kind, a size that the texts do not allow, pieces that cannot be, a model that cannot be read.
     """
+    kind = config.kind
     if kind == "bytes":
-        return Bytes()
-    if kind in ("characters", "words"):
+        method: Method = Bytes()
+    elif kind in ("characters", "words"):
         counts = collections.Counter()
         for text in texts:
             counts.update(text if kind == "characters" else _words(text))
-        return _vocabulary(kind, vocab_size, counts)
-    if kind in ("unigram", "bpe"):
-        return _sentencepiece(kind, vocab_size, texts)
-    if not kind.endswith(".model"):
+        method = _vocabulary(kind, config.vocab_size, counts)
+    elif kind in ("unigram", "bpe"):
+        method = _sentencepiece(config, texts)
+    elif kind.endswith(".model"):
+        method = _read_model("sentencepiece", epath.Path(kind).expanduser())
+    else:
         mend = nearest(kind, (*TOKENIZERS, "a path that ends in .model"))
         raise UserError("config.data.tokenizer.kind", f"{kind!r} is unknown", mend)
-    return _read_model("sentencepiece", epath.Path(kind).expanduser())
+    return Tokenizer(method, sentinels, config.multiple_of)
 
 
 def _vocabulary(kind: str, vocab_size: int, counts: collections.Counter[str]) -> Vocabulary:
@@ -218,7 +324,12 @@ def _vocabulary(kind: str, vocab_size: int, counts: collections.Counter[str]) ->
     return Vocabulary(kind, tuple(known[: vocab_size - len(SPECIALS)] if vocab_size else known))
 
 
-def _sentencepiece(kind: str, vocab_size: int, texts: Iterable[str]) -> SentencePiece:
+def _sentencepiece(config: TokenizerConfig, texts: Iterable[str]) -> SentencePiece:
+    kind, vocab_size = config.kind, config.vocab_size
+    for piece in config.pieces:
+        if re.search(f"[\\s{_SPACE}]", piece) or not piece or config.pieces.count(piece) > 1 or piece in SPECIALS:
+            what = f"{piece!r} is empty, twice there, a special one, or holds white space"
+            raise UserError("config.data.tokenizer.pieces", what, "give other pieces")
     chunks = list(_chunks(texts))
     if not chunks:
         raise _no_text()
@@ -235,9 +346,10 @@ def _sentencepiece(kind: str, vocab_size: int, texts: Iterable[str]) -> Sentence
             bos_id=BOS,
             eos_id=EOS,
             unk_id=UNK,
-            # Nothing is lost: what has no piece is written in bytes, and the text is taken as it is.
+            user_defined_symbols=list(config.pieces),
+            # Nothing is lost: what has no piece is written in bytes, and with "identity" the text is taken as it is.
             byte_fallback=True,
-            normalization_rule_name="identity",
+            normalization_rule_name=config.normalization,
             add_dummy_prefix=False,
             remove_extra_whitespaces=False,
             character_coverage=0.9995,  # the rarest characters of a large alphabet are better written in bytes
@@ -277,11 +389,13 @@ def save_tokenizer(tokenizer: Tokenizer, directory: epath.PathLike) -> None:
     """Writes the whole of it: `tokenizer.json`, and `tokenizer.model` for SentencePiece."""
     directory = epath.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
+    method = tokenizer.method
     record = {"version": 1, "kind": tokenizer.kind, "fingerprint": tokenizer.fingerprint}
-    if isinstance(tokenizer, SentencePiece):
-        (directory / "tokenizer.model").write_bytes(tokenizer.model)
-    if isinstance(tokenizer, Vocabulary):
-        record["pieces"] = tokenizer.known
+    record |= {"sentinels": tokenizer.sentinels, "multiple_of": tokenizer.multiple_of}
+    if isinstance(method, SentencePiece):
+        (directory / "tokenizer.model").write_bytes(method.model)
+    if isinstance(method, Vocabulary):
+        record["pieces"] = method.known
     (directory / "tokenizer.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
@@ -297,14 +411,18 @@ def load_tokenizer(directory: epath.PathLike) -> Tokenizer:
             raise damaged
         kind, fingerprint = record["kind"], record["fingerprint"]
         if kind == "bytes":
-            tokenizer = Bytes()
+            method: Method = Bytes()
         elif kind in ("characters", "words"):
-            tokenizer = Vocabulary(kind, tuple(record["pieces"]))
+            method = Vocabulary(kind, tuple(record["pieces"]))
         elif kind in ("unigram", "bpe", "sentencepiece"):
             path = path.parent / "tokenizer.model"
-            tokenizer = _read_model(kind, path)
+            method = _read_model(kind, path)
         else:
             raise damaged
+        sizes = [record.get("sentinels", 0), record.get("multiple_of", 1)]  # an older version has neither
+        if not all(isinstance(size, int) and 0 <= size < 2**31 for size in sizes) or not sizes[1]:
+            raise damaged
+        tokenizer = Tokenizer(method, *sizes)
     except (ValueError, KeyError, TypeError):
         raise damaged from None
     if tokenizer.fingerprint != fingerprint:

@@ -28,9 +28,9 @@ class Attention(nn.Module):
         return values_bsd if self.config.attention == "dot" else self.key(values_bsd)
 
     def __call__(
-        self, queries_bth: jax.Array, keys_bsk: jax.Array, values_bsd: jax.Array, mask_bs: jax.Array
+        self, queries_bth: jax.Array, keys_bsk: jax.Array, values_bsd: jax.Array, mask_bts: jax.Array
     ) -> jax.Array:
-        """contexts_btd, float32; positions where the mask is False get no weight."""
+        """contexts_btd, float32; positions where the mask is False get no weight. A mask of one `t` holds for all."""
         queries = self.query(queries_bth)
         if self.config.attention == "dot":
             scores_bts = jnp.einsum("btk,bsk->bts", queries, keys_bsk.astype(queries.dtype))
@@ -39,7 +39,7 @@ class Attention(nn.Module):
             mixed = jnp.tanh(queries[:, :, None] + keys_bsk[:, None]).astype(jnp.float32)
             scores_bts = jnp.einsum("btsk,k->bts", mixed, self.energy)
         # A finite number, not -inf: a row without any source (padding of the batch) must not become NaN.
-        weights_bts = jax.nn.softmax(jnp.where(mask_bs[:, None], scores_bts, -1e30))
+        weights_bts = jax.nn.softmax(jnp.where(mask_bts, scores_bts, -1e30))
         dtype = self.config.dtype
         contexts = jnp.einsum("bts,bsd->btd", weights_bts.astype(dtype), values_bsd.astype(dtype))
         return contexts.astype(jnp.float32)

@@ -7,7 +7,7 @@ from flax import linen as nn
 from lm.config import ModelConfig
 from lm.models.attention import Attention
 from lm.models.embedding import dropout
-from lm.models.encoder import Encoder, Memory
+from lm.models.encoder import Encoder, Memory, take
 from lm.recurrence import CELLS, RecurrentLayer, State, zero_state
 
 
@@ -49,11 +49,11 @@ class Decoder(nn.Module):
 
     def initial_state(self, memory: Memory) -> tuple[State, ...]:
         """One `State` a layer, read from the fixed-length vector: `tanh(dense(summary))`."""
-        zeros = zero_states(self.config, memory.summary_bz.shape[0])
+        zeros = zero_states(self.config, memory.summary_nz.shape[0])
 
         def read(bridge, zero):
             leaves, structure = jax.tree.flatten(zero)
-            parts = jnp.split(jnp.tanh(bridge(memory.summary_bz)), len(leaves), axis=-1)
+            parts = jnp.split(jnp.tanh(bridge(memory.summary_nz)), len(leaves), axis=-1)
             return jax.tree.unflatten(structure, parts)
 
         return tuple(read(bridge, zero) for bridge, zero in zip(self.bridge, zeros, strict=True))
@@ -73,15 +73,20 @@ class Decoder(nn.Module):
     ) -> tuple[jax.Array, tuple[State, ...]]:
         """features_btd (float32) and the final state. Feeding the gold tokens is teacher forcing."""
         rate, finals, context_tbd = self.config.dropout, [], None
+        starts, example_bt = [None] * len(state), None
+        if memory is not None and memory.segments_bs is not None:
+            example_bt = jnp.cumsum(reset_bt, axis=1) - 1
+            starts = jax.tree.map(lambda each_bkh: take(each_bkh, example_bt).swapaxes(0, 1), state)
+            state = jax.tree.map(lambda each_bkh: each_bkh[:, 0], state)
         values_tbd = inputs_btd.swapaxes(0, 1)
-        for depth, (layer, start) in enumerate(zip(self.layers, state, strict=True)):
+        for depth, (layer, before) in enumerate(zip(self.layers, state, strict=True)):
             values_tbd = dropout(values_tbd, rate, keys_b, place=100 + depth)
             if context_tbd is not None:
                 values_tbd = jnp.concatenate([values_tbd, context_tbd], axis=-1)
-            values_tbd, final = layer.unroll(values_tbd, start, mask_bt.T, reset_bt.T)
+            values_tbd, final = layer.unroll(values_tbd, before, mask_bt.T, reset_bt.T, starts=starts[depth])
             finals.append(final)
             if depth == 0 and self.attends:
-                context_btd = self._attend(values_tbd.swapaxes(0, 1), memory)
+                context_btd = self._attend(values_tbd.swapaxes(0, 1), memory, example_bt)
                 context_tbd = context_btd.swapaxes(0, 1)
         if context_tbd is not None:
             values_tbd = self._combine(values_tbd, context_tbd)
@@ -104,8 +109,11 @@ class Decoder(nn.Module):
             values_bd = self._combine(values_bd, context_bd)
         return values_bd, tuple(after)
 
-    def _attend(self, queries_bth, memory):
-        return self.attention(queries_bth, memory.keys_bsk, memory.values_bsd, memory.mask_bs)
+    def _attend(self, queries_bth, memory, example_bt=None):
+        mask_bts = memory.mask_bs[:, None]
+        if example_bt is not None:
+            mask_bts = mask_bts & (memory.segments_bs[:, None] == example_bt[..., None])
+        return self.attention(queries_bth, memory.keys_bsk, memory.values_bsd, mask_bts)
 
     def _combine(self, values, context):
         return jnp.tanh(self.combine(jnp.concatenate([values, context], axis=-1))).astype(jnp.float32)

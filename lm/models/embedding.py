@@ -29,7 +29,7 @@ def dropout(values_tbd: jax.Array, rate: float, keys_b: jax.Array | None, place:
     """Variational dropout: one mask per sequence, the same at every time step (Gal and Ghahramani, 2016).
 
     `keys_b` holds one key per example, so that a mask depends on the example and not on the device that it is on; None
-    means no dropout. `place` tells apart the places of one model.
+    means no dropout. `place` tells apart the places of one model. The examples of a packed row share the row's mask.
     """
     if keys_b is None or rate == 0:
         return values_tbd

@@ -17,11 +17,16 @@ class Memory(NamedTuple):
     values_bsd: jax.Array  # the top layer's outputs, float32
     keys_bsk: jax.Array  # what attention matches its queries with
     mask_bs: jax.Array  # False on padding
-    summary_bz: jax.Array  # the fixed-length vector: every layer's final outputs
+    summary_nz: jax.Array  # the fixed-length vector: every layer's final outputs; [b, z], or [b, k, z] of packed rows
+    segments_bs: jax.Array | None = None  # which example of its packed row a position belongs to; None: a row is one
 
 
 class Encoder(nn.Module):
-    """Embedded source -> (values_bsd, summary_bz). Padding freezes the state, so more of it changes nothing."""
+    """Embedded source -> (values_bsd, summary_nz). Padding freezes the state, so more of it changes nothing.
+
+    `ends_bk` says where the examples of packed rows end, as `Batch.source_ends_bk` does: each is read as if it were
+    alone, and has a summary of its own, which means nothing where a row has fewer than k examples.
+    """
 
     config: ModelConfig
 
@@ -35,11 +40,11 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, source_bsd: jax.Array, mask_bs: jax.Array, keys_b: jax.Array | None
+        self, source_bsd: jax.Array, mask_bs: jax.Array, keys_b: jax.Array | None, ends_bk: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array]:
         config = self.config
         values_sbd, mask_sb = source_bsd.swapaxes(0, 1), mask_bs.T
-        reset_sb = jnp.zeros_like(mask_sb)
+        begins_bk = None if ends_bk is None else jnp.pad(ends_bk[:, :-1] + 1, [(0, 0), (1, 0)])
         finals = []
         for depth in range(config.layers):
             values_sbd = dropout(values_sbd, config.dropout, keys_b, place=depth)
@@ -53,8 +58,26 @@ class Encoder(nn.Module):
                     name=f"layer_{depth}_{direction}",
                 )
                 start = zero_state(CELLS[config.cell], mask_bs.shape[0], config.hidden_dim)
-                out_sbh, final = layer.unroll(values_sbd, start, mask_sb, reset_sb, direction == "backward")
+                reverse = direction == "backward"
+                first_bk, last_bk = (ends_bk, begins_bk) if reverse else (begins_bk, ends_bk)
+                reset_sb = jnp.zeros_like(mask_sb) if first_bk is None else _marks(first_bk, len(mask_sb))
+                out_sbh, final = layer.unroll(values_sbd, start, mask_sb, reset_sb, reverse)
                 outputs.append(out_sbh)
-                finals.append(final.output_bh)
+                finals.append(final.output_bh if last_bk is None else take(out_sbh.swapaxes(0, 1), last_bk))
             values_sbd = jnp.concatenate(outputs, axis=-1)
         return values_sbd.swapaxes(0, 1), jnp.concatenate(finals, axis=-1)
+
+
+def segments(ends_bk: jax.Array, length: int) -> jax.Array:
+    """segments_bs: how many examples of its row have ended before each position."""
+    return jnp.sum(ends_bk[:, None] < jnp.arange(length)[:, None], axis=-1)
+
+
+def take(values_bkd: jax.Array, indices_bn: jax.Array) -> jax.Array:
+    """values_bnd: each row's values at its indices; an index that lies outside finds a value all the same."""
+    return jnp.take_along_axis(values_bkd, indices_bn[..., None], axis=1, mode="clip")
+
+
+def _marks(positions_bk, length):
+    """bool [s, b], True at the positions."""
+    return jnp.any(jnp.arange(length)[:, None, None] == positions_bk, axis=-1)

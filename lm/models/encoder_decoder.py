@@ -7,7 +7,7 @@ from flax import linen as nn
 from lm.config import ModelConfig
 from lm.models.decoder import Decoder, zero_states
 from lm.models.embedding import Embedding
-from lm.models.encoder import Encoder, Memory
+from lm.models.encoder import Encoder, Memory, segments
 from lm.recurrence import State
 from lm.recurrence.gated import dot
 
@@ -36,14 +36,20 @@ class EncoderDecoder(nn.Module):
             self.head_kernel = self.param("head_kernel", nn.initializers.lecun_normal(), shape)
         self.head_bias = self.param("head_bias", nn.initializers.zeros, (self.vocab_size,))
 
-    def encode(self, source_bs: jax.Array, keys_b: jax.Array | None = None) -> Memory:
-        """What the decoder may know of the source."""
+    def encode(
+        self, source_bs: jax.Array, keys_b: jax.Array | None = None, source_ends_bk: jax.Array | None = None
+    ) -> Memory:
+        """What the decoder may know of the source; `source_ends_bk`, see `Batch`, says that rows are packed."""
         mask_bs = source_bs != PAD
-        values_bsd, summary_bz = self.encoder(self.embedding(source_bs), mask_bs, keys_b)
-        return Memory(values_bsd, self.decoder.keys(values_bsd), mask_bs, summary_bz)
+        values_bsd, summary_nz = self.encoder(self.embedding(source_bs), mask_bs, keys_b, source_ends_bk)
+        segments_bs = None if source_ends_bk is None else segments(source_ends_bk, source_bs.shape[1])
+        return Memory(values_bsd, self.decoder.keys(values_bsd), mask_bs, summary_nz, segments_bs)
 
     def initial_state(self, memory: Memory) -> tuple[State, ...]:
-        """The decoder's state before its first token; without an encoder it is `zero_states`."""
+        """The decoder's state before its first token, [b, h], or that of each example of packed rows, [b, k, h].
+
+        Without an encoder it is `zero_states`.
+        """
         return self.decoder.initial_state(memory)
 
     def unroll(
@@ -54,7 +60,11 @@ class EncoderDecoder(nn.Module):
         reset_bt: jax.Array | None = None,
         keys_b: jax.Array | None = None,
     ) -> tuple[jax.Array, tuple[State, ...]]:
-        """features_btd and the final state; `reset_bt` is True where a document starts and the state is cleared."""
+        """features_btd and the final state.
+
+        `reset_bt` is True where a document starts and the state is cleared. Where the rows of `memory` are packed, the
+        k-th reset of a row starts its k-th example: from the k-th `state`, and with attention to its source alone.
+        """
         reset_bt = jnp.zeros_like(inputs_bt, bool) if reset_bt is None else reset_bt
         return self.decoder.unroll(self.embedding(inputs_bt), state, memory, inputs_bt != PAD, reset_bt, keys_b)
 

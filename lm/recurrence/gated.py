@@ -51,6 +51,7 @@ def unroll(
     reset_tb: jax.Array,
     reverse: bool,
     dtype: str,
+    starts: State | None = None,
 ) -> tuple[jax.Array, State]:
     """Runs `cell` over time.
 
@@ -60,34 +61,35 @@ def unroll(
         recurrent_hg: the recurrent kernel `R`.
         state: what the first step (the last one, if `reverse`) starts from.
         mask_tb: bool; where False the state, output included, stays as it was.
-        reset_tb: bool; where True the state is `zero_state` before the step.
+        reset_tb: bool; where True the state is set anew before the step.
         reverse: whether to run from the last step to the first.
         dtype: type of the products, float32 or bfloat16.
+        starts: [time, batch, hidden] arrays, the state taken where `reset_tb` is True; None is `zero_state` everywhere.
 
     Returns:
         outputs_tbh, float32, and the final state.
     """
-    return _forward(cell, gates_tbg, recurrent_hg, state, mask_tb, reset_tb, reverse, dtype)[0]
+    return _forward(cell, gates_tbg, recurrent_hg, state, mask_tb, reset_tb, reverse, dtype, starts)[0]
 
 
-def _forward(cell, gates_tbg, recurrent_hg, state, mask_tb, reset_tb, reverse, dtype):
-    fresh = _fresh(cell, state)
+def _forward(cell, gates_tbg, recurrent_hg, state, mask_tb, reset_tb, reverse, dtype, starts):
+    zero = _fresh(cell, state)
 
     def body(state, now):
-        gates_bg, mask_b, reset_b = now
-        state = _where(reset_b, fresh, state)
+        gates_bg, mask_b, reset_b, fresh = now
+        state = _where(reset_b, zero if fresh is None else fresh, state)
         gates_bg = gates_bg + dot(state.output_bh, recurrent_hg, dtype)
         inner, output_bh = cell.pointwise(gates_bg, state.inner)
         state = _where(mask_b, State(output_bh, inner), state)
         return state, (state, gates_bg)
 
-    final, (states, gates_tbg) = lax.scan(body, state, (gates_tbg, mask_tb, reset_tb), reverse=reverse)
-    saved = (gates_tbg, recurrent_hg, state, states, mask_tb, reset_tb)
+    final, (states, gates_tbg) = lax.scan(body, state, (gates_tbg, mask_tb, reset_tb, starts), reverse=reverse)
+    saved = (gates_tbg, recurrent_hg, state, states, mask_tb, reset_tb, starts)
     return (states.output_bh, final), saved
 
 
 def _backward(cell, reverse, dtype, saved, gradients):
-    gates_tbg, recurrent_hg, first, states, mask_tb, reset_tb = saved
+    gates_tbg, recurrent_hg, first, states, mask_tb, reset_tb, starts = saved
     d_outputs_tbh, d_final = gradients
 
     def before(first, states, fresh):  # the state that each step started from, resets applied
@@ -95,7 +97,7 @@ def _backward(cell, reverse, dtype, saved, gradients):
         shifted = jnp.concatenate(ends)
         return jnp.where(reset_tb[..., None], fresh, shifted)
 
-    previous = jax.tree.map(before, first, states, _fresh(cell, first))
+    previous = jax.tree.map(before, first, states, _fresh(cell, first) if starts is None else starts)
     transposed_gh = recurrent_hg.T
 
     def body(d_state, now):
@@ -108,20 +110,17 @@ def _backward(cell, reverse, dtype, saved, gradients):
         d_gates_bg, d_inner = pullback((d_new.inner, d_new.output_bh))
         d_previous = State(dot(d_gates_bg, transposed_gh, dtype), d_inner)
         d_previous = jax.tree.map(jnp.add, d_previous, d_kept)
-        return _where(reset_b, zeros, d_previous), d_gates_bg
+        d_start = None if starts is None else _where(reset_b, d_previous, zeros)
+        return _where(reset_b, zeros, d_previous), (d_gates_bg, d_start)
 
     now = (gates_tbg, previous.inner, d_outputs_tbh, mask_tb, reset_tb)
-    d_first, d_gates_tbg = lax.scan(body, d_final, now, reverse=not reverse)
+    d_first, (d_gates_tbg, d_starts) = lax.scan(body, d_final, now, reverse=not reverse)
     hidden, gates = recurrent_hg.shape
     d_recurrent_hg = dot(previous.output_bh.reshape(-1, hidden).T, d_gates_tbg.reshape(-1, gates), dtype)
-    return d_gates_tbg, d_recurrent_hg, d_first, None, None
+    return d_gates_tbg, d_recurrent_hg, d_first, None, None, d_starts
 
 
-def _unroll_forward(cell, gates_tbg, recurrent_hg, state, mask_tb, reset_tb, reverse, dtype):
-    return _forward(cell, gates_tbg, recurrent_hg, state, mask_tb, reset_tb, reverse, dtype)
-
-
-unroll.defvjp(_unroll_forward, _backward)
+unroll.defvjp(_forward, _backward)
 
 
 def _fresh(cell, like: State) -> State:

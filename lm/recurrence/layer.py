@@ -36,10 +36,18 @@ class RecurrentLayer(nn.Module):
         return gated.step(self.cell, gates_bg, self.recurrent_kernel, state, self.dtype)
 
     def unroll(
-        self, inputs_tbd: jax.Array, state: State, mask_tb: jax.Array, reset_tb: jax.Array, reverse: bool = False
+        self,
+        inputs_tbd: jax.Array,
+        state: State,
+        mask_tb: jax.Array,
+        reset_tb: jax.Array,
+        reverse: bool = False,
+        starts: State | None = None,
     ) -> tuple[jax.Array, State]:
-        """All time steps; returns outputs_tbh and the final state. See `gated.unroll` for mask and reset."""
+        """All time steps; returns outputs_tbh and the final state. See `gated.unroll` for mask, reset and starts."""
         time, batch, width = inputs_tbd.shape
         gates_ng = gated.dot(inputs_tbd.reshape(-1, width), self.kernel, self.dtype) + self.bias
         gates_tbg = gates_ng.reshape(time, batch, -1)
-        return gated.unroll(self.cell, gates_tbg, self.recurrent_kernel, state, mask_tb, reset_tb, reverse, self.dtype)
+        return gated.unroll(
+            self.cell, gates_tbg, self.recurrent_kernel, state, mask_tb, reset_tb, reverse, self.dtype, starts
+        )
