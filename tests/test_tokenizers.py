@@ -1,8 +1,14 @@
 """Tokenizers: round trips, special ids, saving, and the mistakes a user can make."""
 
+import collections
+import concurrent.futures
+import hashlib
 import io
 import json
-import threading
+import os
+import pickle
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -11,14 +17,9 @@ import sentencepiece
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lm.config import TOKENIZERS, Names, TokenizerConfig
+from lm.config import NORMALIZATIONS, TOKENIZERS, Names, TokenizerConfig
 from lm.data.tokenizers import BOS, EOS, PAD, UNK, Vocabulary, load_tokenizer, save_tokenizer, train_tokenizer
 from lm.errors import UserError
-
-
-def train(kind, vocab_size, texts, sentinels=0, **fields):
-    return train_tokenizer(TokenizerConfig(kind, vocab_size, **fields), texts, sentinels)
-
 
 TEXTS = [
     "the cat sat on the mat.\nthe dog sat on the log!\n",
@@ -31,7 +32,7 @@ LOSSLESS = ("bytes", "unigram", "bpe")
 
 @pytest.fixture(scope="module")
 def trained():
-    return {kind: train(kind, size, TEXTS) for kind, size in KINDS.items()}
+    return {kind: train_tokenizer(TokenizerConfig(kind, size), TEXTS) for kind, size in KINDS.items()}
 
 
 def check_round_trip(tokenizer, text):
@@ -122,13 +123,13 @@ def test_saved_and_loaded_is_the_same(trained, kind, tmp_path):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_training_twice_gives_the_same_tokenizer_and_other_text_another(trained, kind, tmp_path):
-    again = train(kind, KINDS[kind], iter(TEXTS))
+    again = train_tokenizer(TokenizerConfig(kind, KINDS[kind]), iter(TEXTS))
     assert again.fingerprint == trained[kind].fingerprint
     for folder, tokenizer in (("one", trained[kind]), ("two", again)):
         save_tokenizer(tokenizer, tmp_path / folder)
     for path in (tmp_path / "one").iterdir():
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
-    other = train(kind, KINDS[kind], [text.replace("cat", "fox") for text in TEXTS])
+    other = train_tokenizer(TokenizerConfig(kind, KINDS[kind]), [text.replace("cat", "fox") for text in TEXTS])
     assert (other.fingerprint != again.fingerprint) == (kind != "bytes")
 
 
@@ -139,11 +140,11 @@ def test_fingerprints_of_kinds_differ(trained):
 
 
 def test_vocabularies_are_ordered_by_frequency_then_code_point():
-    tokenizer = train("characters", 0, ["bbbddcaa"])
+    tokenizer = train_tokenizer(TokenizerConfig("characters", 0), ["bbbddcaa"])
     assert tokenizer.pieces(range(4, tokenizer.vocab_size)) == ["b", "a", "d", "c"]
-    limited = train("characters", 6, ["bbbddcaa"])
+    limited = train_tokenizer(TokenizerConfig("characters", 6), ["bbbddcaa"])
     assert limited.vocab_size == 6 and limited.encode("bacd").tolist() == [4, 5, UNK, UNK]
-    words = train("words", 6, ["the cat the cat the end"])
+    words = train_tokenizer(TokenizerConfig("words", 6), ["the cat the cat the end"])
     assert words.vocab_size == 6 and words.pieces([4, 5]) == [" cat", " the"]
 
 
@@ -160,15 +161,17 @@ def test_documents_and_lines_of_any_length_train(kind):
     syllables = "mo ta ki lu ra ne so pi".split()
     words = [a + b + c for a in syllables for b in syllables for c in syllables]
     text = " ".join(words[i * i * i // 7 % 512] for i in range(15_000))  # one line of 100 kB
-    tokenizer = train(kind, 400, [text])
+    tokenizer = train_tokenizer(TokenizerConfig(kind, 400), [text])
     assert tokenizer.vocab_size == 400
     assert len(tokenizer.encode(text)) < len(text) / 2
     check_round_trip(tokenizer, text)
+    if kind == "bpe":  # merges of merges, on either side
+        assert tokenizer.sample_batch([text], 0.0, 0)[0].tolist() == tokenizer.encode(text).tolist()
 
 
 @pytest.mark.parametrize("kind", ["unigram", "bpe"])
 def test_signs_that_sentencepiece_keeps_for_itself_cost_no_line(trained, kind):
-    again = train(kind, KINDS[kind], [text + "\t\u2585\0\u2581\u3000" for text in TEXTS])
+    again = train_tokenizer(TokenizerConfig(kind, KINDS[kind]), [text + "\t\u2585\0\u2581\u3000" for text in TEXTS])
     assert again.fingerprint == trained[kind].fingerprint
 
 
@@ -180,6 +183,245 @@ def test_a_megabyte_is_encoded_in_well_under_a_second(trained, kind):
     ids = trained[kind].encode(text)
     assert time.perf_counter() - began < 2  # 0.05 to 0.5 s, on a machine that others use too
     assert trained[kind].decode(ids) == text
+
+
+# ---- batches and samples ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(deadline=None)
+@given(texts=st.lists(st.text() | st.sampled_from(["", " the cat▁ sat", "▁▁", *TEXTS]), max_size=9))
+def test_a_batch_is_encoded_as_its_texts_are(trained, kind, texts):
+    batch = trained[kind].encode_batch(texts)
+    assert len(batch) == len(texts)
+    for ids, text in zip(batch, texts, strict=True):
+        assert ids.dtype == np.int32 and ids.tolist() == trained[kind].encode(text).tolist()
+
+
+def test_half_a_character_in_a_batch_raises_the_error_of_python(trained):
+    for call in (trained["bpe"].encode_batch, lambda texts: trained["bpe"].sample_batch(texts, 0.1, 0)):
+        with pytest.raises(UnicodeEncodeError):
+            call(["a", "a\ud800"])
+
+
+@pytest.mark.parametrize("kind", ["unigram", "bpe"])
+@settings(deadline=None)
+@given(
+    texts=st.lists(st.text() | st.sampled_from(["a ▁ the cat", *TEXTS]), max_size=3),
+    alpha=st.floats(0, 1),
+    seed=st.integers(0, 2**40),
+)
+def test_a_sample_is_decoded_to_its_text_and_is_a_function_of_its_arguments(trained, kind, texts, alpha, seed):
+    samples = trained[kind].sample_batch(texts, alpha, seed)
+    assert [trained[kind].decode(ids) for ids in samples] == texts
+    assert all(ids.dtype == np.int32 for ids in samples)
+    again = trained[kind].sample_batch(texts, alpha, seed)
+    assert [ids.tolist() for ids in again] == [ids.tolist() for ids in samples]
+
+
+def digest(samples) -> str:
+    return hashlib.sha256(repr([ids.tolist() for ids in samples]).encode()).hexdigest()
+
+
+@pytest.mark.parametrize("kind", ["unigram", "bpe"])
+def test_samples_are_the_same_in_every_thread_and_process_and_others_with_another_seed(trained, kind, tmp_path):
+    tokenizer = trained[kind]
+    expected = digest(tokenizer.sample_batch(TEXTS, 0.2, 7))
+    assert digest(tokenizer.sample_batch(TEXTS, 0.2, 8)) != expected
+    assert len({ids.tobytes() for ids in tokenizer.sample_batch(TEXTS[:1] * 9, 0.2, 7)}) > 5
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: digest(tokenizer.sample_batch(TEXTS, 0.2, 7)), range(8)))
+    assert set(found) == {expected}
+    save_tokenizer(tokenizer, tmp_path)
+    program = (
+        "import sys; from tests.test_tokenizers import *; "
+        "print(digest(load_tokenizer(sys.argv[1]).sample_batch(TEXTS, 0.2, 7)))"
+    )
+    for hash_seed in "12":
+        environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": os.getcwd()}
+        found = subprocess.check_output([sys.executable, "-c", program, str(tmp_path)], env=environment, text=True)
+        assert found.strip() == expected
+
+
+@pytest.mark.parametrize("kind", ["unigram", "bpe"])
+@pytest.mark.parametrize("alpha", [0.1, 0.5])
+def test_samples_are_distributed_as_those_of_sentencepiece(trained, kind, alpha):
+    word, draws = " cat ran past", 5000
+    theirs = sentencepiece.SentencePieceProcessor(model_proto=trained[kind].model)
+    ours = collections.Counter(ids.tobytes() for ids in trained[kind].sample_batch([word] * draws, alpha, 0))
+    those = collections.Counter(
+        np.array(theirs.sample_encode_as_ids(word, -1, alpha), np.int32).tobytes() for _ in range(draws)
+    )
+    common = [ids for ids in ours | those if ours[ids] + those[ids] > 200]
+    assert len(common) > 3
+    for ids in common:
+        assert abs(ours[ids] - those[ids]) < 6 * (ours[ids] + those[ids]) ** 0.5
+
+
+def test_samples_without_noise_are_the_best_segmentation(trained):
+    texts = [*TEXTS, "é ▁ x  the  猫"]
+    for ids, text in zip(trained["bpe"].sample_batch(texts, 0.0, 0), texts, strict=True):
+        assert ids.tolist() == trained["bpe"].encode(text).tolist()
+    score = sentencepiece.SentencePieceProcessor(model_proto=trained["unigram"].model).get_score
+    for ids, text in zip(trained["unigram"].sample_batch(texts, 1e5, 0), texts, strict=True):  # there may be ties
+        assert sum(score(int(i)) for i in ids) == pytest.approx(
+            sum(score(int(i)) for i in trained["unigram"].encode(text))
+        )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_another_process_gets_a_tokenizer_that_was_used(extended, kind):
+    tokenizer = extended[kind]
+    if kind in ("unigram", "bpe"):
+        tokenizer.sample_batch(TEXTS, 0.1, 0)
+    copy = pickle.loads(pickle.dumps(tokenizer))
+    assert (copy.vocab_size, copy.fingerprint) == (tokenizer.vocab_size, tokenizer.fingerprint)
+    for text in TEXTS:
+        assert copy.encode(text).tolist() == tokenizer.encode(text).tolist()
+
+
+def test_kinds_of_one_segmentation_are_not_sampled(trained):
+    for kind in ("bytes", "characters", "words"):
+        with pytest.raises(NotImplementedError):
+            trained[kind].sample_batch(TEXTS, 0.1, 0)
+
+
+# ---- normalisation, pieces of one's own -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def normalizing():
+    return {
+        (kind, rule): train_tokenizer(TokenizerConfig(kind, 300, normalization=rule), TEXTS)
+        for kind in ("unigram", "bpe")
+        for rule in NORMALIZATIONS
+    }
+
+
+@pytest.mark.parametrize("kind", ["unigram", "bpe"])
+@pytest.mark.parametrize("rule", NORMALIZATIONS)
+@settings(deadline=None)
+@given(text=st.text() | st.text(st.characters(categories=["Mn", "Lm", "Zs", "No"])))
+@example(text="ﬁ ½ ﾊﾟ ①▁ Ａ\u3000é e\u0301")
+@example(text="\u2171\u0303 \u33ce\u0301 \u0304\u0345")  # where SentencePiece alone needs two rounds
+def test_what_was_normalised_is_not_changed_again(normalizing, kind, rule, text):
+    tokenizer = normalizing[kind, rule]
+    once = tokenizer.decode(tokenizer.encode(text))
+    assert tokenizer.decode(tokenizer.encode(once)) == once
+    assert tokenizer.decode(tokenizer.sample_batch([text], 0.2, 0)[0]) == once
+    assert rule != "identity" or once == text
+
+
+def test_normalisation_is_that_of_its_name(normalizing):
+    for kind in ("unigram", "bpe"):
+        once = {rule: normalizing[kind, rule] for rule in NORMALIZATIONS}
+        once = {rule: tokenizer.decode(tokenizer.encode("Ａ ﬁ½")) for rule, tokenizer in once.items()}
+        assert once["identity"] == "Ａ ﬁ½" and once["nfkc"] == once["nmt_nfkc"] == "A fi1⁄2"
+        assert once["nfkc_cf"] == once["nmt_nfkc_cf"] == "a fi1⁄2"
+    assert len({tokenizer.fingerprint for tokenizer in normalizing.values()}) == len(normalizing)
+
+
+@pytest.mark.parametrize("kind", ["unigram", "bpe"])
+def test_pieces_of_ones_own_are_never_cut(kind, tmp_path):
+    own = ("<user>", "<user>:", "at", "猫|")
+    tokenizer = train_tokenizer(TokenizerConfig(kind, 300, pieces=Names(own)), TEXTS)
+    assert tokenizer.vocab_size == 300
+    text = "<user>: the cat<user><use 猫| rat"
+    expected = [[piece for piece in pieces if piece in own] for pieces in [tokenizer.pieces(tokenizer.encode(text))]]
+    assert expected == [["<user>:", "at", "<user>", "猫|", "at"]]
+    for ids in tokenizer.sample_batch([text] * 20, 0.3, 0):
+        assert [piece for piece in tokenizer.pieces(ids) if piece in own] == expected[0]
+        assert tokenizer.decode(ids) == text
+    assert tokenizer.fingerprint != train_tokenizer(TokenizerConfig(kind, 300), TEXTS).fingerprint
+
+
+@pytest.mark.parametrize(
+    "own", [("",), ("a", "b", "a"), ("a b",), ("▁a",), ("<s>",), ("<extra_0>",), ("<0x41>",), ("a\n",)]
+)
+def test_pieces_that_cannot_be_had_are_refused(own):
+    message = error_of(train_tokenizer, TokenizerConfig("unigram", 310, pieces=Names(own)), TEXTS)
+    assert message.startswith("error: config.data.tokenizer.pieces: ")
+
+
+def test_a_size_that_its_own_pieces_do_not_allow_names_the_one_it_does():
+    own = Names(f"<p{i}>" for i in range(80))
+    message = error_of(train_tokenizer, TokenizerConfig("unigram", 300, pieces=own), TEXTS)
+    assert message.startswith("error: config.data.tokenizer.vocab_size: 300 is too small")
+    allowed = int(message.rpartition(" ")[2])
+    assert train_tokenizer(TokenizerConfig("unigram", allowed, pieces=own), TEXTS).vocab_size == allowed
+
+
+# ---- sentinels, unused ids --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def extended():
+    return {
+        kind: train_tokenizer(TokenizerConfig(kind, size, multiple_of=64), TEXTS, 11) for kind, size in KINDS.items()
+    }
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_sentinels_and_unused_ids_come_after_its_own(trained, extended, kind, tmp_path):
+    plain, tokenizer = trained[kind], extended[kind]
+    own = plain.vocab_size
+    assert [tokenizer.sentinel(i) for i in range(11)] == list(range(own, own + 11))
+    assert tokenizer.vocab_size % 64 == 0 and 0 <= len(tokenizer.unused) < 64
+    assert tokenizer.unused == range(own + 11, tokenizer.vocab_size)
+    assert plain.unused == range(own, own) and plain.sentinels == 0
+    for number in (-1, 11):
+        with pytest.raises(IndexError):
+            tokenizer.sentinel(number)
+    names = tokenizer.pieces(range(own, tokenizer.vocab_size))
+    assert names[:2] == ["<extra_0>", "<extra_1>"] and names[11:12] == ["<unused_0>"][: len(tokenizer.unused)]
+    a = tokenizer.encode("a")
+    ids = [*a, own + 10, own, BOS, *tokenizer.unused, *a, own + 1, EOS]
+    assert tokenizer.decode(ids) == "a<extra_10><extra_0>a<extra_1>"
+    save_tokenizer(tokenizer, tmp_path)
+    loaded = load_tokenizer(tmp_path)
+    assert (loaded.sentinels, loaded.multiple_of, loaded.fingerprint) == (11, 64, tokenizer.fingerprint)
+    assert loaded.vocab_size == tokenizer.vocab_size and loaded.decode(ids) == tokenizer.decode(ids)
+    path = tmp_path / "tokenizer.json"
+    path.write_text(path.read_text().replace('"sentinels": 11', '"sentinels": 12'))
+    assert "is not what was saved" in error_of(load_tokenizer, tmp_path)
+
+
+def test_unused_ids_do_not_part_a_character(extended):
+    for kind in LOSSLESS:
+        first, second = extended["bytes"].encode("é")
+        assert extended[kind].decode([first, extended[kind].unused[0], second]) == "é"
+
+
+@pytest.mark.parametrize("kind", LOSSLESS)
+@settings(deadline=None)
+@given(parts=st.lists(st.text() | st.sampled_from(["<extra_0>", "<extra_10>", "<extra_11>", "<extra_01>", " ", "▁"])))
+@example(parts=["<extra_0", "<extra_0>>", "<extra_1>", "<extra_" + "9" * 5000 + ">", "<extra_\u0661>"])
+def test_marked_text_is_decoded_to_itself_and_plain_text_has_no_sentinel(extended, kind, parts):
+    tokenizer, text = extended[kind], "".join(parts)
+    ids = tokenizer.encode_marked(text)
+    assert ids.dtype == np.int32 and tokenizer.decode(ids) == text
+    assert (ids >= tokenizer.own_size).sum() == sum(text.count(f"<extra_{i}>") for i in range(11))
+    plain = tokenizer.encode(text)
+    assert (plain < tokenizer.own_size).all() and tokenizer.decode(plain) == text
+
+
+def test_fingerprints_and_files_without_them_are_those_of_before(trained, extended, tmp_path):
+    assert (
+        trained["bytes"].fingerprint == "388c5568fafc5325" and trained["characters"].fingerprint == "3a51f6d1471cffab"
+    )
+    everyone = [
+        train_tokenizer(TokenizerConfig("bytes", sentinels=sentinels, multiple_of=multiple), [])
+        for sentinels in (0, 1, 2)
+        for multiple in (1, 2)
+    ]
+    assert len({tokenizer.fingerprint for tokenizer in everyone}) == 6
+    save_tokenizer(trained["words"], tmp_path)
+    assert set(json.loads((tmp_path / "tokenizer.json").read_text())) == {"version", "kind", "fingerprint", "pieces"}
+
+
+def test_the_configuration_says_how_many_sentinels_there_are():
+    assert train_tokenizer(TokenizerConfig("bytes", sentinels=5), [], 3).sentinels == 5
+    assert train_tokenizer(TokenizerConfig("bytes"), [], 3).sentinels == 3
 
 
 # ---- models made elsewhere --------------------------------------------------------------------------------------
@@ -204,7 +446,7 @@ def foreign_model(**options) -> bytes:
 def test_a_model_made_elsewhere_gets_our_special_ids(ids, tmp_path):
     path = tmp_path / "foreign.model"
     path.write_bytes(foreign_model(vocab_size=50, model_type="bpe", user_defined_symbols=["<mask>"], **ids))
-    tokenizer = train(str(path), 0, [])
+    tokenizer = train_tokenizer(TokenizerConfig(str(path), 0), [])
     theirs = sentencepiece.SentencePieceProcessor(model_file=str(path))
     missing = sum(i < 0 for i in ids.values())
     assert tokenizer.vocab_size == theirs.get_piece_size() + missing
@@ -227,45 +469,47 @@ def test_a_model_made_elsewhere_gets_our_special_ids(ids, tmp_path):
 # ---- errors -----------------------------------------------------------------------------------------------------
 
 
-def error_of(call, *arguments, **fields) -> str:
+def error_of(call, *arguments) -> str:
     with pytest.raises(UserError) as caught:
-        call(*arguments, **fields)
+        call(*arguments)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
 def test_an_unknown_kind_names_the_nearest():
-    message = error_of(train, "unigran", 320, TEXTS)
+    message = error_of(train_tokenizer, TokenizerConfig("unigran", 320), TEXTS)
     assert message.startswith("error: config.data.tokenizer.kind: 'unigran' is unknown; did you mean unigram?")
 
 
 @pytest.mark.parametrize("kind", ["unigram", "bpe"])
 def test_a_size_that_the_text_does_not_allow_names_the_one_it_does(kind):
-    small = error_of(train, kind, 100, TEXTS)
+    small = error_of(train_tokenizer, TokenizerConfig(kind, 100), TEXTS)
     assert small.startswith("error: config.data.tokenizer.vocab_size: 100 is too small")
-    large = error_of(train, kind, 100_000, TEXTS)
+    large = error_of(train_tokenizer, TokenizerConfig(kind, 100_000), TEXTS)
     assert large.startswith("error: config.data.tokenizer.vocab_size: 100000 is too large")
     for message in (small, large):
         allowed = int(message.rpartition(" ")[2])
-        assert train(kind, allowed, TEXTS).vocab_size == allowed
+        assert train_tokenizer(TokenizerConfig(kind, allowed), TEXTS).vocab_size == allowed
 
 
 @pytest.mark.parametrize("kind", ["characters", "words"])
 def test_a_limit_below_the_special_ids_is_refused(kind):
-    assert "config.data.tokenizer.vocab_size: 4 leaves no room" in error_of(train, kind, 4, TEXTS)
+    assert "config.data.tokenizer.vocab_size: 4 leaves no room" in error_of(
+        train_tokenizer, TokenizerConfig(kind, 4), TEXTS
+    )
 
 
 @pytest.mark.parametrize("kind", ["characters", "words", "unigram", "bpe"])
 def test_no_text_is_refused(kind):
-    assert "config.data.train: holds no text" in error_of(train, kind, 320, ["", ""])
+    assert "config.data.train: holds no text" in error_of(train_tokenizer, TokenizerConfig(kind, 320), ["", ""])
 
 
 def test_a_model_that_is_missing_or_damaged_is_refused(tmp_path):
     path = tmp_path / "x.model"
-    assert f"{path}: cannot be read (No such file" in error_of(train, str(path), 0, [])
+    assert f"{path}: cannot be read (No such file" in error_of(train_tokenizer, TokenizerConfig(str(path), 0), [])
     for content in (b"", b"no model", foreign_model(vocab_size=50)[:500]):
         path.write_bytes(content)
-        assert f"{path}: is no SentencePiece model" in error_of(train, str(path), 0, [])
+        assert f"{path}: is no SentencePiece model" in error_of(train_tokenizer, TokenizerConfig(str(path), 0), [])
 
 
 def test_a_saved_tokenizer_that_is_missing_or_damaged_is_refused(trained, tmp_path):
@@ -284,7 +528,7 @@ def test_a_saved_tokenizer_that_is_missing_or_damaged_is_refused(trained, tmp_pa
 
     save_tokenizer(trained["bpe"], tmp_path)
     model = tmp_path / "tokenizer.model"
-    model.write_bytes(trained["unigram"].method.model)
+    model.write_bytes(trained["unigram"].model)
     assert f"{model}: is not what was saved" in error_of(load_tokenizer, tmp_path)
     model.unlink()
     assert f"{model}: cannot be read" in error_of(load_tokenizer, tmp_path)
@@ -292,91 +536,3 @@ def test_a_saved_tokenizer_that_is_missing_or_damaged_is_refused(trained, tmp_pa
 
 def test_kinds_are_those_of_the_configuration(trained):
     assert set(trained) == set(TOKENIZERS)
-
-
-# ---- many texts, other segmentations ----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@settings(deadline=None, max_examples=30)
-@given(texts=st.lists(st.text(), max_size=6))
-@example(texts=["a ▁b", "the cat", ""])
-def test_many_texts_are_encoded_as_each_alone(trained, kind, texts):
-    for ids, text in zip(trained[kind].encode_batch(texts), texts, strict=True):
-        assert ids.dtype == np.int32
-        np.testing.assert_array_equal(ids, trained[kind].encode(text))
-
-
-@pytest.mark.parametrize("kind", ["unigram", "bpe"])
-@settings(deadline=None, max_examples=50)
-@given(text=st.text() | st.sampled_from(TEXTS), seed=st.integers(0, 2**33))
-def test_every_segmentation_is_of_the_same_text(trained, kind, text, seed):
-    (ids,) = trained[kind].sample_batch([text], 0.3, seed)
-    assert trained[kind].decode(ids) == text and ids.dtype == np.int32
-
-
-@pytest.mark.parametrize("kind", ["unigram", "bpe"])
-def test_segmentations_are_of_the_texts_and_the_seed_wherever_they_are_drawn(trained, kind):
-    draw = lambda seed: [ids.tolist() for ids in trained[kind].sample_batch(TEXTS, 0.3, seed)]
-    first, other = draw(1), draw(2)
-    assert first == draw(1) != other
-    assert len({tuple(ids) for ids in first}) > 3  # equal texts are cut differently
-    in_thread = []
-    thread = threading.Thread(target=lambda: in_thread.extend(draw(1)))
-    thread.start()
-    thread.join()
-    assert in_thread == first
-
-
-# ---- what can be asked for --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kind", ["unigram", "bpe"])
-def test_normalisation_is_done_once(kind):
-    tokenizer = train(kind, 300, TEXTS, normalization="nfkc_cf")
-    assert tokenizer.decode(tokenizer.encode("The CAT \ufb01rst \u2460")) == "the cat first 1"
-
-
-@pytest.mark.parametrize("kind", ["unigram", "bpe"])
-def test_pieces_of_the_user_are_never_cut(kind):
-    tokenizer = train(kind, 300, TEXTS, pieces=Names(["<user>", "the cat".replace(" ", "_")]))
-    for text in ("<user>", "a<user>b", "the_cat"):
-        pieces = tokenizer.pieces(tokenizer.encode(text))
-        assert "<user>" in pieces or "the_cat" in pieces, pieces
-        check_round_trip(tokenizer, text)
-    for wrong in (["a b"], ["a", "a"], ["▁a"], ["<s>"]):
-        assert "config.data.tokenizer.pieces" in error_of(train, kind, 300, TEXTS, pieces=Names(wrong))
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("sentinels", "multiple_of"), [(3, 1), (0, 128), (5, 128)])
-def test_sentinels_and_filling_come_after_the_ids_of_the_text(kind, sentinels, multiple_of, trained, tmp_path):
-    plain = trained[kind]
-    tokenizer = train(kind, KINDS[kind], TEXTS, sentinels, multiple_of=multiple_of)
-    assert tokenizer.vocab_size % multiple_of == 0
-    assert plain.vocab_size + sentinels <= tokenizer.vocab_size < plain.vocab_size + sentinels + multiple_of
-    assert tokenizer.fingerprint != plain.fingerprint
-    np.testing.assert_array_equal(tokenizer.encode(TEXTS[0]), plain.encode(TEXTS[0]))
-    assert tokenizer.decode([*tokenizer.encode(" cat"), *tokenizer.unused]) == " cat"
-    assert set(tokenizer.unused) == set(range(plain.vocab_size + sentinels, tokenizer.vocab_size))
-    save_tokenizer(tokenizer, tmp_path)
-    again = load_tokenizer(tmp_path)
-    assert again.fingerprint == tokenizer.fingerprint and again.vocab_size == tokenizer.vocab_size
-    marked = "the <extra_0> sat<extra_2><extra_1>" if sentinels else "the cat"
-    ids = again.encode_marked(marked)
-    assert again.decode(ids) == (marked if kind != "words" else again.decode(ids))
-    if sentinels:
-        assert [i - plain.vocab_size for i in ids if i >= plain.vocab_size] == [0, 2, 1]
-        assert again.sentinel(2) == plain.vocab_size + 2
-        assert not (again.encode(marked) >= plain.vocab_size).any()  # text is text
-        with pytest.raises(IndexError):
-            again.sentinel(sentinels)
-
-
-def test_a_tokenizer_that_an_older_version_saved_is_read(trained, tmp_path):
-    save_tokenizer(trained["words"], tmp_path)
-    path = tmp_path / "tokenizer.json"
-    record = json.loads(path.read_text())
-    del record["sentinels"], record["multiple_of"]
-    path.write_text(json.dumps(record))
-    assert load_tokenizer(tmp_path).fingerprint == trained["words"].fingerprint

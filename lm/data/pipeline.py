@@ -116,7 +116,7 @@ def encode(split: Split, tokenizer: Tokenizer, config: DataConfig, seed: int = 0
         corpus = Pieces(corpus, longest, made, sizes, seed)
         if not training:
             targets = (target for _, target in corpus.take(range(len(corpus)), 0))
-            target_bytes = sum(len(tokenizer.decode(tokenizer.without_sentinels(ids)).encode()) for ids in targets)
+            target_bytes = sum(len(tokenizer.decode(ids[ids < tokenizer.own_size]).encode()) for ids in targets)
     return Encoded(split, corpus, versions[0].counts["unknown"], target_bytes)
 
 

@@ -8,22 +8,31 @@
     PATH.model  a SentencePiece model made elsewhere
 
 `decode(encode(text)) == text` for every text with `bytes`, `unigram` and `bpe` (what has no piece is written in
-bytes), and with `characters` and `words` where all of it is in the vocabulary.
+bytes), and with `characters` and `words` where all of it is in the vocabulary. A normalisation other than identity
+loses what it normalises, once.
+
+After a tokenizer's own ids come sentinels, `<extra_0>` and so on, that no text is encoded as, and then ids that fill
+the vocabulary up and are never used.
 """
 
+import bisect
 import collections
 import dataclasses
 import functools
 import hashlib
+import heapq
 import io
+import itertools
 import json
+import math
+import random
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import sentencepiece
 from etils import epath
+from sentencepiece import sentencepiece_model_pb2
 
 from lm.config import TOKENIZERS, TokenizerConfig
 from lm.errors import UserError, nearest
@@ -35,129 +44,118 @@ UNKNOWN = "\ufffd"  # what UNK and broken UTF-8 are decoded to
 _SPACE = "\u2581"  # SentencePiece's sign for a space
 
 
-class Method(Protocol):
-    """How text becomes ids: what a `Tokenizer` is made of."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tokenizer:
+    """What all kinds share; a kind says how its own ids are made and read."""
 
     kind: str  # bytes, characters, words, unigram, bpe, sentencepiece (made elsewhere)
+    sentinels: int = 0
+    multiple_of: int = 1
+
+    @property
+    def own_size(self) -> int:
+        """Number of ids before the sentinels, the special ones included."""
+        raise NotImplementedError
 
     @property
     def vocab_size(self) -> int:
-        """Number of ids, the special ones included."""
+        """Number of all ids."""
+        return -(-(self.own_size + self.sentinels) // self.multiple_of) * self.multiple_of
 
     @property
+    def unused(self) -> range:
+        """The ids that fill the vocabulary up."""
+        return range(self.own_size + self.sentinels, self.vocab_size)
+
+    def sentinel(self, number: int) -> int:
+        """The id of a sentinel."""
+        if not 0 <= number < self.sentinels:
+            raise IndexError(f"sentinel {number} of {self.sentinels}")
+        return self.own_size + number
+
+    @functools.cached_property
     def fingerprint(self) -> str:
         """Of the kind and the whole vocabulary."""
+        more = (self.sentinels, self.multiple_of)
+        return _fingerprint(self.kind, self._content() + (b"" if more == (0, 1) else f"\0{more}".encode()))
 
     def encode(self, text: str) -> np.ndarray:
         """int32 ids, shape (length,), without BOS and EOS. Raises `UnicodeEncodeError` for lone surrogates."""
+        raise NotImplementedError
 
     def encode_batch(self, texts: list[str]) -> list[np.ndarray]:
-        """The same of many texts, faster."""
-
-    def decode(self, ids: Iterable[int]) -> str:
-        """The text of all ids; PAD, BOS and EOS are nothing, UNK is U+FFFD."""
-
-    def pieces(self, ids: Iterable[int]) -> list[str]:
-        """What each id stands for, for display."""
-
-
-class Tokenizer:
-    """A method, and two kinds of ids after its own: sentinels, which stand for what noise took out of a text and are
-    written `<extra_0>`, `<extra_1>`, ... (Raffel et al., 2020), and ids that fill the vocabulary up and are never used.
-    """
-
-    def __init__(self, method: Method, sentinels: int = 0, multiple_of: int = 1):
-        self.method, self.sentinels, self.multiple_of = method, sentinels, multiple_of
-        self.kind = method.kind
-        self._first = method.vocab_size  # the first sentinel
-        self.vocab_size = -(-(self._first + sentinels) // multiple_of) * multiple_of
-        self.unused = range(self._first + sentinels, self.vocab_size)
-
-    @property
-    def fingerprint(self) -> str:
-        """Of all that decides what ids mean."""
-        if not self.sentinels and not self.unused:
-            return self.method.fingerprint
-        return _fingerprint(self.method.fingerprint, f"{self.sentinels}/{self.vocab_size}".encode())
-
-    def encode(self, text: str) -> np.ndarray:
-        """int32 ids, shape (length,), never a sentinel. Raises `UnicodeEncodeError` for lone surrogates."""
-        return self.method.encode(text)
-
-    def encode_batch(self, texts: list[str]) -> list[np.ndarray]:
-        """The same of many texts, faster."""
-        return self.method.encode_batch(texts)
+        """Each text's `encode`, faster."""
+        return [self.encode(text) for text in texts]
 
     def sample_batch(self, texts: list[str], alpha: float, seed: int) -> list[np.ndarray]:
-        """Other segmentations of the texts, a function of (texts, alpha, seed): see `SentencePiece.sample_batch`."""
-        return self.method.sample_batch(texts, alpha, seed)
+        """As `encode_batch`, each text cut in a way that is drawn: a function of the arguments, in every process.
+
+        With `unigram`, segmentations are drawn by the `alpha`-th power of their probability (Kudo 2018,
+        arXiv:1804.10959, over all of them); with `bpe`, each merge is left out with probability `alpha`
+        (Provilkov et al. 2020, arXiv:1910.13267). Other kinds have one segmentation and raise `NotImplementedError`.
+        """
+        raise NotImplementedError(self.kind)
 
     def encode_marked(self, text: str) -> np.ndarray:
-        """As `encode`, but the names of sentinels stand for them: what a prompt of a denoising model is."""
-        if not self.sentinels or "<extra_" not in text:
-            return self.encode(text)
-        parts = re.split(r"<extra_(0|[1-9]\d{0,4})>", text)
-        ids = [self.encode(parts[0])]
-        for number, part in zip(map(int, parts[1::2]), parts[2::2], strict=True):
-            known = number < self.sentinels
-            ids += [np.array([self.sentinel(number)], np.int32) if known else self.encode(f"<extra_{number}>")]
-            ids.append(self.encode(part))
-        return np.concatenate(ids)
-
-    def sentinel(self, number: int) -> int:
-        """Its id."""
-        if not 0 <= number < self.sentinels:
-            raise IndexError(f"sentinel {number} of {self.sentinels}")
-        return self._first + number
-
-    def without_sentinels(self, ids: np.ndarray) -> np.ndarray:
-        """What the method knows of ids."""
-        return ids[ids < self._first]
+        """As `encode`, but the names of sentinels stand for sentinels."""
+        parts, start = [], 0
+        for match in re.finditer("<extra_(0|[1-9][0-9]{0,8})>", text):
+            if int(match[1]) < self.sentinels:
+                parts += [self.encode(text[start : match.start()]), [self.sentinel(int(match[1]))]]
+                start = match.end()
+        return np.concatenate([*parts, self.encode(text[start:])]).astype(np.int32)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of all ids; PAD, BOS, EOS and unused ids are nothing, UNK is U+FFFD, a sentinel its name."""
-        text, known = "", []
-        for i in map(int, ids):
-            if i < self._first:
-                known.append(i)
-            elif i < self.unused.start:
-                text += self.method.decode(known) + self._name(i)
-                known = []
-        return text + self.method.decode(known)
+        """The text of all ids; PAD, BOS, EOS and unused ids are nothing, UNK is U+FFFD, a sentinel is its name."""
+        ids = [i for i in map(int, ids) if i < self.own_size + self.sentinels]
+        text, start = [], 0
+        for place in [place for place, i in enumerate(ids) if i >= self.own_size]:
+            text += [self._decode(ids[start:place]), self._extra(ids[place])]
+            start = place + 1
+        return "".join([*text, self._decode(ids[start:])])
 
     def pieces(self, ids: Iterable[int]) -> list[str]:
         """What each id stands for, for display."""
-        return [self.method.pieces([i])[0] if i < self._first else self._name(i) for i in map(int, ids)]
+        return [self._piece(i) if i < self.own_size else self._extra(i) for i in map(int, ids)]
 
-    def _name(self, i: int) -> str:
-        return f"<extra_{i - self._first}>" if i < self.unused.start else f"<unused_{i - self.unused.start}>"
+    def _extra(self, i: int) -> str:
+        i -= self.own_size
+        return f"<extra_{i}>" if i < self.sentinels else f"<unused_{i - self.sentinels}>"
+
+    def _content(self) -> bytes:
+        """What the fingerprint is of, beside the kind."""
+        raise NotImplementedError
+
+    def _decode(self, ids: list[int]) -> str:
+        """Of own ids."""
+        raise NotImplementedError
+
+    def _piece(self, i: int) -> str:
+        """Of an own id."""
+        raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)
-class Bytes:
+class Bytes(Tokenizer):
     kind: str = "bytes"
 
     @property
-    def vocab_size(self) -> int:
+    def own_size(self) -> int:
         return len(SPECIALS) + 256
-
-    @property
-    def fingerprint(self) -> str:
-        return _fingerprint(self.kind, b"")
 
     def encode(self, text: str) -> np.ndarray:
         return np.frombuffer(text.encode(), np.uint8).astype(np.int32) + len(SPECIALS)
 
-    def encode_batch(self, texts: list[str]) -> list[np.ndarray]:
-        return list(map(self.encode, texts))
+    def _content(self) -> bytes:
+        return b""
 
-    def decode(self, ids: Iterable[int]) -> str:
+    def _decode(self, ids: list[int]) -> str:
         unknown = UNKNOWN.encode()
-        coded = (bytes([i - len(SPECIALS)]) if i >= len(SPECIALS) else unknown * (i == UNK) for i in map(int, ids))
+        coded = (bytes([i - len(SPECIALS)]) if i >= len(SPECIALS) else unknown * (i == UNK) for i in ids)
         return b"".join(coded).decode(errors="replace")
 
-    def pieces(self, ids: Iterable[int]) -> list[str]:
-        return [_byte_piece(i - len(SPECIALS)) if i >= len(SPECIALS) else SPECIALS[i] for i in map(int, ids)]
+    def _piece(self, i: int) -> str:
+        return _byte_piece(i - len(SPECIALS)) if i >= len(SPECIALS) else SPECIALS[i]
 
 
 def _byte_piece(byte: int) -> str:
@@ -165,19 +163,15 @@ def _byte_piece(byte: int) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class Vocabulary:
+class Vocabulary(Tokenizer):
     """Characters or words by number."""
 
     kind: str
     known: tuple[str, ...]  # from id 4 on
 
     @property
-    def vocab_size(self) -> int:
+    def own_size(self) -> int:
         return len(SPECIALS) + len(self.known)
-
-    @functools.cached_property
-    def fingerprint(self) -> str:
-        return _fingerprint(self.kind, json.dumps(self.known).encode())
 
     def encode(self, text: str) -> np.ndarray:
         if self.kind == "words":
@@ -186,15 +180,15 @@ class Vocabulary:
         points = np.frombuffer(text.encode("utf-32-le"), np.uint32)
         return self._id_of_point[np.minimum(points, len(self._id_of_point) - 1)]
 
-    def encode_batch(self, texts: list[str]) -> list[np.ndarray]:
-        return list(map(self.encode, texts))
+    def _content(self) -> bytes:
+        return json.dumps(self.known).encode()
 
-    def decode(self, ids: Iterable[int]) -> str:
+    def _decode(self, ids: list[int]) -> str:
         surfaces = ("", "", "", UNKNOWN)
-        return "".join(self.known[i - 4] if i >= 4 else surfaces[i] for i in map(int, ids))
+        return "".join(self.known[i - 4] if i >= 4 else surfaces[i] for i in ids)
 
-    def pieces(self, ids: Iterable[int]) -> list[str]:
-        return [self.known[i - 4] if i >= 4 else SPECIALS[i] for i in map(int, ids)]
+    def _piece(self, i: int) -> str:
+        return self.known[i - 4] if i >= 4 else SPECIALS[i]
 
     @functools.cached_property
     def _ids(self) -> dict[str, int]:
@@ -205,7 +199,7 @@ class Vocabulary:
         """Ids by code point, up to one beyond the highest known, which stands for all others."""
         points = [ord(character) for character in self.known]
         table = np.full(max(points) + 2, UNK, np.int32)
-        table[points] = np.arange(len(SPECIALS), self.vocab_size)
+        table[points] = np.arange(len(SPECIALS), self.own_size)
         return table
 
 
@@ -214,67 +208,208 @@ def _words(text: str) -> list[str]:
     return re.findall(r" ?\w+| ?[^\w\s]|\s", text)
 
 
-class SentencePiece:
+@dataclasses.dataclass(frozen=True, eq=False)
+class SentencePiece(Tokenizer):
     """A SentencePiece model. Its pieces keep their order; its special ones, wherever they are, become ours."""
 
-    def __init__(self, kind: str, model: bytes):
+    kind: str
+    model: bytes = dataclasses.field(repr=False)
+
+    def __post_init__(self) -> None:
         """Raises `RuntimeError` if the bytes are no model."""
-        self.kind, self.model = kind, model
-        self._processor = processor = sentencepiece.SentencePieceProcessor()
-        processor.LoadFromSerializedProto(model)
+        processor = sentencepiece.SentencePieceProcessor()
+        processor.LoadFromSerializedProto(self.model)
         specials = [processor.pad_id(), processor.bos_id(), processor.eos_id(), processor.unk_id()]
         theirs = [*specials, *(i for i in range(processor.get_piece_size()) if i not in specials)]
-        self._theirs = np.array(theirs)  # by our id; -1 for a special one that it has not
-        self._ours = np.full(processor.get_piece_size(), UNK, np.int32)  # by their id
+        ours = np.full(processor.get_piece_size(), UNK, np.int32)
         for our, their in enumerate(theirs):
             if their >= 0:
-                self._ours[their] = our
-        self._names = [*SPECIALS, *(processor.id_to_piece(i) for i in theirs[len(SPECIALS) :])]
+                ours[their] = our
+        self.__dict__.update(
+            _processor=processor,
+            _theirs=np.array(theirs),  # by our id; -1 for a special one that it has not
+            _ours=ours,  # by their id
+            _names=[*SPECIALS, *(processor.id_to_piece(i) for i in theirs[len(SPECIALS) :])],
+        )
 
     @property
-    def vocab_size(self) -> int:
+    def own_size(self) -> int:
         return len(self._theirs)
 
-    @functools.cached_property
-    def fingerprint(self) -> str:
-        return _fingerprint(self.kind, self.model)
-
     def encode(self, text: str) -> np.ndarray:
-        return self._encode(text, self._processor.encode_as_numpy)
+        return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: list[str]) -> list[np.ndarray]:
-        for text in texts:
-            text.encode()
-        if self.kind != "sentencepiece" and any(_SPACE in text for text in texts):
-            return list(map(self.encode, texts))
-        return [self._ours[ids] for ids in self._processor.encode_as_numpy(texts)] if texts else []
+        if self.kind == "sentencepiece":
+            _check_unicode(texts)
+            return self._encode_parts(texts)
+        return self._around_signs(texts, self._encode_parts)
 
     def sample_batch(self, texts: list[str], alpha: float, seed: int) -> list[np.ndarray]:
-        """Subword regularisation: a segmentation of each text, drawn by probability to the power `alpha` (unigram; Kudo,
-        2018, arXiv:1804.10959), or with a share `alpha` of the merges left out (bpe; Provilkov et al., 2020,
-        arXiv:1910.13267). `decode` gives the texts back all the same.
-        """
-        sentencepiece.set_random_generator_seed(seed % 2**32)
-        draw = lambda text: self._processor.encode(text, enable_sampling=True, alpha=alpha, nbest_size=-1)
-        return [self._encode(text, draw) for text in texts]
+        # SentencePiece's own sampling is no function of its seed: Abseil's generator is salted by process.
+        if self.kind == "sentencepiece":
+            return super().sample_batch(texts, alpha, seed)
+        draw = random.Random(seed).random
+        cut = self._cut_unigram(alpha, draw) if self.kind == "unigram" else self._cut_bpe(alpha, draw)
+        own = self._own_pieces
 
-    def _encode(self, text: str, cut: Callable[[str], Sequence[int]]) -> np.ndarray:
-        text.encode()  # for its error: that of SentencePiece says nothing
-        if self.kind == "sentencepiece" or _SPACE not in text:
-            return self._ours[np.asarray(cut(text), np.int64)]
-        # A text that has SentencePiece's sign for a space would come back with spaces: the sign is written in bytes.
-        sign = self._processor.piece_to_id([_byte_piece(byte) for byte in _SPACE.encode()])
-        first, *rest = map(cut, text.split(_SPACE))
-        return self._ours[[*first, *(i for part in rest for i in (*sign, *part))]]
+        def sample(part: str) -> np.ndarray:
+            ids, part = [], self._normalized(part).replace(" ", _SPACE)
+            for number, span in enumerate(own.split(part) if own else [part]):
+                if number % 2:
+                    ids.append(self._ids[span])
+                else:
+                    for word in re.findall(f"{_SPACE}?[^{_SPACE}]+|{_SPACE}", span):
+                        ids += cut(word)
+            return np.array(ids, np.int32)
 
-    def decode(self, ids: Iterable[int]) -> str:
-        ids = [i for i in map(int, ids) if i not in (PAD, BOS, EOS)]
+        return self._around_signs(texts, lambda parts: list(map(sample, parts)))
+
+    def _encode_parts(self, parts: list[str]) -> list[np.ndarray]:
+        if self._normalizes:
+            parts = list(map(self._normalized, parts))
+        threads = 2 if len(parts) > 1 else 1
+        return [self._ours[ids] for ids in self._processor.encode(parts, out_type="numpy", num_threads=threads)]
+
+    def _around_signs(self, texts: list[str], encode: Callable[[list[str]], list[np.ndarray]]) -> list[np.ndarray]:
+        """A text with SentencePiece's sign for a space would come back with spaces: the sign is written in bytes."""
+        _check_unicode(texts)
+        if not any(_SPACE in text for text in texts):
+            return encode(texts)
+        parts = [text.split(_SPACE) for text in texts]
+        coded = iter(encode([part for text in parts for part in text]))
+        sign = np.array(self._bytes_of(_SPACE), np.int32)
+        joined = []
+        for text in parts:
+            first, *rest = itertools.islice(coded, len(text))
+            joined.append(np.concatenate([first, *(ids for part in rest for ids in (sign, part))]))
+        return joined
+
+    def _normalized(self, part: str) -> str:
+        """As often as it takes: SentencePiece parts a ligature, and joins a mark to its last letter only then."""
+        while (once := self._processor.normalize(part).replace(_SPACE, " ")) != part:
+            part = once
+        return part
+
+    # How a word is cut by chance. A word has the space before it, and no piece of ours reaches over a space.
+
+    def _cut_unigram(self, alpha: float, draw: Callable[[], float]) -> Callable[[str], list[int]]:
+        """Forward filtering, backward sampling."""
+        scores, longest = self._scores, max(map(len, self._scores), default=1)
+        unknown = min(scores.values(), default=0.0) - 10  # SentencePiece's own penalty
+
+        @functools.lru_cache(1 << 15)
+        def choices(word: str) -> list[tuple[list[int], list[float]]]:
+            """For each end, the starts of the piece before it and their cumulative probabilities."""
+            total, table = [0.0], [([], [])]
+            for end in range(1, len(word) + 1):
+                starts, logs = [], []
+                for start in range(max(0, end - longest), end):
+                    score = scores.get(word[start:end], unknown if start == end - 1 else None)
+                    if score is not None:
+                        starts.append(start)
+                        logs.append(total[start] + alpha * score)
+                top = max(logs)
+                sums = list(itertools.accumulate(math.exp(log - top) for log in logs))
+                total.append(top + math.log(sums[-1]))
+                table.append((starts, [part / sums[-1] for part in sums]))
+            return table
+
+        def cut(word: str) -> list[int]:
+            table, end, found = choices(word), len(word), []
+            while end:
+                starts, shares = table[end]
+                start = starts[bisect.bisect_right(shares, draw()) if len(starts) > 1 else 0]
+                found.append(word[start:end])
+                end = start
+            return [i for piece in reversed(found) for i in self._ids_of(piece)]
+
+        return cut
+
+    def _cut_bpe(self, alpha: float, draw: Callable[[], float]) -> Callable[[str], list[int]]:
+        """Merges by score, from the left; one that is left out comes back only when a neighbour has grown."""
+        scores = self._scores
+
+        def cut(word: str) -> list[int]:
+            parts = list(word)
+            after, before = list(range(1, len(parts) + 1)), list(range(-1, len(parts) - 1))
+            agenda = []
+
+            def propose(left: int, right: int) -> None:
+                if left >= 0 and right < len(parts) and (score := scores.get(parts[left] + parts[right])) is not None:
+                    heapq.heappush(agenda, (-score, left, right, len(parts[left]) + len(parts[right])))
+
+            for left in range(len(parts) - 1):
+                propose(left, left + 1)
+            while agenda:
+                _, left, right, size = heapq.heappop(agenda)
+                if not parts[left] or not parts[right] or len(parts[left]) + len(parts[right]) != size:
+                    continue  # one of the two is part of another piece by now
+                if alpha and draw() < alpha:
+                    continue
+                parts[left] += parts[right]
+                parts[right] = ""
+                after[left] = after[right]
+                if after[left] < len(parts):
+                    before[after[left]] = left
+                propose(before[left], left)
+                propose(left, after[left])
+            return [i for piece in parts if piece for i in self._ids_of(piece)]
+
+        return cut
+
+    @functools.cached_property
+    def _ids(self) -> dict[str, int]:
+        return {piece: i for i, piece in enumerate(self._names)}
+
+    @functools.cached_property
+    def _scores(self) -> dict[str, float]:
+        """Of the pieces that text is cut into: neither special nor bytes nor the user's own."""
+        processor = self._processor
+        known = (i for i in map(int, self._theirs[len(SPECIALS) :]) if not processor.is_byte(i))
+        scores = {processor.id_to_piece(i): processor.get_score(i) for i in known}
+        return {piece: score for piece, score in scores.items() if piece not in self._own}
+
+    @functools.cached_property
+    def _own(self) -> frozenset[str]:
+        """The user's own pieces."""
+        pieces = sentencepiece_model_pb2.ModelProto.FromString(self.model).pieces
+        return frozenset(piece.piece for piece in pieces if piece.type == piece.USER_DEFINED)
+
+    @functools.cached_property
+    def _normalizes(self) -> bool:
+        """Whether it is for us to normalise; a model made elsewhere does as it does."""
+        rule = sentencepiece_model_pb2.ModelProto.FromString(self.model).normalizer_spec.name
+        return self.kind != "sentencepiece" and rule != "identity"
+
+    @functools.cached_property
+    def _own_pieces(self) -> re.Pattern[str] | None:
+        longest_first = sorted(self._own, key=lambda piece: (-len(piece), piece))
+        return re.compile(f"({'|'.join(map(re.escape, longest_first))})") if longest_first else None
+
+    def _ids_of(self, piece: str) -> list[int]:
+        i = self._ids.get(piece)
+        return [i] if i is not None else self._bytes_of(piece)
+
+    def _bytes_of(self, text: str) -> list[int]:
+        return [self._ids[f"<0x{byte:02X}>"] for byte in text.encode()]
+
+    def _content(self) -> bytes:
+        return self.model
+
+    def _decode(self, ids: list[int]) -> str:
+        ids = [i for i in ids if i not in (PAD, BOS, EOS)]
         if UNK not in ids:
             return self._processor.decode([int(i) for i in self._theirs[ids]])
         return self._processor.decode_pieces([UNKNOWN if i == UNK else self._names[i] for i in ids])
 
-    def pieces(self, ids: Iterable[int]) -> list[str]:
-        return [self._names[int(i)] for i in ids]
+    def _piece(self, i: int) -> str:
+        return self._names[i]
+
+
+def _check_unicode(texts: list[str]) -> None:
+    for text in texts:
+        text.encode()  # for its error: that of SentencePiece says nothing
 
 
 def _fingerprint(kind: str, content: bytes) -> str:
@@ -288,48 +423,59 @@ def train_tokenizer(config: TokenizerConfig, texts: Iterable[str], sentinels: in
     """A tokenizer for the texts: the same texts give the same tokenizer, byte for byte.
 
     Args:
-        config: its `vocab_size` is the number of ids of the method, the four special ones included; for `characters` and
-            `words` a limit, 0 for none; not read for `bytes` and a path, whose size is given.
-        texts: not read for `bytes` and a path.
-        sentinels: see `Tokenizer`.
+        config: `kind` is one of `TOKENIZERS`, or the path of a SentencePiece model, that is taken as it is.
+            `vocab_size` is the number of own ids, the four special ones included; for `characters` and `words` a
+            limit, 0 for none; not read for `bytes` and a path, whose size is given.
+        sentinels: how many there are if the configuration does not say; they come on top of `vocab_size`.
 
     Raises:
-        UserError: an unknown kind, a size that the texts do not allow, pieces that cannot be, a model that cannot be read.
+        UserError: an unknown kind, a size that the texts do not allow, a model that cannot be read, pieces that cannot
+            be had.
     """
-    kind = config.kind
+    kind, extras = config.kind, {"sentinels": config.sentinels or sentinels, "multiple_of": config.multiple_of}
     if kind == "bytes":
-        method: Method = Bytes()
-    elif kind in ("characters", "words"):
+        return Bytes(**extras)
+    if kind in ("characters", "words"):
         counts = collections.Counter()
         for text in texts:
             counts.update(text if kind == "characters" else _words(text))
-        method = _vocabulary(kind, config.vocab_size, counts)
-    elif kind in ("unigram", "bpe"):
-        method = _sentencepiece(config, texts)
-    elif kind.endswith(".model"):
-        method = _read_model("sentencepiece", epath.Path(kind).expanduser())
-    else:
+        return Vocabulary(kind, _known(config.vocab_size, counts), **extras)
+    if kind in ("unigram", "bpe"):
+        return SentencePiece(kind, _trained_model(config, texts), **extras)
+    if not kind.endswith(".model"):
         mend = nearest(kind, (*TOKENIZERS, "a path that ends in .model"))
         raise UserError("config.data.tokenizer.kind", f"{kind!r} is unknown", mend)
-    return Tokenizer(method, sentinels, config.multiple_of)
+    return _read_model("sentencepiece", epath.Path(kind).expanduser(), extras)
 
 
-def _vocabulary(kind: str, vocab_size: int, counts: collections.Counter[str]) -> Vocabulary:
+def _known(vocab_size: int, counts: collections.Counter[str]) -> tuple[str, ...]:
     if not counts:
         raise _no_text()
     if 0 < vocab_size <= len(SPECIALS):
         what = f"{vocab_size} leaves no room beside the {len(SPECIALS)} special ids"
         raise UserError("config.data.tokenizer.vocab_size", what, "give more, or 0 for as many as there are")
     known = sorted(counts, key=lambda piece: (-counts[piece], piece))
-    return Vocabulary(kind, tuple(known[: vocab_size - len(SPECIALS)] if vocab_size else known))
+    return tuple(known[: vocab_size - len(SPECIALS)] if vocab_size else known)
 
 
-def _sentencepiece(config: TokenizerConfig, texts: Iterable[str]) -> SentencePiece:
+def _check_pieces(pieces: Iterable[str]) -> None:
+    seen = set(SPECIALS)
+    for piece in pieces:
+        what = ""
+        if not piece:
+            what = "an empty piece cuts nothing"
+        elif re.search(rf"[\s\0{_SPACE}\u2585]", piece):
+            what = f"{piece!r} holds white space, or a sign that SentencePiece keeps for itself"
+        elif piece in seen or re.fullmatch("<(extra_[0-9]+|unused_[0-9]+|0x[0-9A-F]{2})>", piece):
+            what = f"{piece!r} is given twice, or the name of an id that there is in any case"
+        if what:
+            raise UserError("config.data.tokenizer.pieces", what, "leave it out, or give another")
+        seen.add(piece)
+
+
+def _trained_model(config: TokenizerConfig, texts: Iterable[str]) -> bytes:
     kind, vocab_size = config.kind, config.vocab_size
-    for piece in config.pieces:
-        if re.search(f"[\\s{_SPACE}]", piece) or not piece or config.pieces.count(piece) > 1 or piece in SPECIALS:
-            what = f"{piece!r} is empty, twice there, a special one, or holds white space"
-            raise UserError("config.data.tokenizer.pieces", what, "give other pieces")
+    _check_pieces(config.pieces)
     chunks = list(_chunks(texts))
     if not chunks:
         raise _no_text()
@@ -347,7 +493,7 @@ def _sentencepiece(config: TokenizerConfig, texts: Iterable[str]) -> SentencePie
             eos_id=EOS,
             unk_id=UNK,
             user_defined_symbols=list(config.pieces),
-            # Nothing is lost: what has no piece is written in bytes, and with "identity" the text is taken as it is.
+            # Nothing is lost: what has no piece is written in bytes, and the text is taken as it is, but normalised.
             byte_fallback=True,
             normalization_rule_name=config.normalization,
             add_dummy_prefix=False,
@@ -364,7 +510,7 @@ def _sentencepiece(config: TokenizerConfig, texts: Iterable[str]) -> SentencePie
             what = f"{vocab_size} is too large: this text gives at most {most[1]} {kind} pieces"
             raise UserError(field, what, f"give at most {most[1]}") from None
         raise
-    return SentencePiece(kind, model.getvalue())
+    return model.getvalue()
 
 
 def _no_text() -> UserError:
@@ -389,13 +535,13 @@ def save_tokenizer(tokenizer: Tokenizer, directory: epath.PathLike) -> None:
     """Writes the whole of it: `tokenizer.json`, and `tokenizer.model` for SentencePiece."""
     directory = epath.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    method = tokenizer.method
     record = {"version": 1, "kind": tokenizer.kind, "fingerprint": tokenizer.fingerprint}
-    record |= {"sentinels": tokenizer.sentinels, "multiple_of": tokenizer.multiple_of}
-    if isinstance(method, SentencePiece):
-        (directory / "tokenizer.model").write_bytes(method.model)
-    if isinstance(method, Vocabulary):
-        record["pieces"] = method.known
+    extras = {"sentinels": (tokenizer.sentinels, 0), "multiple_of": (tokenizer.multiple_of, 1)}
+    record |= {name: value for name, (value, default) in extras.items() if value != default}
+    if isinstance(tokenizer, SentencePiece):
+        (directory / "tokenizer.model").write_bytes(tokenizer.model)
+    if isinstance(tokenizer, Vocabulary):
+        record["pieces"] = tokenizer.known
     (directory / "tokenizer.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
@@ -410,19 +556,16 @@ def load_tokenizer(directory: epath.PathLike) -> Tokenizer:
         if record["version"] != 1:
             raise damaged
         kind, fingerprint = record["kind"], record["fingerprint"]
+        extras = {"sentinels": record.get("sentinels", 0), "multiple_of": record.get("multiple_of", 1)}
         if kind == "bytes":
-            method: Method = Bytes()
+            tokenizer = Bytes(**extras)
         elif kind in ("characters", "words"):
-            method = Vocabulary(kind, tuple(record["pieces"]))
+            tokenizer = Vocabulary(kind, tuple(record["pieces"]), **extras)
         elif kind in ("unigram", "bpe", "sentencepiece"):
             path = path.parent / "tokenizer.model"
-            method = _read_model(kind, path)
+            tokenizer = _read_model(kind, path, extras)
         else:
             raise damaged
-        sizes = [record.get("sentinels", 0), record.get("multiple_of", 1)]  # an older version has neither
-        if not all(isinstance(size, int) and 0 <= size < 2**31 for size in sizes) or not sizes[1]:
-            raise damaged
-        tokenizer = Tokenizer(method, *sizes)
     except (ValueError, KeyError, TypeError):
         raise damaged from None
     if tokenizer.fingerprint != fingerprint:
@@ -431,9 +574,9 @@ def load_tokenizer(directory: epath.PathLike) -> Tokenizer:
     return tokenizer
 
 
-def _read_model(kind: str, path: epath.Path) -> SentencePiece:
+def _read_model(kind: str, path: epath.Path, extras: dict[str, int]) -> SentencePiece:
     try:
-        return SentencePiece(kind, path.read_bytes())
+        return SentencePiece(kind, path.read_bytes(), **extras)
     except (OSError, ImportError) as error:  # ImportError: a bucket, without the package that reads it
         what = f"cannot be read ({getattr(error, 'strerror', None) or error})"
         raise UserError(str(path), what, "check the path of the SentencePiece model") from None
