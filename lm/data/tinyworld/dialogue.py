@@ -1,7 +1,8 @@
-"""Dialogue: a guest orders at a market stall, asks, changes the order, and the seller's next reply follows from all of it.
+"""Dialogue: a guest orders at a stall, asks, changes the order, and the seller's next reply follows from all of it.
 
-The seller's first words say what there is and what it costs. Every reply keeps to what was said since: how much is left,
-what is ordered, what "that" and "the same again" are. The politeness of a reply is drawn once its content is settled.
+The seller's first words say what there is and what it costs. Every reply keeps to what was said since: how much is
+left, what is ordered, what "that" and "the same again" are. The politeness of a reply is drawn once its content is
+settled.
 """
 
 import dataclasses

@@ -29,7 +29,7 @@ _log = functools.cache(math.log)
 
 @functools.lru_cache(1 << 16)
 def _distribution(*weights: float) -> tuple[list[float], list[float]]:
-    """Cumulative weights, and the log-probability of each option: programs give the same few weights again and again."""
+    """Cumulative weights, and the log-probability of each option: programs give the same few weights over and over."""
     cumulative = list(itertools.accumulate(weights))
     return cumulative, [math.log(weight / cumulative[-1]) for weight in weights]
 

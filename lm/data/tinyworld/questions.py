@@ -1,7 +1,7 @@
 """Questions: people go about, things and food change hands, and the answer to a question follows from the facts.
 
-Nothing but the facts says where somebody is, who has what and how much of it. A thing that is carried is where its bearer
-is, however long ago it was last spoken of.
+Nothing but the facts says where somebody is, who has what and how much of it. A thing that is carried is where its
+bearer is, however long ago it was last spoken of.
 """
 
 import dataclasses

@@ -1,7 +1,8 @@
 """Summaries: what a story comes to, without the weather, the animals, the games and all that was undone again.
 
 The story is one of `stories` without its closing sentences. The summary says where everybody is in the end, what is no
-longer where it was at first, and how much of each food has come to be had. Some of its wording is drawn once the story is told.
+longer where it was at first, and how much of a food somebody has whose amount has changed. Some of its wording
+is drawn once the story is told.
 """
 
 from typing import NamedTuple

@@ -29,7 +29,7 @@ class TinyworldConfig(tfds.core.BuilderConfig):
     difficulty: int = 2
     seed: str = ""  # what all draws depend on, beside split and index; empty: the name
 
-    def changed(self, difficulty: int | None, sizes: dict[str, int | None]) -> "TinyworldConfig":
+    def changed(self, difficulty: int | None, **sizes: int | None) -> "TinyworldConfig":
         """This config with the parameters that are given, and with a name, so a directory, that tells them.
 
         The examples depend on the difficulty, not on the sizes: a smaller split is the beginning of a larger one.
@@ -50,7 +50,7 @@ class TinyworldConfig(tfds.core.BuilderConfig):
             return self
         seed = self.seed or self.name
         seed += f"-difficulty{difficulty}" * (difficulty != self.difficulty)
-        name = seed + "".join(f"-{split}{size}" for split, size in sizes.items() if size != self.sizes[split])
+        name = seed + "".join(f"-{split}{size}" for split, size in sizes.items() if size != self.sizes.get(split))
         return dataclasses.replace(self, name=name, seed=seed, sizes=sizes, difficulty=difficulty)
 
 
@@ -62,8 +62,7 @@ def story(rng: random.Random, difficulty: int = 2) -> dict[str, Any]:
 
 
 def pair(ask: Callable, reply: Callable, worlds: dict, rng: random.Random, difficulty: int = 2) -> dict[str, Any]:
-    """A source that `ask` draws from a world, and what `reply` draws for a target; `log_prob` is the target's, given the
-    source."""
+    """A source that `ask` draws, and the target of `reply`; `log_prob` is the target's, given the source."""
     (source, due), _ = sample(partial(ask, worlds[difficulty]), rng)
     target, log_prob = sample(partial(reply, due), rng)
     return {"source": source, "target": target, "log_prob": log_prob}
@@ -82,8 +81,8 @@ def _config(name: str, description: str, example: Callable, train: int = SIZES["
 class Tinyworld(tfds.core.GeneratorBasedBuilder):
     """Independent draws from seeded grammars, each with its exact log-probability: the floor of any model's loss.
 
-    `tfds.builder("tinyworld/questions/train=500,difficulty=3")`, or the same as keywords: `train`, `validation` and `test`
-    are numbers of examples, `difficulty` is 1 (easy), 2 (the default) or 3 (hard).
+    `tfds.builder("tinyworld/questions/train=500,difficulty=3")`, or the same as keywords: `train`, `validation` and
+    `test` are numbers of examples, `difficulty` is 1 (easy), 2 (the default) or 3 (hard).
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -119,15 +118,15 @@ class Tinyworld(tfds.core.GeneratorBasedBuilder):
         validation: int | None = None,
         test: int | None = None,
         difficulty: int | None = None,
-        config: str | tfds.core.BuilderConfig | None = None,
         file_format: str | None = "array_record",  # that of TFDS is tfrecord, which needs TensorFlow
         **kwargs: Any,
     ):
-        sizes = {"train": train, "validation": validation, "test": test}
-        if difficulty is not None or any(size is not None for size in sizes.values()):
-            base = self._create_builder_config(config, version=kwargs.get("version"))
-            config = base.changed(difficulty, sizes)
-        super().__init__(config=config, file_format=file_format, **kwargs)
+        self._parameters = {"train": train, "validation": validation, "test": test, "difficulty": difficulty}
+        super().__init__(file_format=file_format, **kwargs)
+        self._original_state |= self._parameters  # what TFDS pickles
+
+    def _create_builder_config(self, builder_config: Any, version: Any) -> TinyworldConfig:
+        return super()._create_builder_config(builder_config, version).changed(**self._parameters)
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
