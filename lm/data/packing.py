@@ -29,6 +29,7 @@ class Packed(Layout):
         self.rows = [pack(each, self.shape, seed) for each in lengths]  # of each variant
         self.most = max(len(row) for rows in self.rows for row in rows)  # examples in a row
         self._has_source = has_source
+        self._orders: dict[int, np.ndarray] = {}
         super().__init__()
         self.padding = 1 - int(lengths[0].sum()) / (self.steps(0) * batch_size * sum(self.shape))
 
@@ -37,7 +38,11 @@ class Packed(Layout):
 
     def make(self, epoch: int, step: int, rows: range) -> Batch:
         packed = self.rows[epoch % self.corpus.variants]
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(packed))
+        if epoch not in self._orders:
+            # The epoch before stays, as threads that prefetch may still read it.
+            self._orders = {e: order for e, order in self._orders.items() if e == epoch - 1}
+            self._orders[epoch] = np.random.default_rng([self.seed, epoch]).permutation(len(packed))
+        order = self._orders[epoch]
         chosen = [packed[i] for i in order[step * self.batch_size :][: self.batch_size][rows.start : rows.stop]]
         pairs = iter(self.corpus.take([number for row in chosen for number in row], epoch))
         source_width, target_width = self.shape
