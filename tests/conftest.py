@@ -15,6 +15,7 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 os.environ["LM_CACHE_DIR"] = str(CACHE.parent / "data")
 
+import jax  # noqa: E402
 import pytest  # noqa: E402
 
 from benchmarks import kill  # noqa: E402
@@ -88,6 +89,13 @@ def changed(config: Config, changes: dict[str, object]) -> Config:
         assert name in section, path
         section[name] = value
     return from_json(json.dumps(tree), "test")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _programs_let_go():
+    """Compiled programs do not outlive their file: each holds memory maps, of which Linux gives a process 65,530."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
