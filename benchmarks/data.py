@@ -1,9 +1,8 @@
-"""python -m benchmarks.data [--text=SPEC] [--pairs=SPEC] [--json=FILE]: what the way from text to batches costs.
+"""python -m benchmarks.data [--text=SPEC] [--pairs=SPEC] [--json=FILE]: what batches cost, once their ids are cached.
 
-Prints, and with --json writes: megabytes of text a second that are encoded and cached with a unigram tokenizer of 16,000
-pieces, on 20 MB of random words of random syllables; target tokens that one core makes into ready batches, read from the
-cache, in each layout; and the share of positions that are padding. Batches are of TinyWorld by default;
-`--pairs=parallel:train.de,train.en --pieces=5000` measures other pairs.
+Prints, and with --json writes: target tokens that one core makes into ready batches in each layout, and the share of
+positions that are padding. Batches are of TinyWorld by default; `--pairs=parallel:train.de,train.en --pieces=5000`
+measures other pairs. What it costs to cache ids: see `corpus.py`.
 """
 
 import importlib.metadata
@@ -18,8 +17,7 @@ import numpy as np
 from absl import flags
 
 from lm.config import Config, DataConfig, TokenizerConfig, validated
-from lm.data import pipeline, store
-from lm.data.tokenizers import train_tokenizer
+from lm.data import pipeline
 from lm.errors import program
 from lm.tasks import layout_of
 
@@ -41,29 +39,6 @@ def median(measure: Callable[[], float]) -> float:
     return float(np.median([measure() for _ in range(REPEATS)]))
 
 
-def words() -> list[str]:
-    """Twenty megabytes in lines of a dozen words, whose frequencies fall as those of a language do."""
-    rng = np.random.default_rng(0)
-    syllables = [a + b for a in "bcdfghjklmnprstvwz" for b in "aeiou"]
-    known = ["".join(rng.choice(syllables, length)) for length in rng.integers(1, 6, 100_000)]
-    drawn = np.minimum(rng.zipf(1.1, 3_000_000), len(known)) - 1
-    return [" ".join(known[i] for i in line) for line in drawn.reshape(-1, 12)]
-
-
-def encoding(tokenizer, texts: list[str]) -> float:
-    """Megabytes a second, writing included."""
-    size = sum(len(text.encode()) for text in texts)
-
-    def measure():
-        none = np.zeros(0, np.int32)
-        make = lambda numbers: ([(none, ids) for ids in tokenizer.encode_batch([texts[i] for i in numbers])], {})
-        begun = time.perf_counter()
-        store.stored(f"measured-{begun}", store.shard_ranges(list(map(len, texts))), make, tokenizer.vocab_size, "")
-        return size / 1e6 / (time.perf_counter() - begun)
-
-    return median(measure)
-
-
 def batches(data: pipeline.TrainingData) -> float:
     """Target tokens a second of processor time, epochs after the first included."""
     index = 0
@@ -81,9 +56,7 @@ def batches(data: pipeline.TrainingData) -> float:
 
 def main() -> None:
     os.environ["LM_CACHE_DIR"] = tempfile.mkdtemp(prefix="lm-data-")
-    texts = words()
-    tokenizer = train_tokenizer(TokenizerConfig("unigram", 16_000), texts[:120_000])
-    figures = {"encoded and cached, MB/s": encoding(tokenizer, texts)}
+    figures = {}
     for source, task, layout in (
         (TEXT.value, "lm", "streams"),
         (TEXT.value, "lm", "packed"),

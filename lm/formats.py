@@ -4,6 +4,7 @@ The syntax is Python's for names and indices in braces; attributes, conversions 
 that nothing but what the record holds can be reached.
 """
 
+import dataclasses
 import re
 import string
 from typing import Any
@@ -52,3 +53,20 @@ def fill(text: str, record: dict[str, Any]) -> str:
     return "".join(
         literal + ("" if field is None else value(field)) for literal, field, *_ in string.Formatter().parse(text)
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Formats:
+    """How a record becomes an example; both empty: by its fields `text`, or `source` and `target`."""
+
+    source: str = ""  # empty beside a target: the example has no source
+    target: str = ""  # empty beside a source: the field `target`
+
+    def __bool__(self) -> bool:
+        return bool(self.source or self.target)
+
+    def filled(self, record: dict[str, Any]) -> dict[str, Any]:
+        """`text`, or `source` and `target`; raises `KeyError` with a sentence."""
+        if not self.source:
+            return {"text": fill(self.target, record)}
+        return {"source": fill(self.source, record), "target": fill(self.target or "{target}", record)}

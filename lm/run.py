@@ -10,7 +10,7 @@ from etils import epath
 from lm import checkpoints, generation, workdir
 from lm.config import Config
 from lm.data import pipeline, tokenizers
-from lm.data.examples import Example
+from lm.data.examples import Example, Listed
 from lm.data.tokenizers import Tokenizer
 from lm.generation import Generation, Options, Score
 from lm.models.encoder_decoder import EncoderDecoder
@@ -42,7 +42,7 @@ class Run:
             return given if isinstance(given, Example) else Example(*given)
 
         made = [example(given) for given in examples]
-        pipeline.check_examples(made, self.config.data.task, "examples")
+        pipeline.check_examples(Listed(made), self.config.data.task, "examples")
         return generation.score(self.model, self.params, self.tokenizer, made)
 
 

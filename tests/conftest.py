@@ -1,11 +1,14 @@
 """Eight simulated devices, a compilation cache that tests share, and one trained run of each layout."""
 
+import atexit
 import functools
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
+import tempfile
 
 # Before JAX starts.
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -13,7 +16,9 @@ os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 CACHE = pathlib.Path(__file__).parent.parent / ".pytest_cache" / "compiled"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
-os.environ["LM_CACHE_DIR"] = str(CACHE.parent / "data")
+# Not kept, or a test could pass with what older code made.
+os.environ["LM_CACHE_DIR"] = tempfile.mkdtemp(prefix="lm-tests-")
+atexit.register(shutil.rmtree, os.environ["LM_CACHE_DIR"], ignore_errors=True)
 
 import jax  # noqa: E402
 import pytest  # noqa: E402

@@ -149,6 +149,22 @@ def check_random_access(make, random):
     equal(make()[indices[0]], expected[indices[0]])
 
 
+@settings(deadline=None, max_examples=30)
+@given(lengths, st.integers(1, 4), sizes, sizes, seeds)
+def test_a_document_in_pieces_is_read_as_the_whole(lengths, longest, batch_size, window, seed):
+    pieces = [[ids[i : i + longest] for i in range(0, len(ids), longest)] or [ids] for ids in documents(lengths)]
+    cut = InMemory([piece for each in pieces for piece in each])
+    cut.closed = np.array([piece is each[-1] for each in pieces for piece in each])
+    whole = Streams(texts(lengths), batch_size, window, 0.4, seed)
+    data = Streams(cut, batch_size, window, 0.4, seed)
+    assert data.tokens_per_epoch == whole.tokens_per_epoch and data.steps_per_epoch == whole.steps_per_epoch
+    for i in range(2 * whole.steps_per_epoch):
+        equal(data[i], whole[i])
+    both = (evaluation_streams(each, batch_size, window) for each in (cut, texts(lengths)))
+    for one, other in zip(*both, strict=True):
+        equal(one, other)
+
+
 def test_epochs_and_seeds_of_streams_differ():
     make = lambda seed: Streams(texts([3, 5, 2, 7, 4, 6]), 2, 4, 0.0, seed)
     steps = make(0).steps_per_epoch

@@ -33,7 +33,7 @@ from lm.config import (
 )
 from lm.data import pipeline, sources
 from lm.data.corpus import InMemory
-from lm.data.examples import Example
+from lm.data.examples import Example, Listed
 from lm.data.sources import Split
 from lm.errors import UserError
 from lm.models.encoder_decoder import EncoderDecoder
@@ -434,7 +434,7 @@ def test_a_duration_in_steps_is_the_least_that_is_no_shorter(amount, steps_per_e
 
 
 def test_the_schedule_of_a_run_is_the_durations_in_steps():
-    train = Split("train", "", [Example("a b c", "d e")] * 30, "", "")
+    train = Split("train", "", Listed([Example("a b c", "d e")] * 30))
     values = {"data.batch_size": 8, "training.steps": "5 epochs", "training.eval_every": "1 epoch"}
     values |= {
         "data.tokenizer.kind": "bytes",

@@ -102,7 +102,7 @@ def check(scheme, path, lines, ends, bom, last):
     wrong = {number for number, (_, example) in enumerate(lines, start=1) if example is None}
     examples = [example for _, example in lines if isinstance(example, Example)]
     try:
-        found = load_splits(f"{scheme}:{path}", f"{scheme}:{path}", "", ("train",))["train"].examples
+        found = list(load_splits(f"{scheme}:{path}", f"{scheme}:{path}", "", ("train",))["train"].examples)
     except UserError as error:
         if error.where == "config.data.train" or "is empty" in str(error):  # nothing but blank lines
             assert not examples and not wrong
@@ -143,7 +143,7 @@ def test_parallel_files_are_aligned_or_refused_by_number(tmp_path):
         blank = [[text == " " for text in side] for side in sides]
         spec = f"parallel:{paths[0]},{paths[1]}"
         try:
-            found = load_splits(spec, spec, "", ("train",))["train"].examples
+            found = list(load_splits(spec, spec, "", ("train",))["train"].examples)
         except UserError as error:
             assert "\n" not in str(error) and error.mend
             if named := re.fullmatch(re.escape(str(tmp_path)) + r"/([ab]):(\d+)", error.where):
@@ -164,5 +164,5 @@ def test_a_line_of_a_hundred_megabytes_is_read_whole(tmp_path):
     side = "word " * 20_000_000
     path = tmp_path / "long.tsv"
     path.write_text(f"a\tb\n{side}\tend\nc\td\n")
-    found = load_splits(f"tsv:{path}", f"tsv:{path}", "", ("train",))["train"].examples
+    found = list(load_splits(f"tsv:{path}", f"tsv:{path}", "", ("train",))["train"].examples)
     assert [len(example.source) for example in found] == [1, len(side), 1] and found[1].target == "end"

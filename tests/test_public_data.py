@@ -8,7 +8,7 @@ import tensorflow_datasets as tfds
 from conftest import ROOT, changed
 
 from lm.config import validated
-from lm.data import pipeline, sources
+from lm.data import datasets, pipeline
 from lm.data.examples import Example
 
 WORDS = "one two three four five six seven eight nine ten red green blue big small old new warm cold good".split()
@@ -87,7 +87,7 @@ class LmPublicTest(tfds.core.GeneratorBasedBuilder):
 
 def real_features(name):
     """Those of the data set as TFDS declares it."""
-    sources.import_builders()
+    datasets.import_builders()
     return tfds.builder(name).info.features
 
 

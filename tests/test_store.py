@@ -1,4 +1,4 @@
-"""The cache of ids: made once, whole or not at all, the same whoever makes it, and never read if it was altered."""
+"""The cache: made once, whole or not at all, the same whoever makes it, and never read if it was altered."""
 
 import json
 import os
@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lm.data import store
+from lm.data.store import Shard
 from lm.errors import UserError
 
 
@@ -23,89 +24,93 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
-def pair(number):
-    return np.arange(number % 3, dtype=np.int32), 4 + np.arange(number % 7, dtype=np.int32) * number
-
-
-def make(numbers):
-    return [pair(number) for number in numbers], {"unknown": len(numbers)}
-
-
 RANGES = [range(0, 5), range(5, 6), range(6, 20)]
 
 
-def made(key="key", ranges=RANGES, make=make, vocab_size=1000):
-    return store.stored(key, ranges, make, vocab_size, "test")
+def record(number):
+    return bytes([number]) * (number % 7)
 
 
-@pytest.mark.parametrize("vocab_size", [2**16, 2**16 + 1])
-def test_what_is_read_is_what_was_written_in_any_order(vocab_size):
-    corpus = made(vocab_size=vocab_size)
-    assert len(corpus) == 20 and corpus.counts == {"unknown": 20}
+def shard(numbers, seen=()):
+    """A shard whose memory says which shards were made before it."""
+    table = np.array([[number, number**2] for number in numbers], np.int32)
+    return Shard([*map(record, numbers)], table, {"count": len(numbers)}, bytes([*seen, numbers.start]))
+
+
+def make(finished):
+    seen = finished[-1].memory if finished else b""
+    assert sum(each.note["count"] for each in finished) == (RANGES[len(finished)].start if len(finished) < 3 else 20)
+    for numbers in RANGES[len(finished) :]:
+        made = shard(numbers, seen)
+        seen = made.memory
+        yield made
+
+
+def made(key="key", make=make):
+    return store.stored(key, make, "test")
+
+
+def test_what_is_read_is_what_was_written_in_any_order():
+    records = made()
+    assert len(records) == 20 and records.total("count") == 20
     for numbers in (range(20), [19, 0, 5, 5, 7], []):
-        for number, (source, target) in zip(numbers, corpus.take(numbers, 0), strict=True):
-            np.testing.assert_array_equal(source, pair(number)[0])
-            np.testing.assert_array_equal(target, pair(number)[1])
-            assert source.dtype == target.dtype == np.int32
-    assert corpus.lengths(0).tolist() == [[len(side) for side in pair(number)] for number in range(20)]
-    again = pickle.loads(pickle.dumps(corpus))
-    np.testing.assert_array_equal(again.take([13], 0)[0][1], pair(13)[1])
+        assert records.read(numbers) == [*map(record, numbers)]
+    assert records.table.tolist() == [[number, number**2] for number in range(20)]
+    assert pickle.loads(pickle.dumps(records)).read([13]) == [record(13)]
 
 
 def test_a_cache_that_is_there_is_not_made_again():
-    made()
-
-    def never(numbers):
+    def never(finished):
         raise AssertionError
 
+    made()
     assert len(made(make=never)) == 20
 
 
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 12_000_000), max_size=30))
 def test_shards_are_consecutive_and_bounded(sizes):
-    ranges = store.shard_ranges(sizes)
+    ranges = list(store.shard_ranges(sizes))
     assert [number for part in ranges for number in part] == list(range(len(sizes)))
     for part in ranges:
         assert len(part) == 1 or sum(sizes[number] for number in part) <= store.SHARD_CHARACTERS
 
 
-@pytest.mark.parametrize("left", [0, 1, 2])
+@pytest.mark.parametrize("left", [0, 1, 2, 3])
 def test_a_preparation_that_broke_off_ends_with_the_same_bytes(left, cache):
     made()
-    whole = tree_of(cache / "key")
-    seen = []
 
-    def breaks(numbers):
-        if len(seen) == left:
-            raise KeyboardInterrupt
-        seen.append(numbers)
-        return make(numbers)
+    def breaks(finished):
+        for number, each in enumerate(make(finished)):
+            if number == left:
+                raise KeyboardInterrupt
+            yield each
+        raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        made("other", make=breaks)
-    finished = {path.name for path in (cache / "other").glob("0*.json")}
-    assert len(finished) == left
+        made("other", breaks)
+    assert len(list((cache / "other").glob("0*.json"))) == left and not (cache / "other/complete.json").exists()
 
-    def only_missing(numbers):
-        assert numbers not in seen
-        return make(numbers)
+    def goes_on(finished):
+        assert len(finished) == left
+        return make(finished)
 
-    made("other", make=only_missing)
-    assert tree_of(cache / "other") == whole
+    made("other", goes_on)
+    assert tree_of(cache / "other") == tree_of(cache / "key")
 
 
 PREPARE = """
 import os, sys, time
 sys.path.insert(0, {tests!r})
-from test_store import RANGES, make
+from test_store import make
 from lm.data import store
 os.environ["LM_CACHE_DIR"] = {cache!r}
-def slow(numbers):
-    print(numbers.start, flush=True)
-    time.sleep({pause})
-    return make(numbers)
-store.stored("killed", RANGES, slow, 1000, "test")
+def slow(finished):
+    for number, shard in enumerate(make(finished), start=len(finished)):
+        print(number, flush=True)
+        time.sleep({pause})
+        yield shard
+store.stored("killed", slow, "test")
 """
 
 
@@ -116,36 +121,57 @@ def prepare(cache, pause):
 
 def test_a_killed_preparation_and_two_at_once_end_with_the_same_bytes(cache):
     made()
-    whole = tree_of(cache / "key")
     killed = prepare(cache, 0.3)
-    assert killed.stdout.readline() == "0\n" and killed.stdout.readline() == "5\n"
+    assert killed.stdout.readline() == "0\n" and killed.stdout.readline() == "1\n"
     os.kill(killed.pid, signal.SIGKILL)
     killed.wait()
     both = [prepare(cache, 0.2) for _ in range(2)]
     said = [process.communicate()[0].split() for process in both]
     assert [process.returncode for process in both] == [0, 0]
-    assert sorted(sum(said, [])) == ["5", "6"]  # what was whole was kept, and nothing was made twice
-    assert tree_of(cache / "killed") == whole
+    assert sorted(sum(said, [])) == ["1", "2"]  # what was whole was kept, and nothing was made twice
+    assert tree_of(cache / "killed") == tree_of(cache / "key")
 
 
-@pytest.mark.parametrize("what", ["a bit", "truncated", "gone", "another's", "note gone bad", "note of another"])
-def test_an_altered_shard_is_named_and_never_read(what, cache):
+@pytest.mark.parametrize("complete", [True, False])
+@pytest.mark.parametrize("what", ["a bit", "truncated", "gone", "another's", "its note"])
+def test_an_altered_shard_is_named_and_never_read(what, complete, cache):
     made()
-    shard, note = cache / "key" / "00002.array_record", cache / "key" / "00002.json"
-    data = bytearray(shard.read_bytes())
+    path, note = cache / "key" / "00002.array_record", cache / "key" / "00002.json"
+    if not complete:
+        (cache / "key" / "complete.json").unlink()
+    elif what == "its note":
+        note = cache / "key" / "complete.json"
+    data = bytearray(path.read_bytes())
     if what == "a bit":
         data[len(data) // 3] ^= 4
-        shard.write_bytes(data)
+        path.write_bytes(data)
     elif what == "truncated":
-        shard.write_bytes(data[:-100])
+        path.write_bytes(data[:-100])
     elif what == "gone":
-        shard.unlink()
+        path.unlink()
     elif what == "another's":
-        for name in ("00002.array_record", "00002.json"):
-            (cache / "key" / name).write_bytes((cache / "key" / name.replace("2", "1")).read_bytes())
-    elif what == "note gone bad":
-        note.write_text('{"sha256": ')
+        path.write_bytes((cache / "key" / "00001.array_record").read_bytes())
     else:
-        note.write_text(json.dumps({"sha256": "0", "counts": {}}))
-    with pytest.raises(UserError, match=r"00002.array_record: is not what was written; delete .*/key;"):
+        note.write_text(note.read_text()[:-9])
+    with pytest.raises(UserError, match=r"(00002.array_record|complete.json): is not what was written; delete .*/key;"):
+        made().read([0, 10])
+    if complete and what != "its note":
+        with pytest.raises(UserError, match="is not what was written"):
+            made().check()
+        assert made().read([0]) == [record(0)]  # a shard is checked when it is read
+
+
+def test_an_altered_table_is_named(cache):
+    made()
+    table = cache / "key" / "table.npy"
+    table.write_bytes(table.read_bytes()[:-4] + b"abcd")
+    with pytest.raises(UserError, match="table.npy: is not what was written"):
         made()
+
+
+def test_what_is_remembered_is_made_once(cache):
+    assert store.remembered("answer", lambda: {"it": 42}) == {"it": 42}
+    assert store.remembered("answer", lambda: None) == {"it": 42}
+    (cache / "answer.json").write_text('{"it"')
+    assert store.remembered("answer", lambda: {"it": 43}) == {"it": 43}
+    assert json.loads((cache / "answer.json").read_text()) == {"it": 43}

@@ -17,7 +17,7 @@ from lm import console, evaluation, optimizers, training, workdir
 from lm.config import Config
 from lm.data import batches, pipeline
 from lm.data.batches import Batch
-from lm.data.examples import Example
+from lm.data.examples import Example, Listed
 from lm.errors import Stopped, UserError
 from lm.models.encoder_decoder import EncoderDecoder
 from lm.parallel import Devices
@@ -302,9 +302,7 @@ def figures(run, encoded: pipeline.Encoded, changes: dict[str, object], count: i
 def test_neither_batch_size_nor_devices_nor_buckets_change_an_evaluation(uninterrupted, pairs):
     run = load(str(uninterrupted["buckets"]))
     examples = [Example(*pair) for pair in pairs[:43]]
-    encoded = pipeline.encode(
-        pipeline.Split("validation", "", [], "", "").replaced(examples), run.tokenizer, run.config.data
-    )
+    encoded = pipeline.encode(pipeline.Split("validation", "", Listed(examples)), run.tokenizer, run.config.data)
     scores = run.score(examples)
     expected = {"loss": -sum(s.log_probability for s in scores) / sum(s.tokens for s in scores)}
     for rows, buckets, count in ((8, 2, 1), (3, 2, 1), (64, 1, 8)):
@@ -322,9 +320,7 @@ def test_the_evaluation_of_texts_equals_their_scores_however_they_are_cut(uninte
         for i in range(11)
     ]
     examples = [Example(None, text) for text in texts]
-    encoded = pipeline.encode(
-        pipeline.Split("validation", "", [], "", "").replaced(examples), run.tokenizer, run.config.data
-    )
+    encoded = pipeline.encode(pipeline.Split("validation", "", Listed(examples)), run.tokenizer, run.config.data)
     scores = run.score(texts)
     nats, tokens = -sum(score.log_probability for score in scores), sum(score.tokens for score in scores)
     assert [score.bytes for score in scores] == [len(text) for text in texts]

@@ -5,7 +5,6 @@ examples there are, their lengths, what cleaning did, what is unknown, twice the
 of the batches is padding, and the first examples as text and as ids. Reads, and writes the cache of ids; nothing else.
 """
 
-import collections
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -54,7 +53,7 @@ def _task_of(config: Config) -> str:
     """lm for texts, seq2seq for pairs."""
     formats = sources.Formats(config.data.source_format, config.data.target_format)
     split = sources.load_splits(config.data.train, config.data.train, "", ("train",), formats)["train"]
-    return "lm" if split.examples[0].source is None else "seq2seq"
+    return "lm" if split.examples.table[0, 0] < 0 else "seq2seq"
 
 
 def show(config: Config, tokenizer: Tokenizer | None, first: int) -> None:
@@ -85,8 +84,7 @@ def show_split(encoded: Encoded, config: Config, tokenizer: Tokenizer) -> None:
     """Counts and lengths."""
     examples, lengths = encoded.split.examples, encoded.corpus.lengths(0)
     tokens = int(lengths.sum())
-    contents = collections.Counter(example.content for example in examples)
-    twice = len(examples) - len(contents)
+    twice = len(examples) - len(np.unique(examples.hashes))
     print(f"  examples    {len(examples):,}, {twice:,} of them again what another is; {encoded.split.fingerprint}")
     print(f"  tokens      {tokens:,} (without the ends), {encoded.unknown:,} unknown ({encoded.unknown / tokens:.3%})")
     print(f"  bytes       {encoded.target_bytes:,} of targets")

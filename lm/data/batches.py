@@ -35,6 +35,11 @@ def pad_rows(batch: Batch, rows: int) -> Batch:
     return Batch(*(None if a is None else np.pad(a, [(0, fill), (0, 0)]) for a in batch))
 
 
+def target_tokens(corpus: Corpus, epoch: int) -> int:
+    """How many there are to be written, the EOS of each document included."""
+    return int(np.sum(corpus.lengths(epoch)[:, 1], dtype=np.int64)) + int(np.sum(corpus.closed))
+
+
 class Layout:
     """Batches by number. A layout says how many an epoch has and makes one of them."""
 
@@ -45,7 +50,7 @@ class Layout:
     def __init__(self):
         steps = [self.steps(epoch) for epoch in range(self.corpus.variants)]
         self._ends = np.cumsum(steps).tolist()  # of the epochs of one round of variants
-        tokens = [int(np.sum(self.corpus.lengths(epoch)[:, 1] + 1)) for epoch in range(self.corpus.variants)]
+        tokens = [target_tokens(self.corpus, epoch) for epoch in range(self.corpus.variants)]
         self.steps_per_epoch = -(-self._ends[-1] // len(steps))
         self.tokens_per_epoch = sum(tokens) // len(tokens)  # real target tokens
 
@@ -85,13 +90,10 @@ class Streams(Layout):
         self.reset_rate, self.seed = reset_rate, seed
         self._rings: dict[int, _Ring] = {}
         super().__init__()
-        self.padding = 1 - self._tokens(0) / (self.steps(0) * window * batch_size)
-
-    def _tokens(self, epoch: int) -> int:
-        return int(np.sum(self.corpus.lengths(epoch)[:, 1] + 1))
+        self.padding = 1 - target_tokens(corpus, 0) / (self.steps(0) * window * batch_size)
 
     def _length(self, epoch: int) -> int:
-        return -(-self._tokens(epoch) // self.batch_size)
+        return -(-target_tokens(self.corpus, epoch) // self.batch_size)
 
     def steps(self, epoch: int) -> int:
         return -(-self._length(epoch) // self.window)
@@ -100,7 +102,7 @@ class Streams(Layout):
         length = self._length(epoch)
         column = step * self.window + np.arange(self.window)
         begin_b = np.arange(rows.start, rows.stop) * length
-        real = (column < length) & (begin_b[:, None] + column < self._tokens(epoch))
+        real = (column < length) & (begin_b[:, None] + column < target_tokens(self.corpus, epoch))
         # A stream's first step clears the state: what was carried belongs to the end of the epoch before.
         rng = np.random.default_rng([self.seed, epoch, step])
         cleared_b = (rng.random(self.batch_size) < self.reset_rate)[rows.start : rows.stop] | (step == 0)
@@ -111,9 +113,18 @@ class Streams(Layout):
             # The epoch before stays, as threads that prefetch may still read it.
             self._rings = {e: ring for e, ring in self._rings.items() if e == epoch - 1}
             rng = np.random.default_rng([self.seed, epoch])
-            order = rng.permutation(len(self.corpus))
-            self._rings[epoch] = _Ring(self.corpus, epoch, order, int(rng.integers(self._tokens(epoch))))
+            order = _shuffled(self.corpus.closed, rng)
+            self._rings[epoch] = _Ring(self.corpus, epoch, order, int(rng.integers(target_tokens(self.corpus, epoch))))
         return self._rings[epoch]
+
+
+def _shuffled(closed: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Numbers of all examples, documents in random order, the examples of one in theirs."""
+    starts = np.flatnonzero(np.concatenate([[True], closed[:-1]]))
+    sizes = np.diff(starts, append=len(closed))
+    order = rng.permutation(len(starts))
+    sizes = sizes[order]
+    return np.repeat(starts[order] - np.cumsum(sizes) + sizes, sizes) + np.arange(len(closed))
 
 
 class _Ring:
@@ -121,8 +132,9 @@ class _Ring:
 
     def __init__(self, corpus: Corpus, epoch: int, order: np.ndarray, turn: int):
         self.corpus, self.epoch, self.order, self.turn = corpus, epoch, order, turn
-        self.ends = np.cumsum(corpus.lengths(epoch)[order, 1] + 1)  # of each document, its EOS included
-        self._held: dict[int, np.ndarray] = {}  # the documents read last: the next window goes on in them
+        # Of each example, the EOS of its document included where that ends with it.
+        self.ends = np.cumsum(corpus.lengths(epoch)[order, 1] + corpus.closed[order], dtype=np.int64)
+        self._held: dict[int, np.ndarray] = {}  # the examples read last: the next window goes on in them
 
     def read(self, begin_b: np.ndarray, count: int) -> np.ndarray:
         """int32 [b, count]: the ids from each position on, round and round."""
@@ -141,7 +153,10 @@ class _Ring:
         held = self._held
         missing = [number for number in wanted if number not in held]
         read = dict(zip(missing, self.corpus.take(missing, self.epoch), strict=True))
-        documents = {n: held[n] if n in held else np.append(read[n][1], EOS).astype(np.int32) for n in wanted}
+        end = np.array([EOS], np.int32)
+        documents = {
+            n: held[n] if n in held else np.concatenate([read[n][1], end[: int(self.corpus.closed[n])]]) for n in wanted
+        }
         self._held = documents
         ids = np.empty((len(begin_b), count), np.int32)
         for row, (chosen, offset) in enumerate(zip(numbers, offset_b, strict=True)):
@@ -157,7 +172,8 @@ def evaluation_streams(corpus: Corpus, streams: int, window: int) -> Iterator[Ba
     with 1 stream the state is carried through the whole text.
     """
     ring = _Ring(corpus, 0, np.arange(len(corpus)), 0)
-    edges = _edges(np.concatenate([[0], ring.ends[:-1]]), int(ring.ends[-1]), streams)
+    starts = np.concatenate([[0], ring.ends[:-1][corpus.closed[:-1]]])
+    edges = _edges(starts, int(ring.ends[-1]), streams)
     begin_b, end_b = edges[:-1], edges[1:]
     for offset in range(0, int((end_b - begin_b).max()), window):
         real = begin_b[:, None] + offset + np.arange(window) < end_b[:, None]

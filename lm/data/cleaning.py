@@ -4,7 +4,8 @@ Steps that change text, in source and target, of training and evaluation data al
 
     nfc, nfkc                   Unicode normal forms
     mojibake                    text that was decoded wrongly, by ftfy: `cafÃ©` becomes `café`
-    control                     control and format characters go, but \\n and \\t; those that are white space become a space
+    control                     control and format characters go, but \\n, \\t and the joiners that Indic scripts, Persian
+                                and emoji are written with; those that are white space become a space
     html                        tags, comments, scripts and styles go, entities become what they stand for
     whitespace                  runs of white space become one space, and none is left at the ends of a line
 
@@ -27,11 +28,14 @@ at most 0.045, and 0.035 at 0.8.
 """
 
 import collections
+import copy
 import dataclasses
 import functools
 import hashlib
+import importlib.metadata
 import math
 import os.path
+import pickle
 import re
 import sys
 import unicodedata
@@ -40,9 +44,11 @@ from html import entities, unescape
 from typing import Any
 
 import ftfy
+import numpy as np
 import rensa
 
-from lm.data.examples import Example, blank
+from lm.data.examples import Example, Examples, blank, kept
+from lm.data.store import Finished, key_of, remembered
 from lm.errors import UserError, nearest
 
 SHOWN, WIDTH = 3, 100  # examples of each step in a report, and characters of each
@@ -157,7 +163,7 @@ def _of_categories(*categories: str) -> str:
 
 @functools.cache
 def _controls() -> re.Pattern:
-    return re.compile(rf"(?![\n\t])[{_of_categories('Cc', 'Cf')}]")
+    return re.compile(rf"(?![\n\t\u200c\u200d])[{_of_categories('Cc', 'Cf')}]")
 
 
 @functools.cache
@@ -248,8 +254,19 @@ def _sides(example: Example) -> tuple[str, ...]:
 # ---- steps that remember ----------------------------------------------------------------------------------------
 
 
-class Duplicates:
-    def __init__(self, evaluation: Sequence[Example]):
+class Remembering:
+    """A step with a memory: what is `new` in it is kept in the cache, and recalled when a killed pass goes on."""
+
+    def __init__(self):
+        self.new: list[Any] = []
+
+    def recall(self, new: Sequence[Any]) -> None:
+        """Takes in what was new at an earlier time."""
+
+
+class Duplicates(Remembering):
+    def __init__(self, evaluation: Iterable[Example]):
+        super().__init__()
         self._seen: set[int] = set()
 
     def __call__(self, example: Example) -> bool:
@@ -257,19 +274,25 @@ class Duplicates:
         if key in self._seen:
             return False
         self._seen.add(key)
+        self.new.append(key)
         return True
 
+    def recall(self, new):
+        self._seen.update(new)
 
-class EvaluationOverlap:
-    def __init__(self, evaluation: Sequence[Example]):
-        self._keys = {_key(part) for part in evaluation}
+
+class EvaluationOverlap(Remembering):
+    def __init__(self, evaluation: Iterable[Example]):
+        super().__init__()
+        self._keys = _Keys(evaluation)
 
     def __call__(self, example: Example) -> bool:
-        return _key(example) not in self._keys
+        return self._keys.find([_key(example)])[0] < 0
 
 
-class NearDuplicates:
-    def __init__(self, evaluation: Sequence[Example], threshold: float = 0.8):
+class NearDuplicates(Remembering):
+    def __init__(self, evaluation: Iterable[Example], threshold: float = 0.8):
+        super().__init__()
         self._seen = _Sketches(threshold)
 
     def __call__(self, example: Example) -> bool:
@@ -277,17 +300,40 @@ class NearDuplicates:
         if self._seen.hold_similar(sketch):
             return False
         self._seen.add(sketch)
+        self.new.append(sketch)
         return True
 
+    def recall(self, new):
+        for sketch in new:
+            self._seen.add(sketch)
 
-class NearEvaluationOverlap:
-    def __init__(self, evaluation: Sequence[Example], threshold: float = 0.8):
+
+class NearEvaluationOverlap(Remembering):
+    def __init__(self, evaluation: Iterable[Example], threshold: float = 0.8):
+        super().__init__()
         self._evaluation = _Sketches(threshold)
         for part in evaluation:
             self._evaluation.add(_sketch(part))
 
     def __call__(self, example: Example) -> bool:
         return not self._evaluation.hold_similar(_sketch(example))
+
+
+class _Keys:
+    """Keys of examples, eight bytes each."""
+
+    def __init__(self, parts: Iterable[Example]):
+        keys = np.fromiter(map(_key, parts), np.uint64)
+        self.all = len(keys)
+        self._keys, self.counts = np.unique(keys, return_counts=True)
+
+    def find(self, keys: Sequence[int]) -> np.ndarray:
+        """int [keys]: the place of each, -1 where it is not there."""
+        keys = np.asarray(keys, np.uint64)
+        if not self.all:
+            return np.full(len(keys), -1)
+        places = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
+        return np.where(self._keys[places] == keys, places, -1)
 
 
 class _Sketches:
@@ -370,7 +416,7 @@ class Step:
     kind            function
     changes         of a text, to the text
     keeps           of an example and the arguments, whether it stays
-    drops           of evaluation examples and the arguments, a function with memory: of an example, whether it stays
+    drops           of evaluation examples and the arguments, a `Remembering`: of an example, whether it stays
     """
 
     kind: str
@@ -509,7 +555,8 @@ class Cleaner:
 
     Args:
         steps: see the top of this file.
-        evaluation: the examples of validation and test, each already through `change` of a cleaner of the same steps.
+        evaluation: the examples of validation and test, each already through `change` of a cleaner of the same steps;
+            read once for each step that compares with them.
 
     Raises:
         UserError: see `parse`.
@@ -517,14 +564,33 @@ class Cleaner:
 
     def __init__(self, steps: Sequence[str], evaluation: Iterable[Example] = ()):
         self._calls = parse(steps)
-        parts = [part for example in evaluation for part in _parts(example)]
-        self._evaluation = collections.Counter(map(_key, parts))
+        parts = lambda: (part for example in evaluation for part in _parts(example))
+        self._evaluation, self._found = _Keys(parts()), []
+        self._overlapping: set[int] = set()  # places of evaluation keys that training data have
         self._functions = [
-            call.step.function(parts, *call.numbers) if call.step.kind == "drops" else call.step.function
+            call.step.function(parts(), *call.numbers) if call.step.kind == "drops" else call.step.function
             for call in self._calls
         ]
         self._interrupted = False
-        self.report = Report({call.text: StepReport() for call in self._calls}, evaluation=len(parts))
+        self.report = Report({call.text: StepReport() for call in self._calls}, evaluation=self._evaluation.all)
+
+    def memory(self) -> bytes:
+        """What `resume` needs beside the report: what is new since the last call."""
+        steps = [step for step in self._functions if isinstance(step, Remembering)]
+        new, self._found = pickle.dumps((self._interrupted, self._found, [step.new for step in steps])), []
+        for step in steps:
+            step.new = []
+        return new
+
+    def resume(self, report: dict[str, Any], memories: Iterable[bytes]) -> None:
+        """Becomes what another was when it gave the last of its memories, and had this report."""
+        self.report = Report.from_dict(copy.deepcopy(report))  # it grows, and belongs to the caller
+        for memory in memories:
+            self._interrupted, found, news = pickle.loads(memory)
+            self._overlapping.update(found)
+            steps = [step for step in self._functions if isinstance(step, Remembering)]
+            for step, new in zip(steps, news, strict=True):
+                step.recall(new)
 
     def change(self, example: Example) -> Example:
         """Through the steps that change; for evaluation data, and not in the report. It may be blank then."""
@@ -542,7 +608,7 @@ class Cleaner:
         self._interrupted = cleaned is None
         if cleaned is not None:
             self.report.examples_out += 1
-            if self._evaluation:
+            if self._evaluation.all:
                 self._look_for_overlap(cleaned)
         return cleaned
 
@@ -568,10 +634,12 @@ class Cleaner:
         return example
 
     def _look_for_overlap(self, example: Example) -> None:
-        for part in _parts(example):
-            times = self._evaluation.pop(_key(part), 0)
-            if times:
-                self.report.overlap += times
+        parts = list(_parts(example))
+        for part, place in zip(parts, self._evaluation.find([*map(_key, parts)]).tolist(), strict=True):
+            if place >= 0 and place not in self._overlapping:
+                self._overlapping.add(place)
+                self._found.append(place)
+                self.report.overlap += int(self._evaluation.counts[place])
                 if len(self.report.overlap_shown) < SHOWN:
                     self.report.overlap_shown += _shown(part, None)
 
@@ -605,3 +673,50 @@ def _with_lines(keep: Callable[[Example], bool], example: Example, report: StepR
     if all(map(blank, kept)):
         return None
     return dataclasses.replace(example, target="\n".join(kept), log_prob=None)
+
+
+# ---- whole splits, in the cache ---------------------------------------------------------------------------------
+
+
+def changed(examples: Examples, steps: Sequence[str]) -> Examples:
+    """Evaluation data through the steps that change."""
+    cleaner = Cleaner([call.text for call in parse(steps) if call.step.kind == "changes"])
+
+    def make(finished: Sequence[Finished]) -> Iterator[Example]:
+        done = sum(shard.note["examples"] for shard in finished)
+        return map(cleaner.change, examples.from_number(done))
+
+    return kept(key_of("changed", IDENTITY, steps, examples.fingerprint), make, "cleaning evaluation data")
+
+
+def cleaned(train: Examples, steps: Sequence[str], evaluation: Examples) -> tuple[Examples, Report]:
+    """Training data through all steps, and what these did; `evaluation` has been through `changed`."""
+    cleaner: Cleaner | None = None
+    identity = (IDENTITY, steps, train.fingerprint, evaluation.fingerprint)
+
+    def make(finished: Sequence[Finished]) -> Iterator[Example]:
+        nonlocal cleaner
+        cleaner = Cleaner(steps, evaluation)
+        if finished:
+            cleaner.resume(finished[-1].note["report"], [shard.memory for shard in finished])
+        for example in train.from_number(cleaner.report.examples_in):
+            if clean := cleaner.clean(example):
+                yield clean
+
+    if not steps:  # nothing changes, but what overlaps is reported always
+        report = remembered(
+            key_of("overlap", *identity), lambda: (collections.deque(make(()), 0), cleaner.report.as_dict())[1]
+        )
+        return train, Report.from_dict(report)
+    found = kept(
+        key_of("cleaned", *identity),
+        make,
+        "cleaning train",
+        note=lambda: {"report": cleaner.report.as_dict()},
+        memory=lambda: cleaner.memory(),
+    )
+    return found, Report.from_dict(found.notes[-1]["report"])
+
+
+VERSION = 1  # of the steps: raise it when one of them does something else
+IDENTITY = [VERSION, unicodedata.unidata_version, *(importlib.metadata.version(name) for name in ("ftfy", "rensa"))]

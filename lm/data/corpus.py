@@ -10,6 +10,8 @@ from typing import Protocol
 
 import numpy as np
 
+from lm.data.store import Records
+
 Pair = tuple[np.ndarray, np.ndarray]  # source ids (none for plain text), target ids
 
 
@@ -17,6 +19,7 @@ class Corpus(Protocol):
     """Examples as ids, read by number. An epoch may have its own version of them: other noise, other segmentation."""
 
     variants: int  # epochs `e` and `e + variants` have the same lengths
+    closed: np.ndarray  # bool [n]: whether the example ends its document; else the next one goes on with it
 
     def __len__(self) -> int: ...
 
@@ -27,8 +30,31 @@ class Corpus(Protocol):
         """The examples of these numbers."""
 
 
+class Stored:
+    """A corpus in the cache: records of ids, the source's before the target's, and a table of [source ids, target ids,
+    closed]."""
+
+    variants = 1
+
+    def __init__(self, records: Records, dtype: str):
+        self._records, self._dtype = records, dtype
+        self.closed = records.table[:, 2].astype(bool)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def lengths(self, epoch: int) -> np.ndarray:
+        return self._records.table[:, :2]
+
+    def take(self, numbers: Sequence[int], epoch: int) -> list[Pair]:
+        numbers = np.asarray(numbers, np.int64)
+        cuts = self._records.table[numbers, 0].tolist()
+        read = (np.frombuffer(record, self._dtype).astype(np.int32) for record in self._records.read(numbers))
+        return [(ids[:cut], ids[cut:]) for ids, cut in zip(read, cuts, strict=True)]
+
+
 class InMemory:
-    """A corpus from lists."""
+    """A corpus from lists; each example is a document."""
 
     variants = 1
 
@@ -37,6 +63,7 @@ class InMemory:
         self._pairs = [(source_ids[i] if source_ids else none, target) for i, target in enumerate(target_ids)]
         sizes = [(len(source), len(target)) for source, target in self._pairs]
         self._lengths = np.array(sizes, np.int64).reshape(-1, 2)
+        self.closed = np.ones(len(self._pairs), bool)
 
     def __len__(self) -> int:
         return len(self._pairs)
@@ -53,6 +80,7 @@ class Subset:
 
     def __init__(self, corpus: Corpus, numbers: np.ndarray):
         self.variants, self._corpus, self._numbers = corpus.variants, corpus, numbers
+        self.closed = corpus.closed[numbers]
 
     def __len__(self) -> int:
         return len(self._numbers)
@@ -68,7 +96,7 @@ class Copies:
     """Several versions of one corpus, e.g. other segmentations of the same texts: epoch `e` reads version `e % n`."""
 
     def __init__(self, versions: Sequence[Corpus]):
-        self.variants, self._versions = len(versions), versions
+        self.variants, self._versions, self.closed = len(versions), versions, versions[0].closed
 
     def __len__(self) -> int:
         return len(self._versions[0])
@@ -112,6 +140,7 @@ class Pieces:
         self._begin, self._end = length * place // count, length * (place + 1) // count
         held = self._end - self._begin
         self._lengths = np.array([sizes(n) for n in range(int(held.max(initial=0)) + 1)], np.int64)[held]
+        self.closed = np.ones(len(held), bool)
 
     def __len__(self) -> int:
         return len(self._document)

@@ -2,8 +2,9 @@
 
 import dataclasses
 import functools
-import hashlib
-import json
+import importlib.metadata
+import itertools
+import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 
 import grain
@@ -12,10 +13,11 @@ import numpy as np
 from lm.config import DataConfig
 from lm.data import batches, cleaning, objectives, sources, store
 from lm.data.batches import Batch, Buckets, Layout, Streams
-from lm.data.corpus import Copies, Corpus, Pair, Pieces, Subset
-from lm.data.examples import Example
+from lm.data.corpus import Copies, Corpus, Pair, Pieces, Stored, Subset
+from lm.data.examples import Examples, Joined
 from lm.data.packing import Packed
 from lm.data.sources import Split
+from lm.data.store import Finished, Records, Shard
 from lm.data.tokenizers import UNK, Tokenizer, train_tokenizer
 from lm.errors import UserError
 from lm.tasks import TASKS, layout_of
@@ -29,17 +31,12 @@ class Encoded:
     corpus: Corpus  # what the task reads: texts, or pairs
     unknown: int  # ids that are UNK
     target_bytes: int  # UTF-8 bytes of the targets
+    floor: float | None = None  # mean of -log p of the examples under their source (nats), where the data know it
 
     @property
     def tokens(self) -> int:
         """Target tokens, each example's EOS included (at most: `prefix` draws how many)."""
-        return int(np.sum(self.corpus.lengths(0)[:, 1] + 1))
-
-    @property
-    def floor(self) -> float | None:
-        """Mean of -log p of the examples under their source (nats); None where it is not known of what is decoded."""
-        known = [example.log_prob for example in self.split.examples]
-        return None if None in known or len(known) != len(self.corpus) else 0.0 - float(np.mean(known))
+        return int(np.sum(self.corpus.lengths(0)[:, 1]) + np.sum(self.corpus.closed))
 
 
 # ---- text -------------------------------------------------------------------------------------------------------
@@ -54,30 +51,28 @@ def load_splits(config: DataConfig, wanted: Collection[str] = ("train", "validat
     splits = sources.load_splits(config.train, config.validation, config.test, read, formats)
     for split in splits.values():
         check_examples(split.examples, config.task, f"config.data.{split.name}")
-    change = cleaning.Cleaner(config.cleaning).change
-    others = {name: split for name, split in splits.items() if name != "train"}
     if config.cleaning:
-        others = {name: split.replaced([change(e) for e in split.examples]) for name, split in others.items()}
+        for name in splits.keys() - {"train"}:
+            changed = cleaning.changed(splits[name].examples, config.cleaning)
+            splits[name] = dataclasses.replace(splits[name], examples=changed)
     if "train" in splits:
-        cleaner = cleaning.Cleaner(config.cleaning, [e for split in others.values() for e in split.examples])
-        kept = [clean for example in splits["train"].examples if (clean := cleaner.clean(example))]
-        if not kept:
+        evaluation = Joined([split.examples for name, split in splits.items() if name != "train"])
+        kept, report = cleaning.cleaned(splits["train"].examples, config.cleaning, evaluation)
+        if not len(kept):
             raise UserError("config.data.cleaning", "drops every training example", "take a step out of it")
-        train = splits["train"].replaced(kept) if config.cleaning else splits["train"]
-        splits["train"] = dataclasses.replace(train, report=cleaner.report)
-    splits |= others
+        splits["train"] = dataclasses.replace(splits["train"], examples=kept, report=report)
     return {name: split for name, split in splits.items() if name in wanted}
 
 
-def check_examples(examples: Sequence[Example], task: str, where: str) -> None:
+def check_examples(examples: Examples, task: str, where: str) -> None:
     """Raises `UserError` if an example has no source and the task needs one, or the other way round."""
     wants = TASKS[task].pairs
-    for number, example in enumerate(examples, start=1):
-        if (example.source is not None) != wants:
-            has, needs = ("text", "source and target") if wants else ("source and target", "text")
-            other = "lm" if wants else "seq2seq"
-            what = f"example {number} is {has}, the task {task!r} needs {needs}"
-            raise UserError(where, what, f"use other data, or config.data.task={other}")
+    wrong = np.flatnonzero((examples.table[:, 0] >= 0) != wants)
+    if len(wrong):
+        has, needs = ("text", "source and target") if wants else ("source and target", "text")
+        other = "lm" if wants else "seq2seq"
+        what = f"example {wrong[0] + 1} is {has}, the task {task!r} needs {needs}"
+        raise UserError(where, what, f"use other data, or config.data.task={other}")
 
 
 def make_tokenizer(config: DataConfig, train: Split) -> Tokenizer:
@@ -104,11 +99,13 @@ def encode(split: Split, tokenizer: Tokenizer, config: DataConfig, seed: int = 0
     With `data.tokenizer.sampling` training data has several segmentations; nothing else has.
     """
     sampled = config.tokenizer.copies if training and config.tokenizer.sampling else 0
-    versions = [_stored(split, tokenizer, config, copy) for copy in range(sampled)] or [
-        _stored(split, tokenizer, config)
-    ]
-    corpus: Corpus = Copies(versions) if sampled else versions[0]
-    target_bytes = sum(len(example.target.encode()) for example in split.examples)
+    versions = [_records(split, tokenizer, config, copy) for copy in (range(sampled) or [None])]
+    dtype = _dtype(tokenizer)
+    corpus: Corpus = Copies([Stored(each, dtype) for each in versions]) if sampled else Stored(versions[0], dtype)
+    records, floor = versions[0], None
+    if records.total("log_probs") == len(records):
+        floor = 0.0 - records.total("log_prob") / len(records)
+    target_bytes = int(records.total("target_bytes"))
     if TASKS[config.task].has_source and not TASKS[config.task].pairs:
         made, sizes = objective(config, tokenizer)
         # What is made of a piece, EOS included, must have room on both sides.
@@ -117,30 +114,50 @@ def encode(split: Split, tokenizer: Tokenizer, config: DataConfig, seed: int = 0
         if not training:
             targets = (target for _, target in corpus.take(range(len(corpus)), 0))
             target_bytes = sum(len(tokenizer.decode(ids[ids < tokenizer.own_size]).encode()) for ids in targets)
-    return Encoded(split, corpus, versions[0].counts["unknown"], target_bytes)
+        floor = floor if len(corpus) == len(records) else None
+    return Encoded(split, corpus, int(records.total("unknown")), target_bytes, floor)
 
 
-def _stored(split: Split, tokenizer: Tokenizer, config: DataConfig, copy: int | None = None) -> store.Stored:
-    """A split's ids as they are cached; `copy` numbers a sampled segmentation."""
-    alpha = config.tokenizer.sampling if copy is not None else 0
-    parts = ("1", split.fingerprint, tokenizer.fingerprint, alpha, copy, TASKS[config.task].pairs)
-    key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
-    examples = split.examples
+def _dtype(tokenizer: Tokenizer) -> str:
+    """Of ids on disk."""
+    return "<u2" if tokenizer.vocab_size <= 2**16 else "<u4"
+
+
+def _records(split: Split, tokenizer: Tokenizer, config: DataConfig, copy: int | None = None) -> Records:
+    """A split's ids in the cache; `copy` numbers a sampled segmentation."""
+    alpha, examples, dtype = config.tokenizer.sampling if copy is not None else 0, split.examples, _dtype(tokenizer)
+    versions = [ENCODING, importlib.metadata.version("sentencepiece")]
+    key = store.key_of("ids", versions, examples.fingerprint, tokenizer.fingerprint, alpha, copy)
 
     def ids(texts: list[str], seed: int) -> list[np.ndarray]:
         return tokenizer.sample_batch(texts, alpha, seed) if copy is not None else tokenizer.encode_batch(texts)
 
-    def make(numbers: range) -> tuple[list[Pair], dict[str, int]]:
-        chosen = examples[numbers.start : numbers.stop]
+    def shard(numbers: range) -> Shard:
+        chosen = examples.read(numbers)
         seed = numbers.start * config.tokenizer.copies + copy if copy is not None else 0
         targets = ids([example.target for example in chosen], seed)
         found = [example.source for example in chosen if example.source is not None]
         sources_ = ids(found, seed + 2**31) if found else [np.zeros(0, np.int32)] * len(targets)
-        unknown = sum(int(np.sum(each == UNK)) for each in (*sources_, *targets))
-        return list(zip(sources_, targets, strict=True)), {"unknown": unknown}
+        log_probs = [example.log_prob for example in chosen if example.log_prob is not None]
+        closed = 1 - np.append(examples.table[1:, 2], 0)[numbers.start : numbers.stop]
+        note = {
+            "unknown": sum(int(np.sum(each == UNK)) for each in (*sources_, *targets)),
+            "target_bytes": sum(len(example.target.encode()) for example in chosen),
+            "log_probs": len(log_probs),
+            "log_prob": math.fsum(log_probs),
+        }
+        table = np.array([[*map(len, sources_)], [*map(len, targets)], closed], np.int32).T
+        records = [np.concatenate(pair).astype(dtype).tobytes() for pair in zip(sources_, targets, strict=True)]
+        return Shard(records, table, note)
 
-    ranges = store.shard_ranges([len(example.target) + len(example.source or "") for example in examples])
-    return store.stored(key, ranges, make, tokenizer.vocab_size, f"encoding {split.name}")
+    def make(finished: Sequence[Finished]) -> Iterator[Shard]:
+        ranges = store.shard_ranges((np.maximum(examples.table[:, 0], 0) + examples.table[:, 1]).tolist())
+        return map(shard, itertools.islice(ranges, len(finished), None))
+
+    return store.stored(key, make, f"encoding {split.name}", len(examples)).check()
+
+
+ENCODING = 1  # raise it when the same examples and tokenizer give other records
 
 
 def objective(

@@ -1,68 +1,100 @@
-"""Token ids on disk: ArrayRecord shards, made once, whole or not at all, and never read if they were altered.
+"""Records on disk: ArrayRecord shards, made once, whole or not at all, and never read if they were altered.
 
-    DIRECTORY/00000.array_record   record 0: int32 lengths [n, 2] of the shard's examples; then one record an example
-    DIRECTORY/00000.json           written after it: SHA-256 of the shard, and what was counted while it was made
+    DIRECTORY/00000.array_record   record 0: what the maker must remember to go on; then the records of the shard
+    DIRECTORY/00000.json           written after it: SHA-256 of the shard, its table's rows, and what its maker noted
+    DIRECTORY/table.npy            int32 [records, columns]: what is known of each record without reading it
+    DIRECTORY/complete.json        written last: the notes of all shards
 
-A shard is a pure function of its examples and the tokenizer, so a preparation that was killed goes on with the first
-shard that is missing, and ends with the same bytes. One process at a time prepares a directory; others wait for it.
+What a shard holds is a pure function of what it is made of, so a preparation that was killed goes on after the last
+shard that is whole, and ends with the same bytes. One process at a time prepares a directory; others wait for it.
 """
 
+import contextlib
 import fcntl
 import hashlib
+import itertools
 import json
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 from tqdm import tqdm
 
-from lm.data.corpus import Pair
 from lm.errors import UserError
 
-SHARD_EXAMPLES = 20_000
+SHARD_RECORDS = 20_000
 SHARD_CHARACTERS = 8_000_000
 
 
-class Stored:
-    """A corpus in the shards of a directory."""
+class Shard(NamedTuple):
+    records: Sequence[bytes]
+    table: np.ndarray  # int32 [records, columns]
+    note: dict[str, Any]  # of what JSON has: counts, for example
+    memory: bytes = b""  # what the maker needs to go on after this shard
 
-    variants = 1
 
-    def __init__(
-        self, paths: Sequence[pathlib.Path], lengths: Sequence[np.ndarray], counts: dict[str, int], dtype: str
-    ):
-        self._paths, self.counts, self._dtype = paths, counts, dtype
-        self._lengths = np.concatenate(lengths) if lengths else np.zeros((0, 2), np.int32)
-        self._starts = np.cumsum([0, *map(len, lengths)])
+class Finished(NamedTuple):
+    """A shard that an earlier, interrupted preparation left."""
+
+    note: dict[str, Any]
+    memory: bytes
+
+
+class Records:
+    """The records of a complete directory. A shard is checked when it is first read, or all by `check`."""
+
+    def __init__(self, directory: pathlib.Path):
+        self._directory = directory
+        complete = _complete(directory)
+        self.notes: list[dict[str, Any]] = [shard["note"] for shard in complete["shards"]]
+        self._digests = [shard["sha256"] for shard in complete["shards"]]
+        self._starts = np.cumsum([0, *(shard["records"] for shard in complete["shards"])])
+        if _digest(directory / "table.npy") != complete["table"]:
+            raise _altered(directory / "table.npy")
+        self.table = np.load(directory / "table.npy", mmap_mode="r")
         self._readers: dict[int, ArrayRecordReader] = {}
 
     def __getstate__(self):  # other processes open the files for themselves
-        return vars(self) | {"_readers": {}}
+        return self._directory
+
+    def __setstate__(self, directory: pathlib.Path):
+        self.__init__(directory)
 
     def __len__(self) -> int:
-        return len(self._lengths)
+        return len(self.table)
 
-    def lengths(self, epoch: int) -> np.ndarray:
-        return self._lengths
+    def total(self, name: str) -> float:
+        """Of a count that each shard's note has."""
+        return sum(note[name] for note in self.notes)
 
-    def take(self, numbers: Sequence[int], epoch: int) -> list[Pair]:
+    def check(self) -> "Records":
+        """Raises `UserError` if a shard is not what was written."""
+        for shard in range(len(self._digests)):
+            self._reader(shard)
+        return self
+
+    def read(self, numbers: Sequence[int]) -> list[bytes]:
+        """The records of these numbers."""
         numbers = np.asarray(numbers, np.int64)
         shards = np.searchsorted(self._starts, numbers, side="right") - 1
-        found: list[Pair] = [None] * len(numbers)  # type: ignore[list-item]
+        found: list[bytes] = [b""] * len(numbers)
         for shard in np.unique(shards):
             at = np.flatnonzero(shards == shard)
-            places = (numbers[at] - self._starts[shard] + 1).tolist()  # record 0 holds the lengths
-            for i, record in zip(at, self._reader(int(shard)).read(places), strict=True):
-                ids, cut = np.frombuffer(record, self._dtype).astype(np.int32), self._lengths[numbers[i], 0]
-                found[i] = ids[:cut], ids[cut:]
+            places = (numbers[at] - self._starts[shard] + 1).tolist()  # record 0 is the maker's
+            for i, record in zip(at.tolist(), self._reader(int(shard)).read(places), strict=True):
+                found[i] = record
         return found
 
     def _reader(self, shard: int) -> ArrayRecordReader:
         if shard not in self._readers:
-            self._readers[shard] = ArrayRecordReader(str(self._paths[shard]))
+            path = _path(self._directory, shard)
+            if _digest(path) != self._digests[shard]:
+                raise _altered(path)
+            self._readers[shard] = ArrayRecordReader(str(path))
         return self._readers[shard]
 
 
@@ -72,106 +104,163 @@ def cache_directory() -> pathlib.Path:
     return pathlib.Path(os.environ.get("LM_CACHE_DIR") or home / "lm" / "data")
 
 
-def shard_ranges(characters: Sequence[int]) -> list[range]:
+def key_of(*parts: Any) -> str:
+    """A name for what depends on these (of what JSON has), and on nothing else."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
+
+
+def shard_ranges(characters: Iterable[int]) -> Iterator[range]:
     """Consecutive examples, of so many characters each, in shards of bounded size."""
-    ranges, begin, held = [], 0, 0
+    begin, held, number = 0, 0, -1
     for number, size in enumerate(characters):
-        if number > begin and (number - begin >= SHARD_EXAMPLES or held + size > SHARD_CHARACTERS):
-            ranges.append(range(begin, number))
+        if number > begin and (number - begin >= SHARD_RECORDS or held + size > SHARD_CHARACTERS):
+            yield range(begin, number)
             begin, held = number, 0
         held += size
-    return [*ranges, range(begin, len(characters))] if characters else []
+    if number >= 0:
+        yield range(begin, number + 1)
 
 
 def stored(
     key: str,
-    ranges: Sequence[range],
-    make: Callable[[range], tuple[list[Pair], dict[str, int]]],
-    vocab_size: int,
+    make: Callable[[Sequence[Finished]], Iterator[Shard]],
     what: str,
-) -> Stored:
-    """The corpus under `key`; shards that are not there yet are made.
+    total: int | None = None,
+) -> Records:
+    """The records under `key`; what is not there yet is made.
 
     Args:
-        key: names the directory; says everything that the ids depend on.
-        ranges: the examples of each shard.
-        make: the ids of a range of examples, and what was counted on the way (summed over the shards).
-        vocab_size: decides how many bytes an id takes.
+        key: names the directory; says everything that the records depend on.
+        make: given the shards that are there, the ones that follow.
         what: is made, for the progress bar.
+        total: number of records, where it is known.
 
     Raises:
         UserError: a shard that is not as it was written, by name.
     """
     directory = cache_directory() / key
-    directory.mkdir(parents=True, exist_ok=True)
-    paths = [directory / f"{k:05d}.array_record" for k in range(len(ranges))]
-    dtype = "<u2" if vocab_size <= 2**16 else "<u4"
-    with _lock(directory):
-        for stale in directory.glob(".0*"):  # of a process that was killed
-            stale.unlink()
-        missing = [k for k, path in enumerate(paths) if not path.with_suffix(".json").exists()]
-        quiet = len(missing) < 2 or not sys.stderr.isatty()
-        for k in tqdm(missing, desc=what, unit="shard", disable=quiet, leave=False, file=sys.stderr):
-            _write(paths[k], *make(ranges[k]), dtype)
-    lengths, totals = [], {}
-    for path, examples in zip(paths, ranges, strict=True):
-        found, counts = _checked(path)
-        if len(found) != len(examples):
-            raise _altered(path)
-        lengths.append(found)
-        totals = {name: totals.get(name, 0) + count for name, count in counts.items()}
-    return Stored(paths, lengths, totals, dtype)
+    if not (directory / "complete.json").exists():
+        with _writing(directory):
+            directory.mkdir(parents=True, exist_ok=True)
+            lock = (directory / ".lock").open("w")
+        with lock:  # it ends with the process, however that ends
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (directory / "complete.json").exists():  # another process may have made it meanwhile
+                _prepare(directory, make, what, total)
+    return Records(directory)
 
 
-def _write(path: pathlib.Path, pairs: list[Pair], counts: dict[str, int], dtype: str) -> None:
+def remembered(key: str, make: Callable[[], Any]) -> Any:
+    """What `make` returns, of what JSON has: from the cache, if it was made before."""
+    path = cache_directory() / f"{key}.json"
+    with contextlib.suppress(OSError, ValueError):
+        return json.loads(path.read_text())
+    made = make()
+    with _writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_json(path, made)
+    return made
+
+
+# ---- writing ----------------------------------------------------------------------------------------------------
+
+
+def _prepare(directory: pathlib.Path, make, what: str, total: int | None) -> None:
+    for stale in directory.glob(".*.*"):  # of a process that was killed
+        stale.unlink()
+    notes, finished = [], []
+    for number in itertools.count():
+        path = _path(directory, number)
+        if not path.with_suffix(".json").exists():
+            break
+        note = _note(path)
+        notes.append(note)
+        finished.append(Finished(note["note"], ArrayRecordReader(str(path)).read([0])[0]))
+    done, quiet = sum(note["records"] for note in notes), not sys.stderr.isatty()
+    with tqdm(None, what, total, False, sys.stderr, initial=done, unit=" examples", delay=1, disable=quiet) as bar:
+        for number, shard in enumerate(make(finished), start=len(notes)):
+            notes.append(_write(_path(directory, number), shard))
+            bar.update(len(shard.records))
+    rows = [np.array(note["table"], np.int32).reshape(note["shape"]) for note in notes]
+    shards = [{name: note[name] for name in ("sha256", "records", "note")} for note in notes]
+    temporary = directory / f".0.{os.getpid()}"
+    with _writing(directory):
+        with temporary.open("wb") as file:
+            np.save(file, np.concatenate(rows) if rows else np.zeros((0, 0), np.int32))
+        temporary.replace(directory / "table.npy")
+        _write_json(directory / "complete.json", {"table": _digest(directory / "table.npy"), "shards": shards})
+
+
+def _write(path: pathlib.Path, shard: Shard) -> dict[str, Any]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    lengths = np.array([(len(source), len(target)) for source, target in pairs], "<i4").reshape(-1, 2)
-    # Records are read one by one, in any order, so each is a group; ids hardly compress.
-    try:
+    with _writing(path.parent):
+        # Records are read one by one, in any order, so each is a group.
         writer = ArrayRecordWriter(str(temporary), "group_size:1,uncompressed")
-        writer.write(lengths.tobytes())
-        for pair in pairs:
-            writer.write(np.concatenate(pair).astype(dtype).tobytes())
+        writer.write(shard.memory)
+        for record in shard.records:
+            writer.write(record)
         writer.close()
-    except RuntimeError as error:  # whatever the disk says
-        reason = str(error).partition(";")[0]
-        mend = "make room there, or set LM_CACHE_DIR to another folder"
-        raise UserError(str(path.parent), f"cannot be written ({reason})", mend) from None
-    with temporary.open("rb+") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        os.fsync(file.fileno())
+        with temporary.open("rb+") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        note = {"sha256": digest, "records": len(shard.records), "note": shard.note}
+        note |= {"table": shard.table.ravel().tolist(), "shape": shard.table.shape}
+        _write_json(path.with_suffix(".json"), note)
+    return note
+
+
+def _write_json(path: pathlib.Path, content: Any) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(content))
     temporary.replace(path)
-    note = path.with_suffix(".json")
-    temporary.write_text(json.dumps({"sha256": digest, "counts": counts}))
-    temporary.replace(note)
 
 
-def _checked(path: pathlib.Path) -> tuple[np.ndarray, dict[str, int]]:
-    """A shard's lengths and counts, once it is known to be what was written."""
+# ---- checking ---------------------------------------------------------------------------------------------------
+
+
+def _complete(directory: pathlib.Path) -> dict[str, Any]:
+    path = directory / "complete.json"
+    try:
+        complete = json.loads(path.read_text())
+        [(shard["note"], shard["sha256"], shard["records"] + 0) for shard in complete["shards"]]
+        return complete
+    except (OSError, ValueError, KeyError, TypeError):
+        raise _altered(path) from None
+
+
+def _note(path: pathlib.Path) -> dict[str, Any]:
+    """Of a shard that an interrupted preparation left, once it is known to be what was written."""
     try:
         note = json.loads(path.with_suffix(".json").read_text())
+        if _digest(path) == note["sha256"]:
+            return note
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    raise _altered(path)
+
+
+def _digest(path: pathlib.Path) -> str:
+    try:
         with path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != note["sha256"]:
-                raise _altered(path)
-        counts = {str(name): int(count) for name, count in note["counts"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
         raise _altered(path) from None
-    return np.frombuffer(ArrayRecordReader(str(path)).read([0])[0], "<i4").reshape(-1, 2), counts
+
+
+def _path(directory: pathlib.Path, number: int) -> pathlib.Path:
+    return directory / f"{number:05d}.array_record"
 
 
 def _altered(path: pathlib.Path) -> UserError:
     return UserError(str(path), "is not what was written", f"delete {path.parent}; it is made again at the next start")
 
 
-class _lock:
-    """Held by one process at a time; it ends with the process, however that ends."""
-
-    def __init__(self, directory: pathlib.Path):
-        self._path = directory / ".lock"
-
-    def __enter__(self) -> None:
-        self._file = self._path.open("w")
-        fcntl.flock(self._file, fcntl.LOCK_EX)
-
-    def __exit__(self, *_) -> None:
-        self._file.close()
+@contextlib.contextmanager
+def _writing(directory: pathlib.Path):
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # ArrayRecord raises RuntimeError, whatever the disk says
+        reason = getattr(error, "strerror", None) or str(error).partition(";")[0]
+        mend = "make room there, or set LM_CACHE_DIR to another folder"
+        raise UserError(str(directory), f"cannot be written ({reason})", mend) from None

@@ -476,10 +476,9 @@ def _check_pieces(pieces: Iterable[str]) -> None:
 def _trained_model(config: TokenizerConfig, texts: Iterable[str]) -> bytes:
     kind, vocab_size = config.kind, config.vocab_size
     _check_pieces(config.pieces)
-    chunks = list(_chunks(texts))
+    chunks = _sample(_chunks(texts))
     if not chunks:
         raise _no_text()
-    chunks = chunks[:: -(-len(chunks) // 1_000_000)]  # of a large corpus every n-th, as memory is not endless
     field = "config.data.tokenizer.vocab_size"
     model = io.BytesIO()
     try:
@@ -515,6 +514,23 @@ def _trained_model(config: TokenizerConfig, texts: Iterable[str]) -> bytes:
 
 def _no_text() -> UserError:
     return UserError("config.data.train", "holds no text to make a vocabulary of", "check the source")
+
+
+def _sample(chunks: Iterable[str]) -> list[str]:
+    """All, or of a large corpus every second, fourth, eighth ...: training takes memory by the character."""
+    kept: list[str] = []
+    stride, size = 1, 0
+    for number, chunk in enumerate(chunks):
+        if number % stride == 0:
+            kept.append(chunk)
+            size += len(chunk)
+            if size > MOST_CHARACTERS:
+                kept, stride = kept[::2], 2 * stride
+                size = sum(map(len, kept))
+    return kept
+
+
+MOST_CHARACTERS = 40_000_000  # that SentencePiece is trained on
 
 
 def _chunks(texts: Iterable[str]) -> Iterator[str]:
