@@ -36,7 +36,7 @@ def header(
     modules = ", ".join(f"{name} {size:,}" for name, size in sizes.items())
     rows.append(("parameters", f"{sum(sizes.values()):,} ({modules})"))
     for name, split in encoded.items():
-        text = f"{len(split.corpus):,} examples, {split.tokens:,} target tokens, {split.target_bytes:,} bytes"
+        text = f"{split.documents:,} examples, {split.tokens:,} target tokens, {split.target_bytes:,} bytes"
         if split.unknown:
             text += f", {split.unknown:,} tokens unknown"
         note = f" ({split.split.note})" if split.split.note else ""

@@ -86,6 +86,8 @@ def show_split(encoded: Encoded, config: Config, tokenizer: Tokenizer) -> None:
     tokens = int(lengths.sum())
     twice = len(examples) - len(np.unique(examples.hashes))
     print(f"  examples    {len(examples):,}, {twice:,} of them again what another is; {encoded.split.fingerprint}")
+    if examples.table[:, 2].any():
+        print(f"              they are pieces of {int(np.sum(examples.table[:, 2] == 0)):,} documents")
     print(f"  tokens      {tokens:,} (without the ends), {encoded.unknown:,} unknown ({encoded.unknown / tokens:.3%})")
     print(f"  bytes       {encoded.target_bytes:,} of targets")
     if encoded.floor is not None:

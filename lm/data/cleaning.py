@@ -27,15 +27,16 @@ such as Chinese and Thai, and in words of more than 24), estimated by MinHash of
 at most 0.045, and 0.035 at 0.8.
 """
 
+import base64
 import collections
 import copy
 import dataclasses
 import functools
 import hashlib
 import importlib.metadata
+import json
 import math
 import os.path
-import pickle
 import re
 import sys
 import unicodedata
@@ -258,7 +259,7 @@ class Remembering:
     """A step with a memory: what is `new` in it is kept in the cache, and recalled when a killed pass goes on."""
 
     def __init__(self):
-        self.new: list[Any] = []
+        self.new: list[Any] = []  # of what JSON has
 
     def recall(self, new: Sequence[Any]) -> None:
         """Takes in what was new at an earlier time."""
@@ -300,11 +301,13 @@ class NearDuplicates(Remembering):
         if self._seen.hold_similar(sketch):
             return False
         self._seen.add(sketch)
-        self.new.append(sketch)
+        self.new.append(base64.b64encode(sketch.__getstate__()).decode())
         return True
 
     def recall(self, new):
-        for sketch in new:
+        for state in new:
+            sketch = rensa.RMinHash(num_perm=_SKETCH, seed=1)
+            sketch.__setstate__(base64.b64decode(state))
             self._seen.add(sketch)
 
 
@@ -577,16 +580,17 @@ class Cleaner:
     def memory(self) -> bytes:
         """What `resume` needs beside the report: what is new since the last call."""
         steps = [step for step in self._functions if isinstance(step, Remembering)]
-        new, self._found = pickle.dumps((self._interrupted, self._found, [step.new for step in steps])), []
+        new = json.dumps([self._interrupted, self._found, [step.new for step in steps]])
+        self._found = []
         for step in steps:
             step.new = []
-        return new
+        return new.encode()
 
     def resume(self, report: dict[str, Any], memories: Iterable[bytes]) -> None:
         """Becomes what another was when it gave the last of its memories, and had this report."""
         self.report = Report.from_dict(copy.deepcopy(report))  # it grows, and belongs to the caller
         for memory in memories:
-            self._interrupted, found, news = pickle.loads(memory)
+            self._interrupted, found, news = json.loads(memory)
             self._overlapping.update(found)
             steps = [step for step in self._functions if isinstance(step, Remembering)]
             for step, new in zip(steps, news, strict=True):

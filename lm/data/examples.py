@@ -11,7 +11,7 @@ import numpy as np
 from lm.data import store
 from lm.data.store import Finished, Records, Shard
 
-BLOCK = 1000  # examples that are read at once
+BLOCK, BLOCK_CHARACTERS = 1000, 1_000_000  # that are read at once, at most
 COLUMNS = 5  # of a table
 
 
@@ -82,8 +82,11 @@ class Examples(Sequence[Example]):
 
     def from_number(self, begin: int) -> Iterator[Example]:
         """All from this one on."""
-        for start in range(begin, len(self), BLOCK):
-            yield from self.read(range(start, min(start + BLOCK, len(self))))
+        while begin < len(self):
+            sizes = np.maximum(self.table[begin : begin + BLOCK, :2], 0).sum(axis=1)
+            count = max(1, int(np.searchsorted(np.cumsum(sizes), BLOCK_CHARACTERS, side="right")))
+            yield from self.read(range(begin, begin + count))
+            begin += count
 
 
 class Kept(Examples):

@@ -34,6 +34,11 @@ class Encoded:
     floor: float | None = None  # mean of -log p of the examples under their source (nats), where the data know it
 
     @property
+    def documents(self) -> int:
+        """Examples, those that continue one another counted once."""
+        return int(np.sum(self.corpus.closed))
+
+    @property
     def tokens(self) -> int:
         """Target tokens, each example's EOS included (at most: `prefix` draws how many)."""
         return int(np.sum(self.corpus.lengths(0)[:, 1]) + np.sum(self.corpus.closed))
