@@ -257,38 +257,71 @@ def _chunks(members: np.ndarray, size: int) -> list[np.ndarray]:
     return [members[i : i + size] for i in range(0, len(members), size)]
 
 
-def _shapes(lengths: np.ndarray, buckets: int) -> list[tuple[int, int]]:
-    """At most `buckets` (source, target) lengths that leave the least padding, smallest first.
+LEVELS = 128  # lengths of a side that shapes are chosen from
 
-    Pairs are ordered by total length and cut into runs; a dynamic programme over the places to cut finds the best.
+
+def _shapes(lengths: np.ndarray, buckets: int) -> list[tuple[int, int]]:
+    """At most `buckets` (source, target) lengths that leave little padding, smallest first.
+
+    One after the other is put where it saves the most; each time, all move in turn to where they save the most while
+    the others stay, until none can save any more. The sides are free of each other: a pair that is long on one side only
+    need not make a shape larger for the many that are not.
     """
-    total = lengths.sum(axis=1)
-    keys = np.unique(total)
-    # tallest[i][j]: lengths that hold all pairs of keys[i..j]; held[j]: number of pairs up to key j.
-    peaks = np.array([lengths[total == key].max(axis=0) for key in keys])
-    held = np.concatenate([[0], np.cumsum([np.sum(total == key) for key in keys])])
-    best = np.full((buckets + 1, len(keys) + 1), np.inf)
-    best[:, 0] = 0
-    choice = np.zeros(best.shape, int)
-    for j in range(1, len(keys) + 1):
-        tallest = np.maximum.accumulate(peaks[:j][::-1])[::-1].sum(axis=1)
-        cost = tallest * (held[j] - held[:j])
-        for k in range(1, buckets + 1):
-            totals = best[k - 1, :j] + cost
-            choice[k, j] = totals.argmin()
-            best[k, j] = totals[choice[k, j]]
-    shapes, j = [], len(keys)
-    for k in range(buckets, 0, -1):
-        if j == 0:
-            break
-        i = choice[k, j]
-        shapes.append(tuple(int(x) for x in peaks[i:j].max(axis=0)))
-        j = i
-    return sorted(set(shapes), key=sum)
+    (source, source_level), (target, target_level) = (_levels(side) for side in lengths.T)
+    total = source[:, None] + target  # positions of a pair that is padded to these levels
+    cells = np.bincount(source_level * len(target) + target_level, minlength=total.size)
+    count = cells.reshape(total.shape)  # pairs
+    shapes: list[tuple[int, int]] = []  # as places in this grid
+    for _ in range(buckets):
+        shapes.append(_placed(shapes, count, total))
+        before, held = 0, _held(shapes, count, total)
+        while held != before:
+            for k in range(len(shapes)):
+                shapes[k] = _placed(shapes[:k] + shapes[k + 1 :], count, total)
+            before, held = held, _held(shapes, count, total)
+    members = _assign(lengths, sorted([(int(source[s]), int(target[t])) for s, t in shapes], key=sum))
+    # Between two levels there may be no pair as long as the upper one, and some shapes may be of no use.
+    return sorted({tuple(lengths[m].max(axis=0).tolist()) for m in members if len(m)}, key=lambda s: (sum(s), s))
+
+
+def _levels(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(levels, ascending; number of each length's level): the lengths themselves, or near them if they are many."""
+    levels = np.flatnonzero(np.bincount(lengths))
+    longest = int(levels[-1])
+    if len(levels) > LEVELS:
+        levels = np.unique(np.ceil(np.geomspace(levels[0], longest, LEVELS)).astype(np.int64))
+    return levels, np.searchsorted(levels, np.arange(longest + 1))[lengths]
+
+
+def _owner(shapes: list[tuple[int, int]], total: np.ndarray) -> np.ndarray:
+    """For each place of the grid the smallest shape that holds it; -1 where none does."""
+    owner = np.full(total.shape, -1)
+    for k in sorted(range(len(shapes)), key=lambda k: -total[shapes[k]]):
+        owner[: shapes[k][0] + 1, : shapes[k][1] + 1] = k
+    return owner
+
+
+def _held(shapes: list[tuple[int, int]], count: np.ndarray, total: np.ndarray) -> int:
+    """Positions that all pairs take."""
+    owner = _owner(shapes, total)
+    return sum(int(count[owner == k].sum() * total[shape]) for k, shape in enumerate(shapes))
+
+
+def _placed(rest: list[tuple[int, int]], count: np.ndarray, total: np.ndarray) -> tuple[int, int]:
+    """Where one shape beside the rest leaves the least padding; it holds what they do not."""
+    owner = _owner(rest, total)
+    saved = -count[owner < 0].sum() * total
+    for k, shape in enumerate(rest):
+        moved = np.where(owner == k, count, 0).cumsum(axis=0).cumsum(axis=1)  # pairs that a shape here takes from this
+        saved += moved * np.maximum(total[shape] - total, 0)
+    least = np.argwhere((owner < 0) & (count > 0)).max(axis=0, initial=0)
+    saved[: least[0]] = saved[:, : least[1]] = np.iinfo(saved.dtype).min
+    return tuple(int(i) for i in np.unravel_index(saved.argmax(), saved.shape))
 
 
 def _assign(lengths: np.ndarray, shapes: Sequence[tuple[int, int]]) -> list[np.ndarray]:
     """For each shape, the pairs for which it is the first that holds them."""
-    fits = np.array([(lengths <= shape).all(axis=1) for shape in shapes])
-    first = fits.argmax(axis=0)
-    return [np.flatnonzero((first == k) & fits[k]) for k in range(len(shapes))]
+    first = np.full(len(lengths), len(shapes))
+    for k in reversed(range(len(shapes))):
+        first[(lengths[:, 0] <= shapes[k][0]) & (lengths[:, 1] <= shapes[k][1])] = k
+    return [np.flatnonzero(first == k) for k in range(len(shapes))]
