@@ -43,6 +43,13 @@ def corpus(pairs):
     return InMemory([target for _, target in pairs], [source for source, _ in pairs])
 
 
+LAYOUTS = {
+    "streams": lambda corpus: Streams(corpus, 8, 4, 0.2, seed=1),
+    "buckets": lambda corpus: Buckets(corpus, 8, 2, seed=1),
+    "packed": lambda corpus: Packed(corpus, 8, 12, True, seed=1),
+}
+
+
 def equal(one, other):
     for a, b in zip(one, other, strict=True):
         assert (a is None) == (b is None)
@@ -456,17 +463,26 @@ def test_epochs_read_the_versions_of_a_corpus_in_turn():
             start += steps
 
 
+@pytest.mark.parametrize("layout", ["streams", "buckets", "packed"])
+def test_an_epoch_is_planned_once_though_batches_of_the_one_before_are_still_asked_for(layout):
+    data = LAYOUTS[layout](corpus(make_pairs([(1 + n % 4, 1 + n % 5) for n in range(60)])))
+    planned, plan = [], data.plan
+    data.plan = lambda epoch: planned.append(epoch) or plan(epoch)
+    steps = data.steps_per_epoch
+    for i in range(2 * steps):
+        for index in (i, i + steps):
+            data[index]
+    assert planned == [0, 1, 2]
+    assert len(data._plans) == 2  # and old ones are let go
+
+
 # ---- shares of a batch ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("hosts", [2, 4])
 @pytest.mark.parametrize("layout", ["streams", "buckets", "packed"])
 def test_the_shares_of_hosts_make_up_the_batch_and_each_reads_its_own(layout, hosts):
-    made = {
-        "streams": lambda c: Streams(c, 8, 4, 0.2, seed=1),
-        "buckets": lambda c: Buckets(c, 8, 2, seed=1),
-        "packed": lambda c: Packed(c, 8, 12, True, seed=1),
-    }[layout]
+    made = LAYOUTS[layout]
     pairs = make_pairs([(1 + n % 4, 1 + n % 5) for n in range(150)])
 
     class Counting(InMemory):

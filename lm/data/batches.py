@@ -8,7 +8,7 @@ only; it then reads the examples of those alone.
 
 import bisect
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -43,6 +43,7 @@ class Layout:
     padding: float  # share of positions that hold no token, over the first epoch
 
     def __init__(self):
+        self._plans: dict[int, Any] = {}
         steps = [self.steps(epoch) for epoch in range(self.corpus.variants)]
         self._ends = np.cumsum(steps).tolist()  # of the epochs of one round of variants
         tokens = [int(np.sum(self.corpus.lengths(epoch)[:, 1] + 1)) for epoch in range(self.corpus.variants)]
@@ -53,7 +54,11 @@ class Layout:
         """Batches of an epoch."""
         raise NotImplementedError
 
-    def make(self, epoch: int, step: int, rows: range) -> Batch:
+    def plan(self, epoch: int) -> Any:
+        """What the batches of an epoch are made from; asked for once."""
+        raise NotImplementedError
+
+    def make(self, plan: Any, epoch: int, step: int, rows: range) -> Batch:
         """Rows of a batch of an epoch."""
         raise NotImplementedError
 
@@ -65,7 +70,13 @@ class Layout:
         round_, place = divmod(index, self._ends[-1])
         variant = bisect.bisect_right(self._ends, place)
         step = place - (self._ends[variant - 1] if variant else 0)
-        return self.make(round_ * self.corpus.variants + variant, step, rows)
+        epoch = round_ * self.corpus.variants + variant
+        plan = self._plans.get(epoch)
+        if plan is None:
+            plan = self.plan(epoch)
+            # The epoch before stays, as threads that prefetch may still read it.
+            self._plans = {e: p for e, p in self._plans.items() if e == epoch - 1} | {epoch: plan}
+        return self.make(plan, epoch, step, rows)
 
 
 # ---- streams ----------------------------------------------------------------------------------------------------
@@ -83,7 +94,6 @@ class Streams(Layout):
     def __init__(self, corpus: Corpus, batch_size: int, window: int, reset_rate: float, seed: int):
         self.corpus, self.batch_size, self.window = corpus, batch_size, window
         self.reset_rate, self.seed = reset_rate, seed
-        self._rings: dict[int, _Ring] = {}
         super().__init__()
         self.padding = 1 - self._tokens(0) / (self.steps(0) * window * batch_size)
 
@@ -96,7 +106,12 @@ class Streams(Layout):
     def steps(self, epoch: int) -> int:
         return -(-self._length(epoch) // self.window)
 
-    def make(self, epoch: int, step: int, rows: range) -> Batch:
+    def plan(self, epoch: int) -> "_Ring":
+        rng = np.random.default_rng([self.seed, epoch])
+        order = rng.permutation(len(self.corpus))
+        return _Ring(self.corpus, epoch, order, int(rng.integers(self._tokens(epoch))))
+
+    def make(self, plan: "_Ring", epoch: int, step: int, rows: range) -> Batch:
         length = self._length(epoch)
         column = step * self.window + np.arange(self.window)
         begin_b = np.arange(rows.start, rows.stop) * length
@@ -104,16 +119,7 @@ class Streams(Layout):
         # A stream's first step clears the state: what was carried belongs to the end of the epoch before.
         rng = np.random.default_rng([self.seed, epoch, step])
         cleared_b = (rng.random(self.batch_size) < self.reset_rate)[rows.start : rows.stop] | (step == 0)
-        return _cut(self._ring(epoch).read(begin_b + column[0] - 1, self.window + 1), real, cleared_b)
-
-    def _ring(self, epoch: int) -> "_Ring":
-        if epoch not in self._rings:
-            # The epoch before stays, as threads that prefetch may still read it.
-            self._rings = {e: ring for e, ring in self._rings.items() if e == epoch - 1}
-            rng = np.random.default_rng([self.seed, epoch])
-            order = rng.permutation(len(self.corpus))
-            self._rings[epoch] = _Ring(self.corpus, epoch, order, int(rng.integers(self._tokens(epoch))))
-        return self._rings[epoch]
+        return _cut(plan.read(begin_b + column[0] - 1, self.window + 1), real, cleared_b)
 
 
 class _Ring:
@@ -204,7 +210,6 @@ class Buckets(Layout):
         lengths = [corpus.lengths(variant) + 1 for variant in range(corpus.variants)]
         self.shapes = _shapes(np.concatenate(lengths), buckets)
         self.members = [_assign(each, self.shapes) for each in lengths]  # of each variant
-        self._plans: dict[int, list[tuple[tuple[int, int], np.ndarray]]] = {}
         super().__init__()
         chunks = [-(-len(m) // batch_size) * sum(shape) for shape, m in zip(self.shapes, self.members[0], strict=True)]
         self.padding = 1 - int(lengths[0].sum()) / (sum(chunks) * batch_size)
@@ -212,17 +217,18 @@ class Buckets(Layout):
     def steps(self, epoch: int) -> int:
         return sum(-(-len(m) // self.batch_size) for m in self.members[epoch % self.corpus.variants])
 
-    def make(self, epoch: int, step: int, rows: range) -> Batch:
-        if epoch not in self._plans:
-            rng = np.random.default_rng([self.seed, epoch])
-            plan = [
-                (shape, chosen)
-                for shape, members in zip(self.shapes, self.members[epoch % self.corpus.variants], strict=True)
-                for chosen in _chunks(rng.permutation(members), self.batch_size)
-            ]
-            self._plans = {e: p for e, p in self._plans.items() if e == epoch - 1}
-            self._plans[epoch] = [plan[i] for i in rng.permutation(len(plan))]
-        shape, chosen = self._plans[epoch][step]
+    def plan(self, epoch: int) -> list[tuple[tuple[int, int], np.ndarray]]:
+        """Shape and pairs of each batch."""
+        rng = np.random.default_rng([self.seed, epoch])
+        plan = [
+            (shape, chosen)
+            for shape, members in zip(self.shapes, self.members[epoch % self.corpus.variants], strict=True)
+            for chosen in _chunks(rng.permutation(members), self.batch_size)
+        ]
+        return [plan[i] for i in rng.permutation(len(plan))]
+
+    def make(self, plan: list, epoch: int, step: int, rows: range) -> Batch:
+        shape, chosen = plan[step]
         return pad_pairs(self.corpus.take(chosen[rows.start : rows.stop], epoch), shape, len(rows))
 
 

@@ -29,21 +29,19 @@ class Packed(Layout):
         self.rows = [pack(each, self.shape, seed) for each in lengths]  # of each variant
         self.most = max(len(row) for rows in self.rows for row in rows)  # examples in a row
         self._has_source = has_source
-        self._orders: dict[int, np.ndarray] = {}
         super().__init__()
         self.padding = 1 - int(lengths[0].sum()) / (self.steps(0) * batch_size * sum(self.shape))
 
     def steps(self, epoch: int) -> int:
         return -(-len(self.rows[epoch % self.corpus.variants]) // self.batch_size)
 
-    def make(self, epoch: int, step: int, rows: range) -> Batch:
+    def plan(self, epoch: int) -> np.ndarray:
+        """The order of the rows."""
+        return np.random.default_rng([self.seed, epoch]).permutation(len(self.rows[epoch % self.corpus.variants]))
+
+    def make(self, plan: np.ndarray, epoch: int, step: int, rows: range) -> Batch:
         packed = self.rows[epoch % self.corpus.variants]
-        if epoch not in self._orders:
-            # The epoch before stays, as threads that prefetch may still read it.
-            self._orders = {e: order for e, order in self._orders.items() if e == epoch - 1}
-            self._orders[epoch] = np.random.default_rng([self.seed, epoch]).permutation(len(packed))
-        order = self._orders[epoch]
-        chosen = [packed[i] for i in order[step * self.batch_size :][: self.batch_size][rows.start : rows.stop]]
+        chosen = [packed[i] for i in plan[step * self.batch_size :][: self.batch_size][rows.start : rows.stop]]
         pairs = self.corpus.take([number for row in chosen for number in row], epoch)
         count_b = np.array([len(row) for row in chosen], np.int64)
         row_k = np.repeat(np.arange(len(chosen)), count_b)
