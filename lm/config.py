@@ -116,7 +116,9 @@ class DataConfig(_Section):
     max_length: int = _field(
         128, "seq2seq: training pairs with more tokens on a side are left out (never in evaluation)"
     )
-    buckets: int = _field(4, "seq2seq: number of lengths that training pairs are padded to; each is compiled once")
+    buckets: int = _field(
+        8, "seq2seq: number of lengths that pairs are padded to; each is compiled once, more leave less padding"
+    )
     evaluation_streams: int = _field(
         16, "lm: streams that an evaluation text is cut into; 1 carries state through it all"
     )

@@ -8,7 +8,7 @@ only; it then reads the examples of those alone.
 
 import bisect
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -35,11 +35,6 @@ def pad_rows(batch: Batch, rows: int) -> Batch:
     return Batch(*(None if a is None else np.pad(a, [(0, fill), (0, 0)]) for a in batch))
 
 
-def target_tokens(corpus: Corpus, epoch: int) -> int:
-    """How many there are to be written, the EOS of each document included."""
-    return int(np.sum(corpus.lengths(epoch)[:, 1], dtype=np.int64)) + int(np.sum(corpus.closed))
-
-
 class Layout:
     """Batches by number. A layout says how many an epoch has and makes one of them."""
 
@@ -48,17 +43,28 @@ class Layout:
     padding: float  # share of positions that hold no token, over the first epoch
 
     def __init__(self):
+        self._plans: dict[int, Any] = {}
+        closed = int(np.sum(self.corpus.closed))
+        written = [self.corpus.lengths(epoch)[:, 1] for epoch in range(self.corpus.variants)]
+        self._tokens = [int(np.sum(each, dtype=np.int64)) + closed for each in written]
         steps = [self.steps(epoch) for epoch in range(self.corpus.variants)]
         self._ends = np.cumsum(steps).tolist()  # of the epochs of one round of variants
-        tokens = [target_tokens(self.corpus, epoch) for epoch in range(self.corpus.variants)]
         self.steps_per_epoch = -(-self._ends[-1] // len(steps))
-        self.tokens_per_epoch = sum(tokens) // len(tokens)  # real target tokens
+        self.tokens_per_epoch = sum(self._tokens) // len(self._tokens)
+
+    def tokens(self, epoch: int) -> int:
+        """Target tokens of an epoch, the EOS of each document included."""
+        return self._tokens[epoch % self.corpus.variants]
 
     def steps(self, epoch: int) -> int:
         """Batches of an epoch."""
         raise NotImplementedError
 
-    def make(self, epoch: int, step: int, rows: range) -> Batch:
+    def plan(self, epoch: int) -> Any:
+        """What the batches of an epoch are made from; asked for once."""
+        raise NotImplementedError
+
+    def make(self, plan: Any, epoch: int, step: int, rows: range) -> Batch:
         """Rows of a batch of an epoch."""
         raise NotImplementedError
 
@@ -70,7 +76,13 @@ class Layout:
         round_, place = divmod(index, self._ends[-1])
         variant = bisect.bisect_right(self._ends, place)
         step = place - (self._ends[variant - 1] if variant else 0)
-        return self.make(round_ * self.corpus.variants + variant, step, rows)
+        epoch = round_ * self.corpus.variants + variant
+        plan = self._plans.get(epoch)
+        if plan is None:
+            plan = self.plan(epoch)
+            # The epoch before stays, as threads that prefetch may still read it.
+            self._plans = {e: p for e, p in self._plans.items() if e == epoch - 1} | {epoch: plan}
+        return self.make(plan, epoch, step, rows)
 
 
 # ---- streams ----------------------------------------------------------------------------------------------------
@@ -88,34 +100,29 @@ class Streams(Layout):
     def __init__(self, corpus: Corpus, batch_size: int, window: int, reset_rate: float, seed: int):
         self.corpus, self.batch_size, self.window = corpus, batch_size, window
         self.reset_rate, self.seed = reset_rate, seed
-        self._rings: dict[int, _Ring] = {}
         super().__init__()
-        self.padding = 1 - target_tokens(corpus, 0) / (self.steps(0) * window * batch_size)
+        self.padding = 1 - self.tokens(0) / (self.steps(0) * window * batch_size)
 
     def _length(self, epoch: int) -> int:
-        return -(-target_tokens(self.corpus, epoch) // self.batch_size)
+        return -(-self.tokens(epoch) // self.batch_size)
 
     def steps(self, epoch: int) -> int:
         return -(-self._length(epoch) // self.window)
 
-    def make(self, epoch: int, step: int, rows: range) -> Batch:
+    def plan(self, epoch: int) -> "_Ring":
+        rng = np.random.default_rng([self.seed, epoch])
+        order = _shuffled(self.corpus.closed, rng)
+        return _Ring(self.corpus, epoch, order, int(rng.integers(self.tokens(epoch))))
+
+    def make(self, plan: "_Ring", epoch: int, step: int, rows: range) -> Batch:
         length = self._length(epoch)
         column = step * self.window + np.arange(self.window)
         begin_b = np.arange(rows.start, rows.stop) * length
-        real = (column < length) & (begin_b[:, None] + column < target_tokens(self.corpus, epoch))
+        real = (column < length) & (begin_b[:, None] + column < self.tokens(epoch))
         # A stream's first step clears the state: what was carried belongs to the end of the epoch before.
         rng = np.random.default_rng([self.seed, epoch, step])
         cleared_b = (rng.random(self.batch_size) < self.reset_rate)[rows.start : rows.stop] | (step == 0)
-        return _cut(self._ring(epoch).read(begin_b + column[0] - 1, self.window + 1), real, cleared_b)
-
-    def _ring(self, epoch: int) -> "_Ring":
-        if epoch not in self._rings:
-            # The epoch before stays, as threads that prefetch may still read it.
-            self._rings = {e: ring for e, ring in self._rings.items() if e == epoch - 1}
-            rng = np.random.default_rng([self.seed, epoch])
-            order = _shuffled(self.corpus.closed, rng)
-            self._rings[epoch] = _Ring(self.corpus, epoch, order, int(rng.integers(target_tokens(self.corpus, epoch))))
-        return self._rings[epoch]
+        return _cut(plan.read(begin_b + column[0] - 1, self.window + 1), real, cleared_b)
 
 
 def _shuffled(closed: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -220,7 +227,6 @@ class Buckets(Layout):
         lengths = [corpus.lengths(variant) + 1 for variant in range(corpus.variants)]
         self.shapes = _shapes(np.concatenate(lengths), buckets)
         self.members = [_assign(each, self.shapes) for each in lengths]  # of each variant
-        self._plans: dict[int, list[tuple[tuple[int, int], np.ndarray]]] = {}
         super().__init__()
         chunks = [-(-len(m) // batch_size) * sum(shape) for shape, m in zip(self.shapes, self.members[0], strict=True)]
         self.padding = 1 - int(lengths[0].sum()) / (sum(chunks) * batch_size)
@@ -228,17 +234,18 @@ class Buckets(Layout):
     def steps(self, epoch: int) -> int:
         return sum(-(-len(m) // self.batch_size) for m in self.members[epoch % self.corpus.variants])
 
-    def make(self, epoch: int, step: int, rows: range) -> Batch:
-        if epoch not in self._plans:
-            rng = np.random.default_rng([self.seed, epoch])
-            plan = [
-                (shape, chosen)
-                for shape, members in zip(self.shapes, self.members[epoch % self.corpus.variants], strict=True)
-                for chosen in _chunks(rng.permutation(members), self.batch_size)
-            ]
-            self._plans = {e: p for e, p in self._plans.items() if e == epoch - 1}
-            self._plans[epoch] = [plan[i] for i in rng.permutation(len(plan))]
-        shape, chosen = self._plans[epoch][step]
+    def plan(self, epoch: int) -> list[tuple[tuple[int, int], np.ndarray]]:
+        """Shape and pairs of each batch."""
+        rng = np.random.default_rng([self.seed, epoch])
+        plan = [
+            (shape, chosen)
+            for shape, members in zip(self.shapes, self.members[epoch % self.corpus.variants], strict=True)
+            for chosen in _chunks(rng.permutation(members), self.batch_size)
+        ]
+        return [plan[i] for i in rng.permutation(len(plan))]
+
+    def make(self, plan: list, epoch: int, step: int, rows: range) -> Batch:
+        shape, chosen = plan[step]
         return pad_pairs(self.corpus.take(chosen[rows.start : rows.stop], epoch), shape, len(rows))
 
 
@@ -254,57 +261,109 @@ def evaluation_buckets(corpus: Corpus, batch_size: int, buckets: int) -> Iterato
 
 def pad_pairs(pairs: Sequence[Pair], shape: tuple[int, int], rows: int) -> Batch:
     """Pairs as a batch of `rows` rows and (source, target) lengths `shape`, EOS included."""
-    source = np.full((rows, shape[0]), PAD, np.int32)
-    inputs, targets = np.full((2, rows, shape[1]), PAD, np.int32)
-    for row, pair in enumerate(pairs):
-        put(pair, source[row], inputs[row], targets[row])
-    return Batch(source, inputs, targets, (targets != PAD).astype(np.float32), np.zeros(targets.shape, bool))
+    row_k = np.arange(len(pairs))
+    source = end_to_end([source for source, _ in pairs], row_k, (rows, shape[0]))
+    batch = decoded([target for _, target in pairs], row_k, (rows, shape[1]))
+    return batch._replace(source_bs=source, resets_bt=np.zeros(batch.resets_bt.shape, bool))
 
 
-def put(pair: Pair, source: np.ndarray, inputs: np.ndarray, targets: np.ndarray) -> None:
-    """Puts a pair where these views begin, each side ended by EOS."""
-    source_ids, target_ids = pair
-    source[: len(source_ids)], source[len(source_ids)] = source_ids, EOS
-    targets[: len(target_ids)], targets[len(target_ids)] = target_ids, EOS
-    inputs[0], inputs[1 : len(target_ids) + 1] = BOS, target_ids
+def end_to_end(texts: Sequence[np.ndarray], row_k: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """int32 `shape`: the texts, each ended by EOS, one after the other in the rows `row_k`, ascending.
+
+    All at once, as an assignment for each short text takes longer than all else.
+    """
+    size_k = np.fromiter(map(len, texts), np.int64, len(texts)) + 1
+    end_k = np.cumsum(size_k)
+    inside = np.ones(size_k.sum(), bool)
+    inside[end_k - 1] = False
+    flat = np.full(len(inside), EOS, np.int32)
+    flat[inside] = np.concatenate([flat[:0], *texts])
+    used_b = np.bincount(row_k, size_k, shape[0])
+    ids = np.full(shape, PAD, np.int32)
+    ids[np.arange(shape[1]) < used_b[:, None]] = flat
+    return ids
+
+
+def decoded(texts: Sequence[np.ndarray], row_k: np.ndarray, shape: tuple[int, int]) -> Batch:
+    """A batch without source: the decoder writes the texts of a row one after the other, its state reset at each."""
+    targets = end_to_end(texts, row_k, shape)
+    inputs = np.empty(shape, np.int32)
+    inputs[:, 0], inputs[:, 1:] = EOS, targets[:, :-1]
+    real = targets != PAD
+    resets = (inputs == EOS) & real
+    inputs[resets], inputs[~real] = BOS, PAD
+    return Batch(None, inputs, targets, real.astype(np.float32), resets)
 
 
 def _chunks(members: np.ndarray, size: int) -> list[np.ndarray]:
     return [members[i : i + size] for i in range(0, len(members), size)]
 
 
-def _shapes(lengths: np.ndarray, buckets: int) -> list[tuple[int, int]]:
-    """At most `buckets` (source, target) lengths that leave the least padding, smallest first.
+LEVELS = 128  # lengths of a side that shapes are chosen from
 
-    Pairs are ordered by total length and cut into runs; a dynamic programme over the places to cut finds the best.
+
+def _shapes(lengths: np.ndarray, buckets: int) -> list[tuple[int, int]]:
+    """At most `buckets` (source, target) lengths that leave little padding, smallest first.
+
+    One after the other is put where it saves the most; each time, all move in turn to where they save the most while
+    the others stay, until none can save any more. The sides are free of each other: a pair that is long on one side only
+    need not make a shape larger for the many that are not.
     """
-    total = lengths.sum(axis=1)
-    keys = np.unique(total)
-    # tallest[i][j]: lengths that hold all pairs of keys[i..j]; held[j]: number of pairs up to key j.
-    peaks = np.array([lengths[total == key].max(axis=0) for key in keys])
-    held = np.concatenate([[0], np.cumsum([np.sum(total == key) for key in keys])])
-    best = np.full((buckets + 1, len(keys) + 1), np.inf)
-    best[:, 0] = 0
-    choice = np.zeros(best.shape, int)
-    for j in range(1, len(keys) + 1):
-        tallest = np.maximum.accumulate(peaks[:j][::-1])[::-1].sum(axis=1)
-        cost = tallest * (held[j] - held[:j])
-        for k in range(1, buckets + 1):
-            totals = best[k - 1, :j] + cost
-            choice[k, j] = totals.argmin()
-            best[k, j] = totals[choice[k, j]]
-    shapes, j = [], len(keys)
-    for k in range(buckets, 0, -1):
-        if j == 0:
-            break
-        i = choice[k, j]
-        shapes.append(tuple(int(x) for x in peaks[i:j].max(axis=0)))
-        j = i
-    return sorted(set(shapes), key=sum)
+    (source, source_level), (target, target_level) = (_levels(side) for side in lengths.T)
+    total = source[:, None] + target  # positions of a pair that is padded to these levels
+    cells = np.bincount(source_level * len(target) + target_level, minlength=total.size)
+    count = cells.reshape(total.shape)  # pairs
+    shapes: list[tuple[int, int]] = []  # as places in this grid
+    for _ in range(buckets):
+        shapes.append(_placed(shapes, count, total))
+        before, held = 0, _held(shapes, count, total)
+        while held != before:
+            for k in range(len(shapes)):
+                shapes[k] = _placed(shapes[:k] + shapes[k + 1 :], count, total)
+            before, held = held, _held(shapes, count, total)
+    members = _assign(lengths, sorted([(int(source[s]), int(target[t])) for s, t in shapes], key=sum))
+    # Between two levels there may be no pair as long as the upper one, and some shapes may be of no use.
+    return sorted({tuple(lengths[m].max(axis=0).tolist()) for m in members if len(m)}, key=lambda s: (sum(s), s))
+
+
+def _levels(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(levels, ascending; number of each length's level): the lengths themselves, or near them if they are many."""
+    levels = np.flatnonzero(np.bincount(lengths))
+    longest = int(levels[-1])
+    if len(levels) > LEVELS:
+        levels = np.unique(np.ceil(np.geomspace(levels[0], longest, LEVELS)).astype(np.int64))
+    return levels, np.searchsorted(levels, np.arange(longest + 1))[lengths]
+
+
+def _owner(shapes: list[tuple[int, int]], total: np.ndarray) -> np.ndarray:
+    """For each place of the grid the smallest shape that holds it; -1 where none does."""
+    owner = np.full(total.shape, -1)
+    for k in sorted(range(len(shapes)), key=lambda k: -total[shapes[k]]):
+        owner[: shapes[k][0] + 1, : shapes[k][1] + 1] = k
+    return owner
+
+
+def _held(shapes: list[tuple[int, int]], count: np.ndarray, total: np.ndarray) -> int:
+    """Positions that all pairs take."""
+    owner = _owner(shapes, total)
+    return sum(int(count[owner == k].sum() * total[shape]) for k, shape in enumerate(shapes))
+
+
+def _placed(rest: list[tuple[int, int]], count: np.ndarray, total: np.ndarray) -> tuple[int, int]:
+    """Where one shape beside the rest leaves the least padding; it holds what they do not."""
+    owner = _owner(rest, total)
+    saved = -count[owner < 0].sum() * total
+    for k, shape in enumerate(rest):
+        moved = np.where(owner == k, count, 0).cumsum(axis=0).cumsum(axis=1)  # pairs that a shape here takes from this
+        saved += moved * np.maximum(total[shape] - total, 0)
+    least = np.argwhere((owner < 0) & (count > 0)).max(axis=0, initial=0)
+    saved[: least[0]] = saved[:, : least[1]] = np.iinfo(saved.dtype).min
+    return tuple(int(i) for i in np.unravel_index(saved.argmax(), saved.shape))
 
 
 def _assign(lengths: np.ndarray, shapes: Sequence[tuple[int, int]]) -> list[np.ndarray]:
     """For each shape, the pairs for which it is the first that holds them."""
-    fits = np.array([(lengths <= shape).all(axis=1) for shape in shapes])
-    first = fits.argmax(axis=0)
-    return [np.flatnonzero((first == k) & fits[k]) for k in range(len(shapes))]
+    first = np.full(len(lengths), len(shapes))
+    for k in reversed(range(len(shapes))):
+        first[(lengths[:, 0] <= shapes[k][0]) & (lengths[:, 1] <= shapes[k][1])] = k
+    return [np.flatnonzero(first == k) for k in range(len(shapes))]

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from lm.data.batches import Batch, Layout, put
+from lm.data.batches import Batch, Layout, decoded, end_to_end
 from lm.data.corpus import Corpus
-from lm.data.tokenizers import PAD
+from lm.data.tokenizers import EOS
 
 OPEN = 128  # rows that are filled side by side
 
@@ -29,42 +29,30 @@ class Packed(Layout):
         self.rows = [pack(each, self.shape, seed) for each in lengths]  # of each variant
         self.most = max(len(row) for rows in self.rows for row in rows)  # examples in a row
         self._has_source = has_source
-        self._orders: dict[int, np.ndarray] = {}
         super().__init__()
         self.padding = 1 - int(lengths[0].sum()) / (self.steps(0) * batch_size * sum(self.shape))
 
     def steps(self, epoch: int) -> int:
         return -(-len(self.rows[epoch % self.corpus.variants]) // self.batch_size)
 
-    def make(self, epoch: int, step: int, rows: range) -> Batch:
+    def plan(self, epoch: int) -> np.ndarray:
+        """The order of the rows."""
+        return np.random.default_rng([self.seed, epoch]).permutation(len(self.rows[epoch % self.corpus.variants]))
+
+    def make(self, plan: np.ndarray, epoch: int, step: int, rows: range) -> Batch:
         packed = self.rows[epoch % self.corpus.variants]
-        if epoch not in self._orders:
-            # The epoch before stays, as threads that prefetch may still read it.
-            self._orders = {e: order for e, order in self._orders.items() if e == epoch - 1}
-            self._orders[epoch] = np.random.default_rng([self.seed, epoch]).permutation(len(packed))
-        order = self._orders[epoch]
-        chosen = [packed[i] for i in order[step * self.batch_size :][: self.batch_size][rows.start : rows.stop]]
-        pairs = iter(self.corpus.take([number for row in chosen for number in row], epoch))
+        chosen = [packed[i] for i in plan[step * self.batch_size :][: self.batch_size][rows.start : rows.stop]]
+        pairs = self.corpus.take([number for row in chosen for number in row], epoch)
+        count_b = np.array([len(row) for row in chosen], np.int64)
+        row_k = np.repeat(np.arange(len(chosen)), count_b)
         source_width, target_width = self.shape
-        source = np.full((len(rows), source_width), PAD, np.int32)
-        ends = np.full((len(rows), self.most), source_width, np.int32)
-        inputs, targets = np.full((2, len(rows), target_width), PAD, np.int32)
-        resets = np.zeros(targets.shape, bool)
-        for row, numbers in enumerate(chosen):
-            s = t = 0
-            for k, pair in enumerate(next(pairs) for _ in numbers):
-                resets[row, t] = True
-                if self._has_source:
-                    put(pair, source[row, s:], inputs[row, t:], targets[row, t:])
-                    s += len(pair[0]) + 1
-                    ends[row, k] = s - 1
-                else:
-                    put(pair, np.empty(1), inputs[row, t:], targets[row, t:])
-                t += len(pair[1]) + 1
-        weights = (targets != PAD).astype(np.float32)
+        batch = decoded([target for _, target in pairs], row_k, (len(rows), target_width))
         if not self._has_source:
-            return Batch(None, inputs, targets, weights, resets)
-        return Batch(source, inputs, targets, weights, resets, ends)
+            return batch
+        source = end_to_end([source for source, _ in pairs], row_k, (len(rows), source_width))
+        ends = np.full((len(rows), self.most), source_width, np.int32)
+        ends[row_k, np.arange(len(pairs)) - (np.cumsum(count_b) - count_b)[row_k]] = np.nonzero(source == EOS)[1]
+        return batch._replace(source_bs=source, source_ends_bk=ends)
 
 
 def pack(lengths: np.ndarray, shape: tuple[int, int], seed: int) -> list[list[int]]:

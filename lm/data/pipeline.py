@@ -230,6 +230,10 @@ class TrainingData:
         made = grain.MapDataset.range(start, stop).map(part)
         if self.workers and stop > start:
             ahead = made.to_iter_dataset(grain.ReadOptions(num_threads=0))
+            # By pipe: shared memory that an array still shows when the process ends is never unlinked by Grain.
+            ahead = grain.experimental.WithOptionsIterDataset(
+                ahead, grain.experimental.DatasetOptions(min_shm_size=2**62)
+            )
             ahead = ahead.mp_prefetch(grain.MultiprocessingOptions(num_workers=self.workers)).map(put)
             return iter(grain.experimental.ThreadPrefetchIterDataset(ahead, prefetch_buffer_size=4))
         return iter(made.map(put).to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)))
