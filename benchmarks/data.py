@@ -1,8 +1,8 @@
 """python -m benchmarks.data [--text=SPEC] [--pairs=SPEC] [--json=FILE]: what batches cost, once their ids are cached.
 
-Prints, and with --json writes: target tokens that one core makes into ready batches in each layout, and the share of
-positions that are padding. Batches are of TinyWorld by default; `--pairs=parallel:train.de,train.en --pieces=5000`
-measures other pairs. What it costs to cache ids: see `corpus.py`.
+Prints, and with --json writes: tokens a second that one core makes into ready batches, read from the cache, in each layout,
+of both sides and of targets alone; and the share of positions that are padding. Batches are of TinyWorld by default;
+`--pairs=parallel:train.de,train.en --pieces=5000` measures other pairs. What it costs to cache ids: see `corpus.py`.
 """
 
 import importlib.metadata
@@ -11,15 +11,15 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable
 
 import numpy as np
 from absl import flags
 
 from lm.config import Config, DataConfig, TokenizerConfig, validated
 from lm.data import pipeline
+from lm.data.tokenizers import PAD
 from lm.errors import program
-from lm.tasks import layout_of
+from lm.tasks import TASKS, layout_of
 
 TEXT = flags.DEFINE_string("text", "tfds:tinyworld/stories", "a source of texts")
 PAIRS = flags.DEFINE_string("pairs", "tfds:tinyworld/translate", "a source of pairs")
@@ -31,27 +31,28 @@ REPEATS = 5
 def configuration(source: str, task: str, layout: str) -> DataConfig:
     tokenizer = TokenizerConfig("unigram", 400 if source == TEXT.value else PIECES.value)
     data = DataConfig(train=source, validation=source, task=task, layout=layout, tokenizer=tokenizer)
-    data.batch_size, data.window, data.max_length, data.buckets = 64, 256 if task == "lm" else 128, 128, 8
+    data.batch_size, data.window, data.max_length = 64, 256 if task == "lm" else 128, 128
     return validated(Config(data=data)).data
 
 
-def median(measure: Callable[[], float]) -> float:
-    return float(np.median([measure() for _ in range(REPEATS)]))
-
-
-def batches(data: pipeline.TrainingData) -> float:
-    """Target tokens a second of processor time, epochs after the first included."""
+def batches(data: pipeline.TrainingData) -> tuple[float, float]:
+    """(Source and target tokens, target tokens) a second of processor time, epochs after the first included."""
     index = 0
 
     def measure():
         nonlocal index
-        begun, tokens = time.process_time(), 0.0
-        while time.process_time() - begun < 0.5:
-            tokens += data.batches[index].weights_bt.sum()
+        spent, sources, targets = 0.0, 0, 0.0
+        while spent < 0.5:
+            begun = time.process_time()
+            batch = data.batches[index]
+            spent += time.process_time() - begun
+            sources += 0 if batch.source_bs is None else np.count_nonzero(batch.source_bs != PAD)
+            targets += batch.weights_bt.sum()
             index += 1
-        return tokens / (time.process_time() - begun)
+        return (sources + targets) / spent, targets / spent
 
-    return median(measure)
+    both, target = np.median([measure() for _ in range(REPEATS)], axis=0)
+    return float(both), float(target)
 
 
 def main() -> None:
@@ -70,10 +71,13 @@ def main() -> None:
         encoded = pipeline.encode(split, tokenizer, config, training=True)
         data = pipeline.training_data(encoded, config, seed=0)
         name = f"{task}, {layout_of(config)}"
-        figures[f"{name}: target tokens/s of one core"] = batches(data)
+        both, target = batches(data)
+        if TASKS[task].has_source:
+            figures[f"{name}: source and target tokens/s of one core"] = both
+        figures[f"{name}: target tokens/s of one core"] = target
         figures[f"{name}: padding"] = data.padding
     for name, value in figures.items():
-        print(f"{name:<50} {value:,.4g}" if value < 100 else f"{name:<50} {value:,.0f}")
+        print(f"{name:<60} {value:,.4g}" if value < 100 else f"{name:<60} {value:,.0f}")
     if JSON.value:
         versions = {name: importlib.metadata.version(name) for name in ("numpy", "array_record", "sentencepiece")}
         record = {"figures": figures, "versions": versions, "machine": platform.machine(), "cores": os.cpu_count()}

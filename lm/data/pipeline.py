@@ -235,7 +235,9 @@ class TrainingData:
                 ahead, grain.experimental.DatasetOptions(min_shm_size=2**62)
             )
             ahead = ahead.mp_prefetch(grain.MultiprocessingOptions(num_workers=self.workers)).map(put)
-            return iter(grain.experimental.ThreadPrefetchIterDataset(ahead, prefetch_buffer_size=4))
+            loaded = iter(grain.experimental.ThreadPrefetchIterDataset(ahead, prefetch_buffer_size=4))
+            loaded.start_prefetch()  # processes take a second or more to start
+            return loaded
         return iter(made.map(put).to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)))
 
 
