@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from lm.models.decoder import zero_states
-from lm.recurrence.gated import dot
+from lm.recurrence.base import dot
 
 CHUNK_BYTES = 64 * 2**20  # of float32 logits held at a time
 

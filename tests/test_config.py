@@ -82,7 +82,9 @@ OTHER = {
     "model.attention": "additive",
     "model.dropout": 0.3,
     "model.tied": True,
+    "model.heads": 2,
     "model.dtype": "bfloat16",
+    "model.backward": "segments",
     "optimizer.name": "sgd",
     "optimizer.learning_rate": 0.1 + 0.2,
     "optimizer.schedule": "inverse_sqrt",
@@ -236,10 +238,10 @@ def test_text_that_is_no_json_object_is_refused(text):
 
 AT_LEAST_ONE = (
     "data.batch_size data.window data.max_length data.buckets data.evaluation_streams model.embed_dim "
-    "model.hidden_dim model.layers training.keep_checkpoints training.accumulate"
+    "model.hidden_dim model.layers model.heads training.keep_checkpoints training.accumulate"
 ).split()
 NAMES = (
-    "data.task data.tokenizer.kind model.cell model.encoder model.attention model.dtype optimizer.name "
+    "data.task data.tokenizer.kind model.cell model.encoder model.attention model.dtype model.backward optimizer.name "
     "optimizer.schedule training.parallel data.layout data.noise.kind data.tokenizer.normalization"
 ).split()
 DURATIONS = "training.steps training.eval_every training.checkpoint_every training.log_every".split()
@@ -281,6 +283,7 @@ INVALID = [
     ("model.tied", True, {"model.embed_dim": 8, "model.hidden_dim": 16}),
     # Without a source there is no attention, and nothing that brings the features to the embedding's width.
     ("model.tied", True, {"model.embed_dim": 8, "model.hidden_dim": 16, "model.attention": "dot", "data.task": "lm"}),
+    ("model.heads", 3, {"model.hidden_dim": 16}),
     ("training.accumulate", 3, {"data.batch_size": 64}),
     ("training.init_from", ":", {}),
     ("data.cleaning", 3, {}),
