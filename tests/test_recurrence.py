@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from lm.recurrence import BACKWARD, CELLS, GatedCell, RecurrentLayer, Run, State, Weights
+from lm.recurrence import BACKWARD, CELLS, GatedCell, RecurrentLayer, Run, State, Weights, linear, matrix
 
 TIME, BATCH, WIDTH, HIDDEN = 5, 3, 3, 4
 
@@ -36,6 +36,13 @@ both_ways = pytest.mark.parametrize("reverse", [False, True], ids=["forward", "r
 with_starts = pytest.mark.parametrize("heads, starts", [(1, False), (2, True)], ids=["zeros", "heads-starts"])
 # Programs so small take longest to compile, so this is done without haste for their speed.
 compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+@pytest.fixture(autouse=True)
+def _short_chunks(monkeypatch):
+    """So that these sequences have several, the last one not full."""
+    monkeypatch.setattr(linear, "CHUNK", 2)
+    monkeypatch.setattr(matrix, "CHUNK", 2)
 
 
 @pytest.fixture
@@ -185,6 +192,16 @@ def test_a_wide_batch_is_its_rows(name):
     expected = jnp.concatenate([outputs] * 6, 1), jax.tree.map(lambda x: jnp.concatenate([x] * 6), final)
     close(found, expected, rtol=1e-5, atol=1e-5)
     close(six, jax.tree.map(lambda x: 6 * x, gradient), rtol=1e-4, atol=1e-4)
+
+
+@both_ways
+@pytest.mark.parametrize("time", [1, 4, 7])
+def test_chunked_scans_equal_sequential_ones(time, reverse):
+    a, b, first = random(1, time, BATCH, HIDDEN), random(2, time, BATCH, HIDDEN), random(3, BATCH, HIDDEN)
+    found, expected = (which(a, b, first, reverse) for which in (linear.chunked, linear.sequential))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    begin = -1 if reverse else 0
+    np.testing.assert_allclose(found[begin], a[begin] * first + b[begin], rtol=1e-5)
 
 
 # ---- layers -----------------------------------------------------------------------------------------------------
