@@ -193,6 +193,9 @@ class TrainingConfig(_Section):
     label_smoothing: float = _field(
         0.0, "share of the target distribution spread over the vocabulary in training, 0 to 1"
     )
+    z_loss: float = _field(
+        0.0, "weight in training of the squared log of the softmax's normaliser, which it keeps near 1; e.g. 1e-4"
+    )
 
 
 @dataclasses.dataclass(unsafe_hash=True)
@@ -288,7 +291,9 @@ def validated(config: Config) -> Config:
         check(0 <= value < 1, path, f"{value!r} is out of range", "give at least 0 and less than 1")
     between("optimizer.final_fraction", 0, 1)
     between("data.reset_rate", 0, 1)
-    for path in "optimizer.learning_rate optimizer.weight_decay optimizer.epsilon optimizer.clip_norm".split():
+    for (
+        path
+    ) in "optimizer.learning_rate optimizer.weight_decay optimizer.epsilon optimizer.clip_norm training.z_loss".split():
         between(path, 0)
         check(math.isfinite(get(config, path)), path, "is not finite", "give a finite number")
     data, model, training = config.data, config.model, config.training

@@ -105,6 +105,7 @@ OTHER = {
     "training.init_from": "runs/a:best",
     "training.accumulate": 4,
     "training.label_smoothing": 0.05,
+    "training.z_loss": 1e-4,
 }
 ONLY_ONE = {"training.parallel"}  # fields with a single valid value
 
@@ -274,8 +275,8 @@ INVALID = [
     ),
     *((path, v, {}) for path in ("optimizer.final_fraction", "data.reset_rate") for v in (-0.1, 1.1, NAN)),
     *(
-        (f"optimizer.{name}", value, {})
-        for name in ("learning_rate", "weight_decay", "epsilon", "clip_norm")
+        (name, value, {})
+        for name in "optimizer.learning_rate optimizer.weight_decay optimizer.epsilon optimizer.clip_norm training.z_loss".split()
         for value in (-1e-9, INFINITY, NAN)
     ),
     ("optimizer.decayed", "(", {}),
