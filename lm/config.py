@@ -19,7 +19,7 @@ from typing import Any
 from lm import formats
 from lm.errors import UserError, nearest
 from lm.parallel import PARALLEL
-from lm.recurrence import CELLS
+from lm.recurrence import BACKWARD, CELLS
 from lm.tasks import TASKS, layout_of
 
 TOKENIZERS = ("bytes", "characters", "words", "unigram", "bpe")
@@ -143,7 +143,16 @@ class ModelConfig(_Section):
         0.0, "probability of dropping a unit between layers, 0 to 1; one mask per sequence (variational)"
     )
     tied: bool = _field(False, "whether the output head is the target embedding's transpose")
+    heads: int = _field(
+        1,
+        "equal parts of a layer that do not read each other's state (block-diagonal recurrent kernel); 1: all read all",
+    )
     dtype: str = _field("float32", "type of the products: float32 or bfloat16; parameters and state are float32")
+    backward: str = _field(
+        "keep",
+        "what a recurrent layer keeps for its gradient: keep (all, fastest), recompute (no gates) or "
+        "segments (the state of every sqrt(T)-th step)",
+    )
 
 
 @dataclasses.dataclass(unsafe_hash=True)
@@ -185,6 +194,9 @@ class TrainingConfig(_Section):
     )
     label_smoothing: float = _field(
         0.0, "share of the target distribution spread over the vocabulary in training, 0 to 1"
+    )
+    z_loss: float = _field(
+        0.0, "weight in training of the squared log of the softmax's normaliser, which it keeps near 1; e.g. 1e-4"
     )
 
 
@@ -256,12 +268,13 @@ def validated(config: Config) -> Config:
     choice("model.encoder", ("unidirectional", "bidirectional"))
     choice("model.attention", ("none", "dot", "additive"))
     choice("model.dtype", ("float32", "bfloat16"))
+    choice("model.backward", BACKWARD)
     choice("optimizer.name", ("adamw", "adam", "sgd"))
     choice("optimizer.schedule", ("constant", "linear", "cosine", "inverse_sqrt"))
     choice("training.parallel", PARALLEL)
     for path in (
         "data.batch_size data.window data.max_length data.buckets data.evaluation_streams model.embed_dim "
-        "model.hidden_dim model.layers training.keep_checkpoints training.accumulate"
+        "model.hidden_dim model.layers model.heads training.keep_checkpoints training.accumulate"
     ).split():
         between(path, 1)
     between("seed", 0, 2**32 - 1)
@@ -280,7 +293,9 @@ def validated(config: Config) -> Config:
         check(0 <= value < 1, path, f"{value!r} is out of range", "give at least 0 and less than 1")
     between("optimizer.final_fraction", 0, 1)
     between("data.reset_rate", 0, 1)
-    for path in "optimizer.learning_rate optimizer.weight_decay optimizer.epsilon optimizer.clip_norm".split():
+    for (
+        path
+    ) in "optimizer.learning_rate optimizer.weight_decay optimizer.epsilon optimizer.clip_norm training.z_loss".split():
         between(path, 0)
         check(math.isfinite(get(config, path)), path, "is not finite", "give a finite number")
     data, model, training = config.data, config.model, config.training
@@ -352,6 +367,12 @@ def validated(config: Config) -> Config:
         "data.tokenizer.vocab_size",
         f"a {kind} tokenizer needs a size",
         "give e.g. 8000",
+    )
+    check(
+        model.hidden_dim % model.heads == 0,
+        "model.heads",
+        f"{model.heads} does not divide the width {model.hidden_dim}",
+        "choose a divisor of model.hidden_dim",
     )
     attends = model.attention != "none" and TASKS[data.task].has_source
     check(

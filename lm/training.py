@@ -72,7 +72,7 @@ def make_train_step(
     The mean is over real target tokens of all devices and all of the `accumulate` parts, so that neither changes the
     update. A row's dropout depends on (seed, step, row of the global batch) and not on the device.
     """
-    parts, smoothing = config.training.accumulate, config.training.label_smoothing
+    parts, smoothing, z_loss = config.training.accumulate, config.training.label_smoothing, config.training.z_loss
     gradient = jax.value_and_grad(losses.teacher_forced, argnums=1, has_aux=True)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -85,7 +85,9 @@ def make_train_step(
 
         def part_gradient(total, part):
             carry, part_batch, part_keys = part
-            (loss, (count, carry)), grads = gradient(model, state.params, carry, part_batch, part_keys, smoothing)
+            (loss, (count, carry)), grads = gradient(
+                model, state.params, carry, part_batch, part_keys, smoothing, z_loss
+            )
             return jax.tree.map(jnp.add, total, (grads, loss, count)), carry
 
         zeros = (jax.tree.map(jnp.zeros_like, state.params), jnp.float32(0), jnp.float32(0))

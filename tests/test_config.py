@@ -82,7 +82,9 @@ OTHER = {
     "model.attention": "additive",
     "model.dropout": 0.3,
     "model.tied": True,
+    "model.heads": 2,
     "model.dtype": "bfloat16",
+    "model.backward": "segments",
     "optimizer.name": "sgd",
     "optimizer.learning_rate": 0.1 + 0.2,
     "optimizer.schedule": "inverse_sqrt",
@@ -103,6 +105,7 @@ OTHER = {
     "training.init_from": "runs/a:best",
     "training.accumulate": 4,
     "training.label_smoothing": 0.05,
+    "training.z_loss": 1e-4,
 }
 ONLY_ONE = {"training.parallel"}  # fields with a single valid value
 
@@ -236,10 +239,10 @@ def test_text_that_is_no_json_object_is_refused(text):
 
 AT_LEAST_ONE = (
     "data.batch_size data.window data.max_length data.buckets data.evaluation_streams model.embed_dim "
-    "model.hidden_dim model.layers training.keep_checkpoints training.accumulate"
+    "model.hidden_dim model.layers model.heads training.keep_checkpoints training.accumulate"
 ).split()
 NAMES = (
-    "data.task data.tokenizer.kind model.cell model.encoder model.attention model.dtype optimizer.name "
+    "data.task data.tokenizer.kind model.cell model.encoder model.attention model.dtype model.backward optimizer.name "
     "optimizer.schedule training.parallel data.layout data.noise.kind data.tokenizer.normalization"
 ).split()
 DURATIONS = "training.steps training.eval_every training.checkpoint_every training.log_every".split()
@@ -272,8 +275,8 @@ INVALID = [
     ),
     *((path, v, {}) for path in ("optimizer.final_fraction", "data.reset_rate") for v in (-0.1, 1.1, NAN)),
     *(
-        (f"optimizer.{name}", value, {})
-        for name in ("learning_rate", "weight_decay", "epsilon", "clip_norm")
+        (name, value, {})
+        for name in "optimizer.learning_rate optimizer.weight_decay optimizer.epsilon optimizer.clip_norm training.z_loss".split()
         for value in (-1e-9, INFINITY, NAN)
     ),
     ("optimizer.decayed", "(", {}),
@@ -281,6 +284,7 @@ INVALID = [
     ("model.tied", True, {"model.embed_dim": 8, "model.hidden_dim": 16}),
     # Without a source there is no attention, and nothing that brings the features to the embedding's width.
     ("model.tied", True, {"model.embed_dim": 8, "model.hidden_dim": 16, "model.attention": "dot", "data.task": "lm"}),
+    ("model.heads", 3, {"model.hidden_dim": 16}),
     ("training.accumulate", 3, {"data.batch_size": 64}),
     ("training.init_from", ":", {}),
     ("data.cleaning", 3, {}),

@@ -24,14 +24,14 @@ def case(dtype=jnp.float32):
     return features, kernel, bias, targets, jnp.asarray(weights, jnp.float32)
 
 
-def fused(features, kernel, bias, targets, weights, smoothing, dtype="float32"):
-    return losses.cross_entropy(features, (kernel, bias), targets, weights, smoothing, dtype)[0]
+def fused(features, kernel, bias, targets, weights, smoothing, z=0.0, dtype="float32"):
+    return losses.cross_entropy(features, (kernel, bias), targets, weights, smoothing, z, dtype)[0]
 
 
-def plain(features, kernel, bias, targets, weights, smoothing):
+def plain(features, kernel, bias, targets, weights, smoothing, z=0.0):
     """The definition, with all logits and the whole target distribution written out."""
-    wanted = (1 - smoothing) * jax.nn.one_hot(targets, V) + smoothing / V
-    return jnp.sum(optax.softmax_cross_entropy(features @ kernel + bias, wanted) * weights)
+    logits, wanted = features @ kernel + bias, (1 - smoothing) * jax.nn.one_hot(targets, V) + smoothing / V
+    return jnp.sum((optax.softmax_cross_entropy(logits, wanted) + z * jax.nn.logsumexp(logits, -1) ** 2) * weights)
 
 
 def value_and_gradient(loss, *given, smoothing, **options):
@@ -47,19 +47,38 @@ def chunks(monkeypatch):
     """Sets how many positions a chunk holds; returns how many chunks that makes."""
 
     def cut(positions):
-        monkeypatch.setattr(losses, "CHUNK_BYTES", positions * V * 4)
+        monkeypatch.setattr(losses, "BOUND", -(-positions * V * 8 * 4 // 3))
         features, kernel, _, targets, weights = case()
         return len(losses._chunks(kernel, features.reshape(-1, D), targets.ravel(), weights.ravel())[1])
 
     return cut
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("smoothing, z", [(0.0, 0.0), (0.1, 0.0), (0.1, 0.3)])
 @pytest.mark.parametrize("positions", [1, 4, 5, B * T])
-def test_it_equals_the_definition_in_value_and_gradient_however_it_is_cut(positions, smoothing, chunks):
+def test_it_equals_the_definition_in_value_and_gradient_however_it_is_cut(positions, smoothing, z, chunks):
     assert chunks(positions) == -(-B * T // positions)
-    found = value_and_gradient(fused, *case(), smoothing=smoothing)
-    close(found, value_and_gradient(plain, *case(), smoothing=smoothing))
+    found = value_and_gradient(fused, *case(), smoothing=smoothing, z=z)
+    close(found, value_and_gradient(plain, *case(), smoothing=smoothing, z=z))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_beside_operands_and_results_it_holds_less_than_the_bound_by_the_compilers_account(tied):
+    positions, width, held = 2048, 512, {}
+    for vocab in (10_000, 100_000):
+        shapes = [(positions, 1, width), (vocab, width) if tied else (width, vocab), (vocab,)]
+        given = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+        ids = jax.ShapeDtypeStruct((positions, 1), jnp.int32)
+
+        def loss(features, table, bias, targets, tied=tied):
+            weights = jnp.ones(targets.shape)
+            return losses.cross_entropy(features, (table.T if tied else table, bias), targets, weights)[0]
+
+        step = jax.jit(jax.grad(loss, (0, 1, 2))).lower(*given, ids).compile()
+        held[vocab] = step.memory_analysis().temp_size_in_bytes
+    # All logits would be 78 and 781 MiB. A tied head's gradient is that of the transpose, once more as large.
+    turned = {vocab: 4 * vocab * width * tied for vocab in held}
+    assert all(held[vocab] - turned[vocab] < 64 * 2**20 for vocab in held), held
 
 
 def test_without_smoothing_it_is_the_cross_entropy_of_the_targets():

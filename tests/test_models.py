@@ -17,7 +17,7 @@ from lm.models.embedding import dropout
 from lm.models.encoder_decoder import PAD, EncoderDecoder
 
 VOCAB, HIDDEN = 11, 6
-# Each choice of a model beside each of the others: attention, encoder, layers, tied.
+# Each choice of a model beside each of the others: attention, encoder, layers, tied, cell.
 SHAPES = [
     ("none", "bidirectional", 2, False),
     ("none", "unidirectional", 1, True),
@@ -27,6 +27,9 @@ SHAPES = [
     ("additive", "unidirectional", 1, False),
     ("none", None, 2, False),  # language models
     ("none", None, 1, True),
+    ("none", "bidirectional", 1, False, "mlstm"),
+    ("dot", "unidirectional", 2, False, "slstm"),
+    ("none", None, 2, False, "rglru"),
 ]
 LENGTHS = [(5, 3), (2, 6), (4, 1)]  # source and target, each without its EOS
 
@@ -141,7 +144,8 @@ def test_unroll_equals_a_loop_over_step(each):
         real = batch.inputs_bt[:, t] != PAD
         np.testing.assert_allclose(found[real], expected[real, t], atol=1e-5)
         # A row that has ended waits, as `unroll` lets it.
-        state = jax.tree.map(lambda new, old, real=real: np.where(real[:, None], new, old), after, state)
+        wait = lambda new, old, real=real: np.where(real.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+        state = jax.tree.map(wait, after, state)
     close(state, final)
 
 
@@ -327,7 +331,7 @@ PACKED = [
     (attention, f"{directions}directional", 2, False, cell)
     for attention in ("none", "dot", "additive")
     for directions, cell in (("uni", "lstm"), ("bi", "lstm"), ("bi", "elman"))
-]
+] + [("dot", "bidirectional", 2, False, "mlstm"), ("none", "unidirectional", 1, False, "mingru")]
 
 
 def pairs_of(seed):

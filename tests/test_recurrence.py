@@ -1,33 +1,48 @@
 """For every cell: the unrolled engine equals a loop over one step, and its gradients equal autodiff's."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from lm.recurrence import CELLS, GatedCell, RecurrentLayer, State, gated, zero_state
+from lm.recurrence import BACKWARD, CELLS, GatedCell, RecurrentLayer, Run, State, Weights, linear, matrix
 
-TIME, BATCH, WIDTH, HIDDEN = 6, 3, 4, 5
+TIME, BATCH, WIDTH, HIDDEN = 5, 3, 3, 4
 
 
 class NewCell(GatedCell):
-    """What a user writes: a cell with one gate and an inner state, in ten lines."""
+    """What a user writes: a cell with two gates and an inner state, in ten lines."""
 
     gates = 2
 
     @staticmethod
-    def pointwise(gates, inner):
-        keep, value = jnp.split(gates, 2, axis=-1)
-        inner = jax.nn.sigmoid(keep) * inner + (1 - jax.nn.sigmoid(keep)) * jnp.tanh(value)
-        return inner, jnp.sin(inner)
+    def pointwise(gates, state, own):
+        keep, value = gates
+        inner = state.inner + (1 - jax.nn.sigmoid(keep)) * (jnp.tanh(value) - state.inner)
+        return State(jnp.sin(inner), inner)
 
-    @staticmethod
-    def initial_inner(batch, hidden):
+    @classmethod
+    def initial_inner(cls, batch, hidden):
         return jnp.full((batch, hidden), 0.3)
 
 
 ALL_CELLS = {**CELLS, "new": NewCell}
+every_cell = pytest.mark.parametrize("name", ALL_CELLS)
+both_ways = pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reversed"])
+# Heads, and whether resets go to given states: each beside each other choice somewhere.
+with_starts = pytest.mark.parametrize("heads, starts", [(1, False), (2, True)], ids=["zeros", "heads-starts"])
+# Programs so small take longest to compile, so this is done without haste for their speed.
+compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+@pytest.fixture(autouse=True)
+def _short_chunks(monkeypatch):
+    """So that these sequences have several, the last one not full."""
+    monkeypatch.setattr(linear, "CHUNK", 2)
+    monkeypatch.setattr(matrix, "CHUNK", 2)
 
 
 @pytest.fixture
@@ -40,118 +55,221 @@ def random(seed, *shape, dtype=jnp.float32):
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
 
 
-def case(cell, dtype=jnp.float32):
-    """Everything `gated.unroll` takes, with ragged masks and resets."""
-    gates = cell.gates * HIDDEN
-    state = jax.tree.map(lambda x: random(9, *x.shape, dtype=dtype) * 0.3, zero_state(cell, BATCH, HIDDEN))
-    mask_tb = jnp.arange(TIME)[:, None] < jnp.array([6, 4, 1])
-    resets = [2, 3, 0, 5], [0, 1, 2, 1]  # the last one is where the mask is False
-    reset_tb = jnp.zeros((TIME, BATCH), bool).at[resets].set(True)
-    return (
-        random(1, TIME, BATCH, gates, dtype=dtype),
-        random(2, HIDDEN, gates, dtype=dtype) * 0.5,
-        state,
-        mask_tb,
-        reset_tb,
-    )
+def layer_of(cell, heads=1, dtype="float32", backward="keep"):
+    return RecurrentLayer(cell, WIDTH, HIDDEN, heads, dtype, backward)
 
 
-def starts_of(cell, dtype=jnp.float32):
-    """A state for each reset to take; the numbers where there is no reset must not matter."""
-    return jax.tree.map(lambda x: random(8, TIME, *x.shape, dtype=dtype), zero_state(cell, BATCH, HIDDEN))
+def weights_of(cell, heads=1, dtype=jnp.float32) -> Weights:
+    """As a layer has them, but random and none of them 0."""
+    layer, ids = layer_of(cell, heads), jnp.zeros((BATCH, WIDTH))
+    given = ids, cell.zero_state(BATCH, HIDDEN, heads)
+    shapes = jax.eval_shape(lambda: layer.init(jax.random.key(0), *given, method="step"))["params"]
+    params = {n: random(i, *s.shape, dtype=dtype) * 0.7 for i, (n, s) in enumerate(sorted(shapes.items()))}
+    known = {name: params.pop(name, None) for name in ("kernel", "bias", "recurrent_kernel")}
+    return Weights(**known, own=params)
 
 
-def loop(cell, gates_tbg, recurrent_hg, state, mask_tb, reset_tb, reverse, dtype="float32", starts=None):
+def case(cell, heads=1, starts=False, dtype=jnp.float32, time=TIME):
+    """(weights, inputs, state, mask, reset, starts) of `unroll`: ragged masks and resets, the state one that a step leaves."""
+    weights = weights_of(cell, heads, dtype)
+    zero = jax.tree.map(lambda x: x.astype(dtype), cell.zero_state(BATCH, HIDDEN, heads))
+    state = cell.step(Run(heads), weights, random(21, BATCH, WIDTH, dtype=dtype), zero)
+    mask_tb = jnp.arange(time)[:, None] < jnp.array([time, time - 2, 1])
+    resets = [2, 3, 0, time - 1], [0, 1, 2, 1]  # the last one is where the mask is False
+    reset_tb = jnp.zeros((time, BATCH), bool).at[resets].set(True)
+    starts_tbz = random(23, time, BATCH, cell.start_blocks() * HIDDEN, dtype=dtype) if starts else None
+    return weights, random(22, time, BATCH, WIDTH, dtype=dtype), state, mask_tb, reset_tb, starts_tbz
+
+
+def loop(cell, run, weights, inputs_tbd, state, mask_tb, reset_tb, starts_tbz=None):
     """The definition: one step after the other, differentiated by JAX."""
-    outputs = [None] * TIME
-    for t in reversed(range(TIME)) if reverse else range(TIME):
-        fresh = jax.tree.map(lambda x, t=t: x[t], starts) or zero_state(cell, BATCH, HIDDEN)
-        state = jax.tree.map(lambda s, f, t=t: jnp.where(reset_tb[t][:, None], f, s), state, fresh)
-        new = gated.step(cell, gates_tbg[t], recurrent_hg, state, dtype)
-        state = jax.tree.map(lambda n, s, t=t: jnp.where(mask_tb[t][:, None], n, s), new, state)
+    outputs = [None] * len(inputs_tbd)
+    where = lambda chosen_b, new, old: jnp.where(chosen_b.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+    for t in reversed(range(len(inputs_tbd))) if run.reverse else range(len(inputs_tbd)):
+        fresh = cell.zero_state(BATCH, HIDDEN, run.heads)
+        if starts_tbz is not None:
+            fresh = cell.start(starts_tbz[t], run.heads)
+        state = jax.tree.map(functools.partial(where, reset_tb[t]), fresh, state)
+        new = cell.step(run, weights, inputs_tbd[t], state)
+        state = jax.tree.map(functools.partial(where, mask_tb[t]), new, state)
         outputs[t] = state.output_bh
     return jnp.stack(outputs), state
 
 
-@pytest.mark.parametrize("reverse", [False, True])
+def both(cell, run, given):
+    """(unroll, loop)"""
+    return tuple(
+        compiled(functools.partial(which, run))(*given) for which in (cell.unroll, functools.partial(loop, cell))
+    )
+
+
+def close(found, expected, **tolerance):
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **tolerance), found, expected)
+
+
+@both_ways
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("name", ALL_CELLS)
-@pytest.mark.parametrize("starts", [lambda cell: None, starts_of], ids=["zero", "starts"])
-def test_unroll_equals_a_loop_over_step(starts, name, dtype, reverse):
-    cell = ALL_CELLS[name]
-    outputs, final = gated.unroll(cell, *case(cell), reverse, dtype, starts(cell))
-    expected_outputs, expected_final = loop(cell, *case(cell), reverse, dtype, starts(cell))
-    np.testing.assert_allclose(outputs, expected_outputs, atol=1e-6)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), final, expected_final)
-    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves((outputs, final)))
+@with_starts
+@every_cell
+def test_unroll_equals_a_loop_over_step(name, heads, starts, dtype, reverse):
+    found, expected = both(ALL_CELLS[name], Run(heads, dtype, "keep", reverse), case(ALL_CELLS[name], heads, starts))
+    # A product's operand on the edge of two bfloat16 numbers may go either way.
+    close(found, expected, rtol=1e-5, atol=1e-5 if dtype == "float32" else 2e-2)
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(found))
 
 
-@pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("name", ALL_CELLS)
-@pytest.mark.parametrize("starts", [lambda cell, dtype: None, starts_of], ids=["zero", "starts"])
-def test_gradient_equals_autodiff_in_float64(starts, name, reverse, float64):
-    cell = ALL_CELLS[name]
-    gates_tbg, recurrent_hg, state, mask_tb, reset_tb = case(cell, jnp.float64)
-    weights = jax.tree.map(lambda x: random(3, *x.shape, dtype=jnp.float64), (gates_tbg[..., :HIDDEN], state))
+def gradients(cell, run, given, unroll=None):
+    """By `unroll` and by autodiff of the loop, of all that `unroll` is a function of."""
+    weights, inputs_tbd, state, mask_tb, reset_tb, starts_tbz = given
+    wanted = jax.eval_shape(functools.partial(loop, cell, run), *given)
+    directions = jax.tree.map(lambda x: random(3, *x.shape, dtype=jnp.float64), wanted)
 
-    def objective(run):
-        def value(gates_tbg, recurrent_hg, state, starts):
-            found = run(cell, gates_tbg, recurrent_hg, state, mask_tb, reset_tb, reverse, "float32", starts)
-            found = (found[0], State(*found[1]))
-            return sum(jax.tree.leaves(jax.tree.map(lambda a, w: jnp.sum(jnp.sin(a) * w), found, weights)))
+    def of(which):
+        def value(weights, inputs_tbd, state, starts_tbz):
+            found = which(run, weights, inputs_tbd, state, mask_tb, reset_tb, starts_tbz)
+            return sum(jax.tree.leaves(jax.tree.map(lambda a, d: jnp.sum(jnp.sin(a) * d), found, directions)))
 
-        given = gates_tbg, recurrent_hg, state, starts(cell, jnp.float64)
-        return jax.grad(value, argnums=(0, 1, 2, 3))(*given)
+        return compiled(jax.grad(value, argnums=(0, 1, 2, 3)))(weights, inputs_tbd, state, starts_tbz)
 
-    ours, theirs = objective(gated.unroll), objective(loop)
-    assert jax.tree.leaves(ours)[0].dtype == jnp.float64
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), ours, theirs)
+    return of(unroll or cell.unroll), of(functools.partial(loop, cell))
+
+
+@both_ways
+@with_starts
+@every_cell
+def test_gradient_equals_autodiff_in_float64(name, heads, starts, reverse, float64):
+    given = case(ALL_CELLS[name], heads, starts, jnp.float64)
+    # Either choice of what is kept is tried with each cell.
+    run = Run(heads, "float32", "recompute" if starts else "keep", reverse)
+    ours, theirs = gradients(ALL_CELLS[name], run, given)
+    assert all(leaf.dtype == jnp.float64 for leaf in jax.tree.leaves(ours))
+    close(ours, theirs, rtol=1e-9, atol=1e-12)
 
 
 def test_gradient_by_finite_differences(float64):
-    gates_tbg, recurrent_hg, state, mask_tb, reset_tb = case(CELLS["lstm"], jnp.float64)
-    value = lambda *a: gated.unroll(CELLS["lstm"], *a, mask_tb, reset_tb, False, "float32")
-    check_grads(value, (gates_tbg, recurrent_hg, state), order=1, modes=["rev"])
+    weights, inputs_tbd, state, *rest = case(CELLS["lstm"], dtype=jnp.float64)
+    value = lambda *given: CELLS["lstm"].unroll(Run(), *given, *rest)
+    check_grads(value, (weights, inputs_tbd, state), order=1, modes=["rev"])
 
 
-@pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("name", ALL_CELLS)
+@both_ways
+@every_cell
 def test_more_padding_changes_nothing(name, reverse):
-    cell = ALL_CELLS[name]
-    gates_tbg, recurrent_hg, state, mask_tb, reset_tb = case(cell)
-    outputs, final = gated.unroll(cell, gates_tbg, recurrent_hg, state, mask_tb, reset_tb, reverse, "float32")
+    cell, run = ALL_CELLS[name], Run(reverse=reverse)
+    weights, inputs_tbd, state, mask_tb, reset_tb, _ = case(cell)
+    unroll = compiled(functools.partial(cell.unroll, run))
+    outputs, final = unroll(weights, inputs_tbd, state, mask_tb, reset_tb)
     pad = lambda x: jnp.concatenate([x, jnp.zeros((3, *x.shape[1:]), x.dtype)])
-    noise = pad(gates_tbg).at[TIME:].set(7.0)
-    padded, same = gated.unroll(cell, noise, recurrent_hg, state, pad(mask_tb), pad(reset_tb), reverse, "float32")
-    np.testing.assert_array_equal(padded[:TIME], outputs)
-    jax.tree.map(np.testing.assert_array_equal, same, final)
+    noise = pad(inputs_tbd).at[TIME:].set(7.0)
+    padded, same = unroll(weights, noise, state, pad(mask_tb), pad(reset_tb))
+    close((padded[:TIME], same), (outputs, final), rtol=1e-6, atol=1e-6)
 
 
-def test_padding_gets_no_gradient():
-    gates_tbg, recurrent_hg, state, mask_tb, reset_tb = case(CELLS["lstm"])
-    value = lambda g: jnp.sum(
-        gated.unroll(CELLS["lstm"], g, recurrent_hg, state, mask_tb, reset_tb, False, "float32")[0] ** 2
-    )
-    gradient = np.asarray(jax.grad(value)(gates_tbg))
+@every_cell
+def test_padding_gets_no_gradient(name):
+    cell = ALL_CELLS[name]
+    weights, inputs_tbd, state, mask_tb, reset_tb, _ = case(cell)
+    value = lambda x: jnp.sum(cell.unroll(Run(), weights, x, state, mask_tb, reset_tb)[0] ** 2)
+    gradient = np.asarray(compiled(jax.grad(value))(inputs_tbd))
     assert (gradient[~np.asarray(mask_tb)] == 0).all()
     assert (np.abs(gradient[np.asarray(mask_tb)]).sum(axis=-1) > 0).all()
 
 
-@pytest.mark.parametrize("name", ALL_CELLS)
+@every_cell
+def test_a_wide_batch_is_its_rows(name):
+    """A wide one takes another path on a CPU."""
+    cell = ALL_CELLS[name]
+    weights, inputs_tbd, state, mask_tb, reset_tb, _ = case(cell)
+    narrow = (inputs_tbd, state, mask_tb, reset_tb)
+    wide = tuple(
+        jax.tree.map(lambda x, axis=axis: jnp.concatenate([x] * 6, axis), each)
+        for each, axis in zip(narrow, (1, 0, 1, 1), strict=True)
+    )
+    value = lambda weights, *given: (lambda f: (jnp.sum(f[0] ** 2), f))(cell.unroll(Run(), weights, *given))
+    step = compiled(jax.value_and_grad(value, has_aux=True))
+    ((_, (outputs, final)), gradient), ((_, found), six) = step(weights, *narrow), step(weights, *wide)
+    expected = jnp.concatenate([outputs] * 6, 1), jax.tree.map(lambda x: jnp.concatenate([x] * 6), final)
+    close(found, expected, rtol=1e-5, atol=1e-5)
+    close(six, jax.tree.map(lambda x: 6 * x, gradient), rtol=1e-4, atol=1e-4)
+
+
+@both_ways
+@pytest.mark.parametrize("time", [1, 4, 7])
+def test_chunked_scans_equal_sequential_ones(time, reverse):
+    a, b, first = random(1, time, BATCH, HIDDEN), random(2, time, BATCH, HIDDEN), random(3, BATCH, HIDDEN)
+    found, expected = (which(a, b, first, reverse) for which in (linear.chunked, linear.sequential))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    begin = -1 if reverse else 0
+    np.testing.assert_allclose(found[begin], a[begin] * first + b[begin], rtol=1e-5)
+
+
+# ---- layers -----------------------------------------------------------------------------------------------------
+
+
+@every_cell
 def test_layer_step_equals_layer_unroll(name):
-    layer = RecurrentLayer(ALL_CELLS[name], WIDTH, HIDDEN, "float32")
+    layer = layer_of(ALL_CELLS[name], heads=2)
     inputs_tbd = random(4, TIME, BATCH, WIDTH)
     real, none = jnp.ones((TIME, BATCH), bool), jnp.zeros((TIME, BATCH), bool)
-    state = zero_state(ALL_CELLS[name], BATCH, HIDDEN)
+    state = ALL_CELLS[name].zero_state(BATCH, HIDDEN, 2)
     variables = layer.init(jax.random.key(0), inputs_tbd, state, real, none, method="unroll")
     outputs, final = layer.apply(variables, inputs_tbd, state, real, none, method="unroll")
+    step = compiled(functools.partial(layer.apply, method="step"))
     for t in range(TIME):
-        state = layer.apply(variables, inputs_tbd[t], state, method="step")
-        np.testing.assert_allclose(state.output_bh, outputs[t], atol=1e-6)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), state, final)
+        state = step(variables, inputs_tbd[t], state)
+        np.testing.assert_allclose(state.output_bh, outputs[t], rtol=1e-5, atol=1e-5)
+    close(state, final, rtol=1e-5, atol=1e-5)
+
+
+def unroll_by(backward):
+    """`unroll` of a layer, as a function of its weights."""
+
+    def unroll(cell, run, weights, inputs_tbd, state, mask_tb, reset_tb, starts_tbz):
+        layer = layer_of(cell, run.heads, run.dtype, backward)
+        params = {**weights._asdict(), **weights.own}
+        params = {name: value for name, value in params.items() if name != "own" and value is not None}
+        given = inputs_tbd, state, mask_tb, reset_tb, run.reverse, starts_tbz
+        return layer.apply({"params": params}, *given, method="unroll")
+
+    return unroll
+
+
+@both_ways
+@pytest.mark.parametrize("time", [5, 7, 9])
+def test_segments_change_no_output_and_no_gradient(time, reverse, float64):
+    cell, run = CELLS["gru"], Run(reverse=reverse)
+    given = case(cell, 1, True, jnp.float64, time)
+    close(*gradients(cell, run, given, functools.partial(unroll_by("segments"), cell)), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["lstm"])
+def test_what_is_kept_for_the_gradient_is_what_the_choice_says(name):
+    """Float32 numbers of temporary memory, by the compiler's own account; of four layers, for those of one must be there."""
+    time, batch, hidden = 256, 4, 32
+    cell, peaks = CELLS[name], {}
+    sequence = jnp.zeros((time, batch, hidden))
+    mask_tb, reset_tb = jnp.ones((time, batch), bool), jnp.zeros((time, batch), bool)
+    for backward in BACKWARD:
+        layer = RecurrentLayer(cell, hidden, hidden, backward=backward)
+        given = cell.zero_state(batch, hidden), mask_tb, reset_tb
+        variables = jax.eval_shape(
+            lambda layer=layer, given=given: layer.init(jax.random.key(0), sequence, *given, method="unroll")
+        )
+
+        def value(variables, layer=layer, given=given):
+            outputs = sequence
+            for _ in range(4):
+                outputs, _ = layer.apply(variables, outputs, *given, method="unroll")
+            return jnp.sum(outputs**2)
+
+        memory = jax.jit(jax.grad(value)).lower(variables).compile().memory_analysis()
+        peaks[backward] = memory.temp_size_in_bytes / (4 * time * batch * hidden)
+    assert peaks["segments"] < peaks["recompute"] < peaks["keep"], peaks
 
 
 def test_bfloat16_products_differ_from_float32():
-    full, _ = gated.unroll(CELLS["lstm"], *case(CELLS["lstm"]), False, "float32")
-    half, _ = gated.unroll(CELLS["lstm"], *case(CELLS["lstm"]), False, "bfloat16")
+    cell = CELLS["lstm"]
+    full, _ = cell.unroll(Run(), *case(cell))
+    half, _ = cell.unroll(Run(dtype="bfloat16"), *case(cell))
     assert 0 < np.abs(full - half).max() < 0.05

@@ -7,13 +7,14 @@ from flax import linen as nn
 from lm.config import ModelConfig
 from lm.models.attention import Attention
 from lm.models.embedding import dropout
-from lm.models.encoder import Encoder, Memory, take
-from lm.recurrence import CELLS, RecurrentLayer, State, zero_state
+from lm.models.encoder import Encoder, Memory, recurrent_layer, take
+from lm.recurrence import CELLS, State
 
 
 def zero_states(config: ModelConfig, batch: int) -> tuple[State, ...]:
     """One `State` a layer: what a language model starts from."""
-    return tuple(zero_state(CELLS[config.cell], batch, config.hidden_dim) for _ in range(config.layers))
+    cell = CELLS[config.cell]
+    return tuple(cell.zero_state(batch, config.hidden_dim, config.heads) for _ in range(config.layers))
 
 
 class Decoder(nn.Module):
@@ -32,31 +33,19 @@ class Decoder(nn.Module):
         value_dim = Encoder.value_dim(config)
         context = value_dim if self.attends else 0
         self.layers = [
-            RecurrentLayer(
-                CELLS[config.cell],
-                config.hidden_dim + context if depth else config.embed_dim,
-                config.hidden_dim,
-                config.dtype,
-            )
+            recurrent_layer(config, config.hidden_dim + context if depth else config.embed_dim)
             for depth in range(config.layers)
         ]
         if self.has_memory:
-            leaves = len(jax.tree.leaves(zero_states(config, 1)[0]))
-            self.bridge = [nn.Dense(leaves * config.hidden_dim) for _ in range(config.layers)]
+            width = CELLS[config.cell].start_blocks() * config.hidden_dim
+            self.bridge = [nn.Dense(width) for _ in range(config.layers)]
         if self.attends:
             self.attention = Attention(config, value_dim)
             self.combine = nn.Dense(config.embed_dim if config.tied else config.hidden_dim, dtype=config.dtype)
 
     def initial_state(self, memory: Memory) -> tuple[State, ...]:
-        """One `State` a layer, read from the fixed-length vector: `tanh(dense(summary))`."""
-        zeros = zero_states(self.config, memory.summary_nz.shape[0])
-
-        def read(bridge, zero):
-            leaves, structure = jax.tree.flatten(zero)
-            parts = jnp.split(jnp.tanh(bridge(memory.summary_nz)), len(leaves), axis=-1)
-            return jax.tree.unflatten(structure, parts)
-
-        return tuple(read(bridge, zero) for bridge, zero in zip(self.bridge, zeros, strict=True))
+        """One `State` a layer, read from the fixed-length vector: what the cell makes of `tanh(dense(summary))`."""
+        return tuple(CELLS[self.config.cell].start(each, self.config.heads) for each in self._starts(memory))
 
     def keys(self, values_bsd: jax.Array) -> jax.Array:
         """What attention matches its queries with."""
@@ -73,17 +62,17 @@ class Decoder(nn.Module):
     ) -> tuple[jax.Array, tuple[State, ...]]:
         """features_btd (float32) and the final state. Feeding the gold tokens is teacher forcing."""
         rate, finals, context_tbd = self.config.dropout, [], None
-        starts, example_bt = [None] * len(state), None
+        starts_tbz, example_bt = [None] * len(state), None
         if memory is not None and memory.segments_bs is not None:
             example_bt = jnp.cumsum(reset_bt, axis=1) - 1
-            starts = jax.tree.map(lambda each_bkh: take(each_bkh, example_bt).swapaxes(0, 1), state)
+            starts_tbz = [take(each_bkz, example_bt).swapaxes(0, 1) for each_bkz in self._starts(memory)]
             state = jax.tree.map(lambda each_bkh: each_bkh[:, 0], state)
         values_tbd = inputs_btd.swapaxes(0, 1)
         for depth, (layer, before) in enumerate(zip(self.layers, state, strict=True)):
             values_tbd = dropout(values_tbd, rate, keys_b, place=100 + depth)
             if context_tbd is not None:
                 values_tbd = jnp.concatenate([values_tbd, context_tbd], axis=-1)
-            values_tbd, final = layer.unroll(values_tbd, before, mask_bt.T, reset_bt.T, starts=starts[depth])
+            values_tbd, final = layer.unroll(values_tbd, before, mask_bt.T, reset_bt.T, starts_tbz=starts_tbz[depth])
             finals.append(final)
             if depth == 0 and self.attends:
                 context_btd = self._attend(values_tbd.swapaxes(0, 1), memory, example_bt)
@@ -108,6 +97,9 @@ class Decoder(nn.Module):
         if context_bd is not None:
             values_bd = self._combine(values_bd, context_bd)
         return values_bd, tuple(after)
+
+    def _starts(self, memory):
+        return [jnp.tanh(bridge(memory.summary_nz)) for bridge in self.bridge]
 
     def _attend(self, queries_bth, memory, example_bt=None):
         mask_bts = memory.mask_bs[:, None]

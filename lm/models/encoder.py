@@ -8,7 +8,13 @@ from flax import linen as nn
 
 from lm.config import ModelConfig
 from lm.models.embedding import dropout
-from lm.recurrence import CELLS, RecurrentLayer, zero_state
+from lm.recurrence import CELLS, RecurrentLayer
+
+
+def recurrent_layer(config: ModelConfig, inputs: int, name: str | None = None) -> RecurrentLayer:
+    """One layer as the configuration has it."""
+    cell = CELLS[config.cell]
+    return RecurrentLayer(cell, inputs, config.hidden_dim, config.heads, config.dtype, config.backward, name=name)
 
 
 class Memory(NamedTuple):
@@ -50,14 +56,8 @@ class Encoder(nn.Module):
             values_sbd = dropout(values_sbd, config.dropout, keys_b, place=depth)
             outputs = []
             for direction in self.directions(config):
-                layer = RecurrentLayer(
-                    CELLS[config.cell],
-                    values_sbd.shape[-1],
-                    config.hidden_dim,
-                    config.dtype,
-                    name=f"layer_{depth}_{direction}",
-                )
-                start = zero_state(CELLS[config.cell], mask_bs.shape[0], config.hidden_dim)
+                layer = recurrent_layer(config, values_sbd.shape[-1], f"layer_{depth}_{direction}")
+                start = CELLS[config.cell].zero_state(mask_bs.shape[0], config.hidden_dim, config.heads)
                 reverse = direction == "backward"
                 first_bk, last_bk = (ends_bk, begins_bk) if reverse else (begins_bk, ends_bk)
                 reset_sb = jnp.zeros_like(mask_sb) if first_bk is None else _marks(first_bk, len(mask_sb))

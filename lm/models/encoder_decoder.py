@@ -9,7 +9,7 @@ from lm.models.decoder import Decoder, zero_states
 from lm.models.embedding import Embedding
 from lm.models.encoder import Encoder, Memory, segments
 from lm.recurrence import State
-from lm.recurrence.gated import dot
+from lm.recurrence.base import dot
 
 PAD = 0  # the id that fills rows up; the same for every tokenizer
 
@@ -63,7 +63,7 @@ class EncoderDecoder(nn.Module):
         """features_btd and the final state.
 
         `reset_bt` is True where a document starts and the state is cleared. Where the rows of `memory` are packed, the
-        k-th reset of a row starts its k-th example: from the k-th `state`, and with attention to its source alone.
+        k-th reset of a row starts its k-th example: from its own `initial_state`, and with attention to its source alone.
         """
         reset_bt = jnp.zeros_like(inputs_bt, bool) if reset_bt is None else reset_bt
         return self.decoder.unroll(self.embedding(inputs_bt), state, memory, inputs_bt != PAD, reset_bt, keys_b)

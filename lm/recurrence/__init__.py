@@ -1,12 +1,26 @@
-"""Recurrence: small cells, and the engine that runs any of them at full speed.
+"""Recurrence: small cells, and the engines that run any of them at full speed.
 
-A new cell is a class in `cells.py` (ten lines: its pointwise part) and its line here.
+A new gated cell is a class in `cells.py` (ten lines: its pointwise part), a linear one in `linear.py`, and its line here.
 """
 
-from lm.recurrence.cells import LSTM, Elman, GatedCell
-from lm.recurrence.gated import State, zero_state
+from lm.recurrence.base import BACKWARD, Cell, Run, State, Weights
+from lm.recurrence.cells import GRU, LSTM, SLSTM, Elman, LayerNormLSTM, PeepholeLSTM
+from lm.recurrence.gated import GatedCell
 from lm.recurrence.layer import RecurrentLayer
+from lm.recurrence.linear import RGLRU, LinearCell, MinGRU, MinLSTM
+from lm.recurrence.matrix import MLSTM
 
-CELLS: dict[str, type[GatedCell]] = {"lstm": LSTM, "elman": Elman}
+CELLS: dict[str, type[Cell]] = {
+    "lstm": LSTM,
+    "gru": GRU,
+    "elman": Elman,
+    "peephole": PeepholeLSTM,
+    "layernorm": LayerNormLSTM,
+    "slstm": SLSTM,
+    "mingru": MinGRU,
+    "minlstm": MinLSTM,
+    "rglru": RGLRU,
+    "mlstm": MLSTM,
+}
 
-__all__ = ["CELLS", "GatedCell", "RecurrentLayer", "State", "zero_state"]
+__all__ = ["BACKWARD", "CELLS", "Cell", "GatedCell", "LinearCell", "RecurrentLayer", "Run", "State", "Weights"]

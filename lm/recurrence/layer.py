@@ -3,37 +3,51 @@
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax import lax
 
-from lm.recurrence import gated
-from lm.recurrence.cells import GatedCell
-from lm.recurrence.gated import State
+from lm.recurrence.base import Cell, Run, State, Weights
 
 
-def _orthogonal_blocks(key: jax.Array, shape: tuple[int, int]) -> jax.Array:
-    """[hidden, gates * hidden]: one orthogonal matrix for each gate."""
-    hidden, gates = shape[0], shape[1] // shape[0]
+def _orthogonal_blocks(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """[hidden, gates * hidden]: one orthogonal matrix for each gate; or that of each head."""
+    *heads, hidden, width = shape
+    if heads:
+        return jnp.stack([_orthogonal_blocks(k, (hidden, width)) for k in jax.random.split(key, heads[0])])
     orthogonal = nn.initializers.orthogonal()
-    return jnp.concatenate([orthogonal(k, (hidden, hidden)) for k in jax.random.split(key, gates)], axis=1)
+    keys = jax.random.split(key, width // hidden)
+    return jnp.concatenate([orthogonal(k, (hidden, hidden)) for k in keys], axis=1)
 
 
 class RecurrentLayer(nn.Module):
-    """`step` and `unroll` with the same parameters: `kernel` [inputs, g], `recurrent_kernel` [h, g], `bias` [g]."""
+    """`step` and `unroll` with the same parameters: `kernel` [inputs, g], `bias` [g], those of the cell's own, [h] each, and of
+    gated cells `recurrent_kernel`: [h, g], or with `heads` [heads, h / heads, g / heads].
 
-    cell: type[GatedCell]
+    `backward` is what the gradient finds kept, beside inputs, outputs and what the cell carries, all of them [t, b, h]:
+    "keep": the gates [t, b, g] too, fastest. "recompute": nothing; gates are computed again, a step at a time.
+    "segments": what is carried after every sqrt(t)-th step alone; the stretch from there is run again.
+    """
+
+    cell: type[Cell]
     inputs: int
     hidden: int
-    dtype: str
+    heads: int = 1
+    dtype: str = "float32"
+    backward: str = "keep"
 
     def setup(self):
-        width = self.cell.gates * self.hidden
+        cell, hidden, heads = self.cell, self.hidden, self.heads
+        width = cell.width(hidden, heads)
         self.kernel = self.param("kernel", nn.initializers.glorot_uniform(), (self.inputs, width))
-        self.recurrent_kernel = self.param("recurrent_kernel", _orthogonal_blocks, (self.hidden, width))
-        self.bias = self.param("bias", lambda key: self.cell.initial_bias(self.hidden))
+        self.bias = self.param("bias", lambda key: cell.initial_bias(hidden, heads))
+        self.recurrent_kernel = None
+        if cell.recurrent:
+            shape = (hidden, width) if heads == 1 else (heads, hidden // heads, width // heads)
+            self.recurrent_kernel = self.param("recurrent_kernel", _orthogonal_blocks, shape)
+        self.own = {name: self.param(name, initial) for name, initial in cell.own(hidden).items()}
 
     def step(self, inputs_bd: jax.Array, state: State) -> State:
         """One time step; the output is `State.output_bh`."""
-        gates_bg = gated.dot(inputs_bd, self.kernel, self.dtype) + self.bias
-        return gated.step(self.cell, gates_bg, self.recurrent_kernel, state, self.dtype)
+        return self.cell.step(Run(self.heads, self.dtype), self._weights(), inputs_bd, state)
 
     def unroll(
         self,
@@ -42,12 +56,39 @@ class RecurrentLayer(nn.Module):
         mask_tb: jax.Array,
         reset_tb: jax.Array,
         reverse: bool = False,
-        starts: State | None = None,
+        starts_tbz: jax.Array | None = None,
     ) -> tuple[jax.Array, State]:
-        """All time steps; returns outputs_tbh and the final state. See `gated.unroll` for mask, reset and starts."""
-        time, batch, width = inputs_tbd.shape
-        gates_ng = gated.dot(inputs_tbd.reshape(-1, width), self.kernel, self.dtype) + self.bias
-        gates_tbg = gates_ng.reshape(time, batch, -1)
-        return gated.unroll(
-            self.cell, gates_tbg, self.recurrent_kernel, state, mask_tb, reset_tb, reverse, self.dtype, starts
-        )
+        """All time steps; returns outputs_tbh, float32, and the final state.
+
+        Args:
+            inputs_tbd: time first.
+            state: what the first step (the last one, if `reverse`) starts from.
+            mask_tb: bool; where False the state, output included, stays as it was.
+            reset_tb: bool; where True the state is set anew before the step.
+            reverse: from the last step to the first.
+            starts_tbz: what `Cell.start` makes the state of, where `reset_tb` is True; None is `zero_state` everywhere.
+        """
+        weights, time = self._weights(), len(inputs_tbd)
+        run = Run(self.heads, self.dtype, self.backward, reverse)
+        over_time = (inputs_tbd, mask_tb, reset_tb, starts_tbz)
+        if self.backward != "segments":
+            return self._unroll(run, weights, state, over_time)
+        length = max(1, round(time**0.5))
+        fill = -time % length
+        # What fills the last segment is masked; a run in reverse meets it first and leaves the state alone.
+        cut = lambda x: jnp.pad(x, [(0, fill)] + [(0, 0)] * (x.ndim - 1)).reshape(-1, length, *x.shape[1:])
+
+        @jax.checkpoint
+        def segment(state, part):
+            outputs_tbh, state = self._unroll(run._replace(backward="keep"), weights, state, part)
+            return state, outputs_tbh
+
+        final, outputs = lax.scan(segment, state, jax.tree.map(cut, over_time), reverse=reverse)
+        return outputs.reshape(-1, *outputs.shape[2:])[:time], final
+
+    def _unroll(self, run, weights, state, over_time):
+        inputs_tbd, mask_tb, reset_tb, starts_tbz = over_time
+        return self.cell.unroll(run, weights, inputs_tbd, state, mask_tb, reset_tb, starts_tbz)
+
+    def _weights(self):
+        return Weights(self.kernel, self.bias, self.recurrent_kernel, self.own)

@@ -1,0 +1,192 @@
+"""The linear engine: `h_t = a_t * h_{t-1} + b_t`, with a gradient of its own; `a` and `b` are of the input alone.
+
+So time is parallel in training, and a step of sampling has constant cost. The gradient is the same recurrence run the
+other way, `g_t = dh_t + a_{t+1} * g_{t+1}`, and everything else is done for all time steps at once.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from lm.recurrence.base import Cell, Run, State, Weights, dot, project
+
+CHUNK = 64  # time steps that one associative scan covers
+
+
+class LinearCell(Cell):
+    """A cell sets `gates`, the number of blocks of the input product, and `coefficients`; its output is its state."""
+
+    recurrent = False
+
+    @staticmethod
+    def coefficients(gates: tuple[jax.Array, ...], own: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        """(a, b); all arrays broadcast to [..., units]. Must be differentiable by JAX."""
+        raise NotImplementedError
+
+    @classmethod
+    def step(cls, run: Run, weights: Weights, inputs_bd: jax.Array, state: State) -> State:
+        a, b = _coefficients(cls, weights.own, project(weights, inputs_bd, run.dtype))
+        return State(a * state.output_bh + b, ())
+
+    @classmethod
+    def unroll(cls, run, weights, inputs_tbd, state, mask_tb, reset_tb, starts_tbz=None):
+        return unroll(cls, run, weights, inputs_tbd, state, mask_tb, reset_tb, starts_tbz)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def unroll(
+    cell: type[LinearCell],
+    run: Run,
+    weights: Weights,
+    inputs_tbd: jax.Array,
+    state: State,
+    mask_tb: jax.Array,
+    reset_tb: jax.Array,
+    starts_tbh: jax.Array | None = None,
+) -> tuple[jax.Array, State]:
+    """As `gated.unroll`; `starts_tbh` are states."""
+    return _forward(cell, run, weights, inputs_tbd, state, mask_tb, reset_tb, starts_tbh)[0]
+
+
+def _forward(cell, run, weights, inputs_tbd, state, mask_tb, reset_tb, starts_tbh):
+    gates_tbg = project(weights, inputs_tbd, run.dtype)
+    a_tbh, b_tbh = _affine(cell, mask_tb, reset_tb, weights.own, gates_tbg, starts_tbh)
+    outputs_tbh = scan(a_tbh, b_tbh, state.output_bh, run.reverse)
+    kept = gates_tbg if run.backward == "keep" else None
+    saved = (weights, inputs_tbd, kept, state.output_bh, outputs_tbh, mask_tb, reset_tb, starts_tbh)
+    return (outputs_tbh, State(outputs_tbh[0 if run.reverse else -1], ())), saved
+
+
+def _backward(cell, run, saved, gradients):
+    weights, inputs_tbd, gates_tbg, first_bh, outputs_tbh, mask_tb, reset_tb, starts_tbh = saved
+    d_outputs_tbh, d_final = gradients
+    if gates_tbg is None:  # not before the gradient is there, nor shared with the forward pass, which would keep it
+        again_tbd, d_outputs_tbh = lax.optimization_barrier((inputs_tbd, d_outputs_tbh))
+        gates_tbg = project(weights, again_tbd, run.dtype)
+    affine = functools.partial(_affine, cell, mask_tb, reset_tb)
+    (a_tbh, _), pullback = jax.vjp(affine, weights.own, gates_tbg, starts_tbh)
+    d_states_tbh = d_outputs_tbh.at[0 if run.reverse else -1].add(d_final.output_bh)
+    last = jnp.zeros_like(first_bh)
+    # What multiplies the state after a step is the next step's `a`.
+    ends = (last[None], a_tbh[:-1]) if run.reverse else (a_tbh[1:], last[None])
+    d_b_tbh = scan(jnp.concatenate(ends), d_states_tbh, last, not run.reverse)
+    ends = (outputs_tbh[1:], first_bh[None]) if run.reverse else (first_bh[None], outputs_tbh[:-1])
+    d_own, d_gates_tbg, d_starts_tbh = pullback((d_b_tbh * jnp.concatenate(ends), d_b_tbh))
+    start = -1 if run.reverse else 0
+    d_first = State(a_tbh[start] * d_b_tbh[start], ())
+
+    rows_ng = d_gates_tbg.reshape(-1, d_gates_tbg.shape[-1])
+    inputs_nd = inputs_tbd.reshape(len(rows_ng), -1)
+    d_weights = Weights(dot(inputs_nd.T, rows_ng, run.dtype), rows_ng.sum(0), None, d_own)
+    d_inputs_tbd = dot(rows_ng, weights.kernel.T, run.dtype).reshape(inputs_tbd.shape)
+    return d_weights, d_inputs_tbd, d_first, None, None, d_starts_tbh
+
+
+unroll.defvjp(_forward, _backward)
+
+
+def _coefficients(cell, own, gates):
+    return cell.coefficients(tuple(jnp.split(gates, cell.gates, axis=-1)), own)
+
+
+def _affine(cell, mask_tb, reset_tb, own, gates_tbg, starts_tbh):
+    """(a, b) with masks, `h = h`, and resets, `h = start` before the step, in them."""
+    a, b = _coefficients(cell, own, gates_tbg)
+    mask, reset = mask_tb[..., None], reset_tb[..., None]
+    a, b = jnp.where(mask, a, 1), jnp.where(mask, b, 0)
+    if starts_tbh is not None:
+        b = jnp.where(reset, a * starts_tbh + b, b)
+    return jnp.where(reset, 0, a), b
+
+
+# ---- the scan ---------------------------------------------------------------------------------------------------
+
+
+def scan(a_tbh: jax.Array, b_tbh: jax.Array, first_bh: jax.Array, reverse: bool) -> jax.Array:
+    """States of every step of `h_t = a_t * h_{t-1} + b_t`: chunked, or one step after the other on a CPU.
+
+    There a step of a batch fills the cores, and nothing is read or written twice.
+    """
+    choices = {"cpu": sequential, "default": chunked}
+    choices = {name: functools.partial(which, reverse=reverse) for name, which in choices.items()}
+    return lax.platform_dependent(a_tbh, b_tbh, first_bh, **choices)
+
+
+def sequential(a_tbh, b_tbh, first_bh, reverse):
+    def body(state, now):
+        state = now[0] * state + now[1]
+        return state, state
+
+    return lax.scan(body, first_bh, (a_tbh, b_tbh), reverse=reverse, unroll=4)[1]
+
+
+def chunked(a_tbh, b_tbh, first_bh, reverse):
+    """Associative scans inside all chunks at once, then one step a chunk: work linear in time for a chunk's size."""
+    time = len(a_tbh)
+    length = min(CHUNK, time)
+    fill = [(0, -time % length), (0, 0), (0, 0)]
+    cut = lambda x: x.reshape(-1, length, *x.shape[1:])
+    # Steps that fill up change nothing.
+    a, b = cut(jnp.pad(a_tbh, fill, constant_values=1)), cut(jnp.pad(b_tbh, fill))
+    combine = lambda one, two: (one[0] * two[0], one[1] * two[0] + two[1])
+    a, b = lax.associative_scan(combine, (a, b), axis=1, reverse=reverse)
+    end = 0 if reverse else -1
+
+    def body(state, now):
+        return now[0] * state + now[1], state
+
+    _, befores = lax.scan(body, first_bh, (a[:, end], b[:, end]), reverse=reverse)
+    return (a * befores[:, None] + b).reshape(-1, *first_bh.shape)[:time]
+
+
+# ---- cells ------------------------------------------------------------------------------------------------------
+
+
+class MinGRU(LinearCell):
+    """A GRU whose gate and candidate are of the input alone (Feng et al., 2024). Gates: update, candidate."""
+
+    gates = 2
+
+    @staticmethod
+    def coefficients(gates, own):
+        update, candidate = gates
+        return jax.nn.sigmoid(-update), jax.nn.sigmoid(update) * candidate
+
+
+class MinLSTM(LinearCell):
+    """Forget and input gates of the input alone, scaled to add up to 1 (Feng et al., 2024). Gates: forget, input, candidate."""
+
+    gates = 3
+
+    @staticmethod
+    def coefficients(gates, own):
+        forget, write, candidate = gates
+        odds = jax.nn.log_sigmoid(forget) - jax.nn.log_sigmoid(write)
+        return jax.nn.sigmoid(odds), jax.nn.sigmoid(-odds) * candidate
+
+
+class RGLRU(LinearCell):
+    """Real-gated linear recurrent unit (De et al., 2024, "Griffin"): `a = exp(-8 softplus(decay) r)`, `b = sqrt(1 - a^2) i x`.
+
+    Gates: recurrence r, input i, and x. A unit's own `decay` starts so that `a` of an open gate is 0.9 to 0.999.
+    """
+
+    gates = 3
+
+    @staticmethod
+    def coefficients(gates, own):
+        recurrence, write, value = gates
+        log_a = -8 * jax.nn.softplus(own["decay"]) * jax.nn.sigmoid(recurrence)
+        # The root's slope at 0 is infinite, and `a` is 1 in float32 where a gate is closed.
+        scale = jnp.sqrt(jnp.maximum(-jnp.expm1(2 * log_a), 1e-12))
+        return jnp.exp(log_a), scale * jax.nn.sigmoid(write) * value
+
+    @classmethod
+    def own(cls, hidden):
+        def decay(key):
+            open_gate = jax.random.uniform(key, (hidden,), minval=0.9, maxval=0.999)
+            return jnp.log(jnp.expm1(-jnp.log(open_gate) / 8))
+
+        return {"decay": decay}

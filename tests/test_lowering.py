@@ -1,0 +1,53 @@
+"""A step of training lowers for a TPU and for a GPU, on a machine that has neither."""
+
+import re
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from lm import optimizers, training
+from lm.config import Config, DataConfig, ModelConfig, OptimizerConfig, TrainingConfig
+from lm.data.batches import Batch
+from lm.models.encoder_decoder import EncoderDecoder
+from lm.parallel import AXIS
+
+ROWS, TIME, VOCAB = 16, 8, 12
+
+
+def step_and_arguments(cell: str, attention: str = "dot"):
+    """A step of training of an encoder-decoder on packed rows, in bfloat16, and the shapes that it takes."""
+    config = Config(
+        data=DataConfig(train="text:", task="seq2seq", batch_size=ROWS),
+        model=ModelConfig(cell=cell, embed_dim=8, hidden_dim=8, layers=1, attention=attention, dtype="bfloat16"),
+        optimizer=OptimizerConfig(),
+        training=TrainingConfig(),
+    )
+    model = EncoderDecoder(config.model, VOCAB, has_encoder=True)
+    params = jax.eval_shape(lambda: training.initial_params(model, 0))
+    optimizer = optimizers.optimizer(config.optimizer, optax.constant_schedule(1e-3), params)
+    state = jax.eval_shape(lambda: training.initial_state(model, optimizer, config, training.initial_params(model, 0)))
+    ids, flags = np.ones((ROWS, TIME), np.int32), np.zeros((ROWS, TIME), bool)
+    batch = Batch(ids, ids, ids, np.ones((ROWS, TIME), np.float32), flags, np.full((ROWS, 2), TIME, np.int32))
+    step = training.make_train_step(model, optimizer, config)
+    add_axis = lambda tree: jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), tree)
+    return jax.vmap(step, axis_name=AXIS), (add_axis(state), add_axis(batch))
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rglru", "mlstm"])
+def test_a_step_of_training_lowers_for_tpu_and_cuda(cell):
+    step, arguments = step_and_arguments(cell)
+    for platform in ("tpu", "cuda"):
+        exported = jax.export.export(jax.jit(step), platforms=[platform])(*arguments)
+        assert exported.platforms == (platform,)
+        assert "bf16" in exported.mlir_module()
+
+
+@pytest.mark.parametrize("cell", ["lstm", "rglru"])
+def test_the_products_of_recurrence_and_head_are_bfloat16_and_accumulate_in_float32(cell):
+    step, arguments = step_and_arguments(cell, attention="none")
+    text = jax.export.export(jax.jit(step), platforms=["tpu"])(*arguments).mlir_module()
+    types = re.findall(r"stablehlo.dot_general .* : (\(.*\)) -> (\S+)", text)
+    halves = [result for operands, result in types if "bf16" in operands]
+    assert len(halves) > len(types) / 2 and not any("bf16" in result for result in halves)
