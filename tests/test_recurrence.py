@@ -273,3 +273,15 @@ def test_bfloat16_products_differ_from_float32():
     full, _ = cell.unroll(Run(), *case(cell))
     half, _ = cell.unroll(Run(dtype="bfloat16"), *case(cell))
     assert 0 < np.abs(full - half).max() < 0.05
+
+
+@every_cell
+def test_a_gradient_in_bfloat16_is_near_that_in_float32(name):
+    """And every product of it exists on this platform."""
+    cell, found = ALL_CELLS[name], {}
+    weights, *given = case(cell, 2, True)
+    for dtype in ("float32", "bfloat16"):
+        value = lambda weights, run=Run(2, dtype): jnp.sum(jnp.sin(cell.unroll(run, weights, *given)[0]))
+        found[dtype] = jax.tree.leaves(jax.jit(jax.grad(value))(weights))
+    for half, full in zip(found["bfloat16"], found["float32"], strict=True):
+        assert 0 < np.linalg.norm(half - full) < 0.05 * np.linalg.norm(full)
