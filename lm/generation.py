@@ -160,7 +160,7 @@ def _encode(model, params, source_bs):
     return memory, model.apply({"params": params}, memory, method="initial_state")
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=3)  # the state is written where it was read
 def _ingest(model, params, inputs_bt, state):
     return model.apply({"params": params}, inputs_bt, state, method="unroll")[1]
 

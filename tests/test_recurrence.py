@@ -243,7 +243,7 @@ def test_segments_change_no_output_and_no_gradient(time, reverse, float64):
     close(*gradients(cell, run, given, functools.partial(unroll_by("segments"), cell)), rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["lstm"])
+@pytest.mark.parametrize("name", ["lstm", "rglru"])
 def test_what_is_kept_for_the_gradient_is_what_the_choice_says(name):
     """Float32 numbers of temporary memory, by the compiler's own account; of four layers, for those of one must be there."""
     time, batch, hidden = 256, 4, 32
@@ -273,3 +273,17 @@ def test_bfloat16_products_differ_from_float32():
     full, _ = cell.unroll(Run(), *case(cell))
     half, _ = cell.unroll(Run(dtype="bfloat16"), *case(cell))
     assert 0 < np.abs(full - half).max() < 0.05
+
+
+@every_cell
+def test_a_gradient_in_bfloat16_is_near_that_in_float32(name):
+    """And every product of it exists on this platform."""
+    cell, found = ALL_CELLS[name], {}
+    weights, *given = case(cell, 2, True)
+    for dtype in ("float32", "bfloat16"):
+        unroll = functools.partial(cell.unroll, Run(2, dtype))
+        value = lambda weights, unroll=unroll: jnp.sum(jnp.sin(unroll(weights, *given)[0]))
+        gradient = jax.jit(jax.grad(value))(weights)
+        found[dtype] = np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(gradient)])
+    distance = np.linalg.norm(found["bfloat16"] - found["float32"])
+    assert 0 < distance < 0.05 * np.linalg.norm(found["float32"])

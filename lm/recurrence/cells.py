@@ -131,8 +131,8 @@ class SLSTM(GatedCell):
 
     @classmethod
     def initial_inner(cls, batch, hidden):
-        zeros = jnp.zeros((batch, hidden))
-        return zeros, jnp.ones_like(zeros), zeros
+        # Three arrays, for a loop that writes where it read must not find two in one place.
+        return jnp.zeros((batch, hidden)), jnp.ones((batch, hidden)), jnp.zeros((batch, hidden))
 
     @classmethod
     def initial_bias(cls, hidden, heads):

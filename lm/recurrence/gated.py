@@ -50,10 +50,18 @@ class GatedCell(Cell):
 
 
 def step(cell: type[GatedCell], run: Run, weights: Weights, inputs_bd: jax.Array, state: State) -> State:
-    """One time step."""
-    before, transposed = _inward(state, run.heads), _transposed(weights, run)
-    gates = _gates(cell, *_products(cell, run, transposed, inputs_bd.T, before.output_bh))
-    return _outward(cell.pointwise(tuple(gates), before, _own(weights, run)), run.heads)
+    """One time step, a row of the batch at a time, so that nothing is transposed: in a loop that would be done anew each step."""
+    units, own = _units(run, weights), _own(weights, run)
+    column = lambda x: x.reshape(*x.shape[:-1], *units, 1)
+    recurrent_bg = _recur_rows(cell, run, weights.recurrent_kernel, state.output_bh)
+    products = project(weights, inputs_bd, run.dtype), recurrent_bg
+    from_inputs, recurrent = (x.reshape(len(x), cell.gates, *units, 1) for x in products)
+
+    def row(from_inputs, recurrent, state):
+        return cell.pointwise(tuple(_gates(cell, from_inputs, recurrent)), state, own)
+
+    after = jax.vmap(row)(from_inputs, recurrent, jax.tree.map(column, state))
+    return jax.tree.map(lambda x: x.reshape(len(x), -1), after)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -200,6 +208,17 @@ def _recur(cell, run, recurrent_gh, output):
     product = dot(recurrent_gh, output, run.dtype)
     blocks = product.reshape(*product.shape[:-2], cell.gates, -1, product.shape[-1])
     return jnp.moveaxis(blocks, -3, -4) if run.heads > 1 else blocks
+
+
+def _recur_rows(cell, run, kernel, output_bh):
+    """`y R`, [b, gates * hidden], of one step."""
+    if run.heads == 1:
+        return dot(output_bh, kernel, run.dtype)
+    output_kbi = output_bh.reshape(len(output_bh), run.heads, -1).swapaxes(0, 1)
+    # XLA on a CPU turns the transpose of a product into a product that it has not got in bfloat16.
+    product_kbg = lax.optimization_barrier(dot(output_kbi, kernel, run.dtype))
+    blocks_kbgi = product_kbg.reshape(*product_kbg.shape[:2], cell.gates, -1)
+    return blocks_kbgi.transpose(1, 2, 0, 3).reshape(len(output_bh), -1)
 
 
 def _recur_back(run, kernel, d_blocks):

@@ -62,9 +62,9 @@ def _forward(cell, run, weights, inputs_tbd, state, mask_tb, reset_tb, starts_tb
 def _backward(cell, run, saved, gradients):
     weights, inputs_tbd, gates_tbg, first_bh, outputs_tbh, mask_tb, reset_tb, starts_tbh = saved
     d_outputs_tbh, d_final = gradients
-    if gates_tbg is None:  # not before the gradient is there, nor shared with the forward pass, which would keep it
-        again_tbd, d_outputs_tbh = lax.optimization_barrier((inputs_tbd, d_outputs_tbh))
-        gates_tbg = project(weights, again_tbd, run.dtype)
+    if gates_tbg is None:
+        # In pieces: the one product of the forward pass would be taken for this one, and kept.
+        gates_tbg = lax.map(lambda inputs_bd: project(weights, inputs_bd, run.dtype), inputs_tbd, batch_size=CHUNK)
     affine = functools.partial(_affine, cell, mask_tb, reset_tb)
     (a_tbh, _), pullback = jax.vjp(affine, weights.own, gates_tbg, starts_tbh)
     d_states_tbh = d_outputs_tbh.at[0 if run.reverse else -1].add(d_final.output_bh)

@@ -23,7 +23,8 @@ class MLSTM(Cell):
     """`kernel` has blocks query, key, value, output gate, and one column a head for input and for forget gates.
 
     A state is started by one key and one value, written with weight 1. For the gradient, "keep" holds what the products
-    inside chunks made, about [t, b, heads, CHUNK] numbers; "recompute" the carried memory of each chunk alone.
+    inside chunks made, about [t, b, heads, CHUNK] numbers; "recompute" the carried memory of each chunk alone. `dtype` is that
+    of the input products; those inside chunks are float32.
     """
 
     gates = 4
