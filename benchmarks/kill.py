@@ -32,6 +32,7 @@ TIMES = {
     "logged_seconds",
     "waited",
     "logged_waited",
+    "saving",
     "tokens_per_second",
     "waiting_for_data",
 }  # what may differ between two runs of one configuration
@@ -172,6 +173,19 @@ def differences(one: pathlib.Path, other: pathlib.Path) -> list[str]:
             if leaves.get(name) != other_leaves.get(name)
         ]
     return found
+
+
+def close(one: pathlib.Path, other: pathlib.Path, tolerance: float) -> list[str]:
+    """As `differences`, of runs whose devices add in another order: losses of every line within the relative tolerance."""
+    records, others = ([_timeless(r) for r in run_directory.read_metrics(epath.Path(base))] for base in (one, other))
+    lines = [[(record["step"], record["split"]) for record in each] for each in (records, others)]
+    if lines[0] != lines[1]:
+        return [f"metrics.jsonl: {lines[0]} against {lines[1]}"]
+    return [
+        f"metrics.jsonl: {a} against {b}"
+        for a, b in zip(records, others, strict=True)
+        if abs(a["loss"] - b["loss"]) > tolerance * abs(b["loss"])
+    ]
 
 
 def _content(path: pathlib.Path) -> bytes | None:
