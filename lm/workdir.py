@@ -208,7 +208,9 @@ class MetricsLog:
                 if record["step"] <= step and step:
                     kept.append(line)
         write_whole(self.path, "".join(line + "\n" for line in kept))
-        self._file = self.path.open("a")
+        # Nothing can be appended to in a bucket, so there the file, which is small, is written anew with each line.
+        self._written = [line + "\n" for line in kept]
+        self._file = None if "://" in str(workdir) else self.path.open("a")
         self._events = EventFileWriter(str(workdir))
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
         # TensorBoard drops what other files say of later steps.
@@ -227,8 +229,13 @@ class MetricsLog:
             summary=summary_pb2.Summary(value=values),
         )
         try:
-            self._file.write(json.dumps(record) + "\n")
-            self._file.flush()
+            line = json.dumps(record) + "\n"
+            if self._file:
+                self._file.write(line)
+                self._file.flush()
+            else:
+                self._written.append(line)
+                self.path.write_text("".join(self._written))
             self._events.add_event(event)
         except OSError as error:
             require_there(self.path.parent)
@@ -237,7 +244,8 @@ class MetricsLog:
 
     def close(self) -> None:
         with contextlib.suppress(OSError):  # every line was flushed, and a failure raised then
-            self._file.close()
+            if self._file:
+                self._file.close()
         with contextlib.suppress(OSError):
             self._events.close()
 
