@@ -25,6 +25,12 @@ config_flags.register_flag_parser_for_type(config.Duration, _AsGiven())
 config_flags.register_flag_parser_for_type(config.Names, _AsGiven())
 CONFIG = config_flags.DEFINE_config_file("config", "configs/tinyworld.py", "the configuration, a Python file")
 WORKDIR = flags.DEFINE_string("workdir", "", "the run's directory; default runs/NAME of the config file")
+PROFILE = flags.DEFINE_string("profile", "", "START:STOP, steps that are traced into WORKDIR/profile")
+COORDINATOR = flags.DEFINE_string(
+    "coordinator", "auto", "many hosts: ADDRESS:PORT of the first; auto: as JAX finds it; none: this host alone"
+)
+PROCESSES = flags.DEFINE_integer("processes", -1, "many hosts: how many; -1: as JAX finds it")
+PROCESS = flags.DEFINE_integer("process", -1, "many hosts: which one this is, from 0; -1: as JAX finds it")
 
 
 def check_arguments(argv: list[str]) -> None:
@@ -43,11 +49,24 @@ def check_arguments(argv: list[str]) -> None:
 
 
 def main() -> None:
-    from lm.training import train  # after the flags, so that --help and mistakes answer at once
+    chosen, profile = config.validated(CONFIG.value), steps_of(PROFILE.value)
 
-    chosen = config.validated(CONFIG.value)
+    from lm import hosts  # after the flags, so that --help and mistakes answer at once
+    from lm.training import train
+
+    hosts.join(COORDINATOR.value, PROCESSES.value, PROCESS.value)
     name = pathlib.Path(flags.FLAGS["config"].config_filename.split(":")[0]).stem
-    train(chosen, epath.Path(WORKDIR.value or f"runs/{name}").expanduser())
+    train(chosen, epath.Path(WORKDIR.value or f"runs/{name}").expanduser(), profile, flags.FLAGS.debug)
+
+
+def steps_of(text: str) -> tuple[int, int] | None:
+    """The first and last step of `START:STOP`."""
+    start, colon, stop = text.partition(":")
+    if not text:
+        return None
+    if not (colon and start.isdecimal() and stop.isdecimal() and 0 < int(start) <= int(stop)):
+        raise UserError("--profile", f"{text!r} is not START:STOP", "give the first and the last step, e.g. 100:110")
+    return int(start), int(stop)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,18 @@
-"""python -m benchmarks.kill [--kills=10] [--layout=streams|buckets|both] [--workdir=DIR] [--seed=0]
+"""python -m benchmarks.kill [--kills=10] [--layout=streams|buckets|both] [--hosts=1] [--workdir=DIR] [--seed=0]
 
 Trains a small model without a break, and again killed by SIGKILL at random moments and restarted each time. Exits with
 0 only if both runs end with the same checkpoints (parameters, optimizer, carried state), bit for bit, and the same
 metrics.jsonl, times aside.
 """
 
+import contextlib
 import json
 import os
 import pathlib
 import re
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -32,6 +35,7 @@ TIMES = {
     "logged_seconds",
     "waited",
     "logged_waited",
+    "saving",
     "tokens_per_second",
     "waiting_for_data",
 }  # what may differ between two runs of one configuration
@@ -84,17 +88,45 @@ def command(config: Config, workdir: pathlib.Path) -> list[str]:
 # ---- killing ----------------------------------------------------------------------------------------------------
 
 
-def run(command: list[str], environment: dict[str, str]) -> float:
+def start(command: list[str], environment: dict[str, str], hosts: int, log: pathlib.Path) -> list[subprocess.Popen]:
+    """`command` as one process, or as the hosts of one run, each a process; `log` is of the first one's output.
+
+    Of several, each writes its errors to a file beside it.
+    """
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    begun = []
+    for host in range(hosts):
+        place = [f"--coordinator=localhost:{port}", f"--processes={hosts}", f"--process={host}"]
+        files = [log if host == 0 else os.devnull, log.with_suffix(f".host{host}")][: min(hosts, 2)]
+        with contextlib.ExitStack() as stack:
+            out, *error = [stack.enter_context(open(file, "wb")) for file in files]
+            arguments = [*command, *(place if hosts > 1 else [])]
+            error = error[0] if error else None
+            begun.append(subprocess.Popen(arguments, cwd=ROOT, env=environment, stdout=out, stderr=error))
+    return begun
+
+
+def run(command: list[str], environment: dict[str, str], hosts: int, log: pathlib.Path) -> float:
     """Runs to the end; returns seconds."""
     begun = time.monotonic()
-    subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, check=True)
+    codes = [process.wait() for process in start(command, environment, hosts, log)]
+    if any(codes):
+        raise UserError(str(log), f"the run ended with exit codes {codes}", f"read its messages, or {log.stem}.host*")
     return time.monotonic() - begun
 
 
 def run_killed(
-    command: list[str], environment: dict[str, str], workdir: pathlib.Path, steps: int, kills: int, seed: int
+    command: list[str],
+    environment: dict[str, str],
+    workdir: pathlib.Path,
+    steps: int,
+    kills: int,
+    seed: int,
+    hosts: int = 1,
 ) -> list[str]:
-    """Runs to the end, killed `kills` times on the way; returns where each kill hit.
+    """Runs to the end, killed `kills` times on the way, of several hosts one; returns where each kill hit.
 
     A moment is uniform over what is expected of a life: its start-up, and twice its share of the steps that are left.
     How long these take is learnt from the lives before; the first, of which nothing is known, ends while it trains.
@@ -108,32 +140,41 @@ def run_killed(
         moment = rng.uniform(0, startup + 2 * (steps - done) / (kills - len(hits) + 1) * pace)
         target = done + int((moment - startup) / pace)
         lines: list[tuple[float, int]] = []  # when each step was reported
-        with log_path.open("wb") as log:
-            process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log)
-            begun = time.monotonic()
-            while process.poll() is None:
-                time.sleep(0.005)
-                now, reported = time.monotonic() - begun, _steps_in(log_path)
-                if reported and (not lines or lines[-1][1] != reported[-1]):
-                    lines.append((now, reported[-1]))
-                if (moment < startup and now >= moment) or (moment >= startup and lines and lines[-1][1] >= target):
-                    # The lines come some steps apart, and with them the evaluations: anywhere in between.
-                    time.sleep(rng.uniform(0, 10 * pace))
-                    process.kill()
-                    break
-            code = process.wait()
+        processes, begun, hit = start(command, environment, hosts, log_path), time.monotonic(), False
+        while all(process.poll() is None for process in processes):
+            time.sleep(0.005)
+            now, reported = time.monotonic() - begun, _steps_in(log_path)
+            if reported and (not lines or lines[-1][1] != reported[-1]):
+                lines.append((now, reported[-1]))
+            if (moment < startup and now >= moment) or (moment >= startup and lines and lines[-1][1] >= target):
+                # The lines come some steps apart, and with them the evaluations: anywhere in between.
+                time.sleep(rng.uniform(0, 10 * pace))
+                processes[rng.integers(hosts)].kill()
+                hit = True
+                break
+        codes = _all_ended(processes)
         if lines:
             startup = lines[0][0]
             pace = (lines[-1][0] - lines[0][0]) / max(lines[-1][1] - lines[0][1], 1) or pace
-        if code == 0:  # it was done before its moment came
+        if not any(codes):  # it was done before its moment came
             continue
-        if code > 0:
-            raise UserError(str(log_path), f"the run ended with exit code {code}", "read its message above")
+        if not hit or -signal.SIGKILL not in codes or {*codes} - {0, 2, -signal.SIGKILL}:
+            raise UserError(str(log_path), f"the run ended with exit codes {codes}", "read its messages")
         where = f"after step {lines[-1][1]}" if lines else "start-up"
         where += ", while a checkpoint was written" if _half_written(workdir) else ""
         hits.append(f"{time.monotonic() - begun:6.2f} s, from step {done}: {where}")
-    run(command, environment)
+    run(command, environment, hosts, log_path)
     return hits
+
+
+def _all_ended(processes: list[subprocess.Popen]) -> list[int]:
+    """Exit codes; the hosts that were not killed must end by themselves within a minute."""
+    try:
+        return [process.wait(timeout=60) for process in processes]
+    except subprocess.TimeoutExpired:
+        for process in processes:
+            process.kill()
+        raise UserError("a host", "went on for a minute after another one was killed", "see lm/hosts.py") from None
 
 
 def _steps_in(log: pathlib.Path) -> list[int]:
@@ -174,6 +215,19 @@ def differences(one: pathlib.Path, other: pathlib.Path) -> list[str]:
     return found
 
 
+def close(one: pathlib.Path, other: pathlib.Path, tolerance: float) -> list[str]:
+    """As `differences`, of runs whose devices add in another order: losses of every line within the relative tolerance."""
+    records, others = ([_timeless(r) for r in run_directory.read_metrics(epath.Path(base))] for base in (one, other))
+    lines = [[(record["step"], record["split"]) for record in each] for each in (records, others)]
+    if lines[0] != lines[1]:
+        return [f"metrics.jsonl: {lines[0]} against {lines[1]}"]
+    return [
+        f"metrics.jsonl: {a} against {b}"
+        for a, b in zip(records, others, strict=True)
+        if abs(a["loss"] - b["loss"]) > tolerance * abs(b["loss"])
+    ]
+
+
 def _content(path: pathlib.Path) -> bytes | None:
     return path.read_bytes() if path.exists() else None
 
@@ -209,17 +263,21 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         config = small_config(layout, write_data(layout, folder))
         steps = int(config.training.steps)
-        seconds = run(command(config, folder / "uninterrupted"), environment)
+        seconds = run(
+            command(config, folder / "uninterrupted"), environment, values.hosts, folder / "uninterrupted.log"
+        )
         print(f"{layout}: {steps} steps without a break in {seconds:.1f} s", flush=True)
         killed = folder / "killed"
-        hits = run_killed(command(config, killed), environment, killed, steps, values.kills, values.seed)
+        hits = run_killed(command(config, killed), environment, killed, steps, values.kills, values.seed, values.hosts)
         for number, hit in enumerate(hits, start=1):
             print(f"  kill {number:2d} {hit}")
         found[layout] = differences(folder / "uninterrupted", killed)
         for difference in found[layout]:
             print(f"  differs: {difference}")
     for layout, different in found.items():
-        print(f"{layout:<8} {values.kills} kills  {'DIFFERENT' if different else 'equal, bit for bit'}")
+        print(
+            f"{layout:<8} {values.kills} kills, {values.hosts} hosts  {'DIFFERENT' if different else 'equal, bit for bit'}"
+        )
     if any(found.values()):
         sys.exit(1)
     if not values.workdir:
@@ -228,6 +286,7 @@ def main() -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_integer("kills", 10, "how often each run is killed")
+    flags.DEFINE_integer("hosts", 1, "processes of each run; a kill is of one of them", lower_bound=1)
     flags.DEFINE_string("layout", "both", "streams, buckets or both")
     flags.DEFINE_string(
         "workdir", "", "where the runs go, and stay; empty: a directory that is removed if all is equal"

@@ -60,8 +60,8 @@ def lm(case: dict, cell: str = "lstm"):
 
     config, model, optimizer, state, batch = setting(case, cell)
     devices = parallel.Devices(jax.local_devices()[:1])
-    step = devices.map(training.make_train_step(model, optimizer, config), donate=(0,))
-    state, batch = training.place(jax.device_get(state), devices), devices.cut(batch)
+    step = devices.compile(training.make_train_step(model, optimizer, config, devices))
+    state, batch = devices.place(jax.device_get(state)), devices.put(batch)
 
     def call():
         nonlocal state

@@ -1,7 +1,8 @@
 """Checkpoints by Orbax: asynchronous, whole or not there, the latest few and the best by validation loss."""
 
+import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -9,7 +10,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint.checkpoint_managers import PreservationPolicy
+from orbax.checkpoint.options import MultiprocessingOptions
 
+from lm import hosts
 from lm.errors import UserError
 
 
@@ -22,8 +25,15 @@ class _LatestAndBest(PreservationPolicy):
         return [i >= late or info.step == self.best_step for i, info in enumerate(checkpoints)]
 
 
+class Damaged(UserError):
+    """A checkpoint that cannot be read, and not for want of a right to."""
+
+
 class Checkpoints:
-    """`directory/STEP/`: `params`, `rest` (step, optimizer, carried state) and `progress` (JSON), all host arrays.
+    """`directory/STEP/`: `params`, `rest` (step, optimizer, carried state) and `progress` (JSON).
+
+    Arrays lie there in the shapes of one device, wherever they came from, and are read as host arrays: what `n` devices
+    wrote in one mode, `m` read in another. On many hosts all write together, each what it holds, and each reads alone.
 
     `progress["best_step"]` is the step of the best validation loss so far, 0 if there was no evaluation. With `keep` 0
     they are opened to read: nothing is made or removed, so a run that is being trained can be read from.
@@ -32,20 +42,33 @@ class Checkpoints:
     def __init__(self, directory: epath.Path, keep: int = 0):
         self.directory = epath.Path(os.getcwd(), directory)  # Orbax writes to absolute paths only
         self._policy = _LatestAndBest(keep, 0)
-        self._manager = ocp.CheckpointManager(
+        self._manager = self._managed(
+            MultiprocessingOptions(),
+            preservation_policy=self._policy,
+            cleanup_tmp_directories=keep > 0,
+            enable_async_checkpointing=keep > 0,
+            create=keep > 0,
+        )
+
+    def _managed(self, hosts_: MultiprocessingOptions, **options: Any) -> ocp.CheckpointManager:
+        return ocp.CheckpointManager(
             self.directory,
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=self._policy,
-                cleanup_tmp_directories=keep > 0,
-                enable_async_checkpointing=keep > 0,
-                create=keep > 0,
-            ),
+            options=ocp.CheckpointManagerOptions(multiprocessing_options=hosts_, **options),
             item_handlers={
-                "params": ocp.StandardCheckpointHandler(),
-                "rest": ocp.StandardCheckpointHandler(),
-                "progress": ocp.JsonCheckpointHandler(),
+                "params": ocp.StandardCheckpointHandler(multiprocessing_options=hosts_),
+                "rest": ocp.StandardCheckpointHandler(multiprocessing_options=hosts_),
+                "progress": ocp.JsonCheckpointHandler(multiprocessing_options=hosts_),
             },
         )
+
+    @functools.cached_property
+    def _reader(self) -> ocp.CheckpointManager:
+        """Reads without the other hosts, so that one that cannot read does not leave them waiting."""
+        if jax.process_count() == 1:
+            return self._manager
+        me = jax.process_index()
+        alone = MultiprocessingOptions(primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"alone{me}")
+        return self._managed(alone, create=False, enable_async_checkpointing=False)
 
     def steps(self) -> list[int]:
         return sorted(self._manager.all_steps())
@@ -65,35 +88,92 @@ class Checkpoints:
 
     def restore(self, step: int, params: Any, rest: Any | None = None) -> tuple[Any, Any, dict[str, Any]]:
         """(params, rest, progress) of a step, shaped and typed like the given trees; `rest` None is not read."""
-        items = {"params": ocp.args.StandardRestore(params), "progress": ocp.args.JsonRestore()}
-        if rest is not None:
-            items["rest"] = ocp.args.StandardRestore(rest)
-        loaded = self._read(step, **items)
-        for name, wanted in (("params", params), ("rest", rest)):
-            if wanted is not None:
-                self._check_shapes(step, wanted, loaded[name])
-        return loaded["params"], loaded["rest"] if rest is not None else None, loaded["progress"]
+        trees = {"params": params} | ({} if rest is None else {"rest": rest})
+        self._check_shapes(step, trees)
+        items = {name: ocp.args.StandardRestore(jax.tree.map(_hollow, tree)) for name, tree in trees.items()}
+        loaded = self._read(step, progress=ocp.args.JsonRestore(), **items)
+        return loaded["params"], loaded.get("rest"), loaded["progress"]
+
+    def restore_latest(
+        self, params: Any, rest: Any, say: Callable[[str], None]
+    ) -> tuple[Any, Any, dict[str, Any]] | None:
+        """`restore` of the newest step that can be read, or None where no step was ever saved.
+
+        What is newer and damaged is named, and moved to `damaged/STEP` beside the checkpoints: never deleted. Raises
+        `UserError` if none can be read, and moves nothing then.
+        """
+        damaged: list[Damaged] = []
+        for step in reversed(self.steps()):
+            found, error = None, None
+            try:
+                found = self.restore(step, params, rest)
+            except Damaged as unreadable:
+                error = unreadable
+            if any(hosts.all_say("damaged" if error else "")):  # all hosts take the same step
+                where, mend = str(self.directory / str(step)), "see what that host says"
+                damaged.append(error or Damaged(where, "cannot be read by another host", mend))
+                continue
+            self._set_aside(damaged, say)
+            return found
+        if damaged:
+            raise damaged[0]
+        return None
+
+    def _set_aside(self, damaged: list[Damaged], say: Callable[[str], None]) -> None:
+        for error in damaged:
+            source = epath.Path(error.where)
+            if hosts.is_first():
+                folder = self.directory.parent / "damaged"
+                folder.mkdir(parents=True, exist_ok=True)
+                taken = {path.name for path in folder.iterdir()}
+                names = (source.name + suffix for suffix in ("", *(f"-{i}" for i in range(2, len(taken) + 3))))
+                target = folder / next(name for name in names if name not in taken)
+                source.rename(target)
+                say(f"{error.where}: {error.what}; moved to {target}, and the checkpoint before it is used")
+        if damaged:
+            hosts.meet()
+            self._manager.reload()
 
     def restore_params(self, step: int) -> Any:
         """The parameters of a step as they were saved, whatever the model."""
-        return self._read(step, params=ocp.args.StandardRestore())["params"]
+        shapes = self._shapes(step, "params")
+        return self._read(step, params=ocp.args.StandardRestore(jax.tree.map(_hollow, shapes)))["params"]
 
     def progress(self, step: int) -> dict[str, Any]:
         return self._read(step, progress=ocp.args.JsonRestore())["progress"]
 
     def _read(self, step: int, **items: Any) -> Any:
         try:
-            return self._manager.restore(step, args=ocp.args.Composite(**items))
+            return self._reader.restore(step, args=ocp.args.Composite(**items))
         except Exception as error:  # Orbax raises many kinds, from files missing to arrays that do not fit
-            what = f"cannot be read ({type(error).__name__}: {str(error).strip().splitlines()[0][:200]})"
-            mend = "it is damaged or of another model: move it away to use the one before it"
-            raise UserError(str(self.directory / str(step)), what, mend) from error
+            raise self._unreadable(step, error) from error
 
-    def _check_shapes(self, step: int, wanted: Any, loaded: Any) -> None:
-        for (path, want), got in zip(jax.tree_util.tree_leaves_with_path(wanted), jax.tree.leaves(loaded), strict=True):
-            if np.shape(want) != np.shape(got):
-                what = f"{jax.tree_util.keystr(path)} has shape {np.shape(got)}, this model's has {np.shape(want)}"
-                raise UserError(str(self.directory / str(step)), what, "it is another run's: move it away")
+    def _shapes(self, step: int, item: str) -> Any:
+        """What the arrays of an item are, before any memory is taken for them."""
+        try:
+            found = self._reader.item_metadata(step)[item]
+            return getattr(found, "tree", found)
+        except Exception as error:
+            raise self._unreadable(step, error) from error
+
+    def _unreadable(self, step: int, error: Exception) -> UserError:
+        what = f"cannot be read ({type(error).__name__}: {(str(error).strip() or '?').splitlines()[0][:200]})"
+        mend = "it is damaged or of another model: move it away to use the one before it"
+        kind = UserError if isinstance(error, PermissionError) else Damaged
+        return kind(str(self.directory / str(step)), what, mend)
+
+    def _check_shapes(self, step: int, trees: dict[str, Any]) -> None:
+        for item, wanted in trees.items():
+            named = lambda tree: {
+                jax.tree_util.keystr(path, simple=True, separator="/"): np.shape(leaf)
+                for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+            }
+            want, got = named(wanted), named(self._shapes(step, item))
+            for name in [*want, *(got.keys() - want.keys())]:
+                if want.get(name) != got.get(name):
+                    shapes = [f"has shape {each[name]}" if name in each else "is not there" for each in (got, want)]
+                    what = f"{name} {shapes[0]}, in this model it {shapes[1]}"
+                    raise UserError(str(self.directory / str(step)), what, "it is another run's: move it away")
 
     def wait(self) -> None:
         """Until the last save is on disk."""
@@ -103,6 +183,11 @@ class Checkpoints:
     def close(self) -> None:
         with _writing(self.directory):
             self._manager.close()
+
+
+def _hollow(leaf: Any) -> np.ndarray:
+    """Shape and type of an array, without its memory."""
+    return np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)
 
 
 class _writing:
@@ -116,6 +201,8 @@ class _writing:
 
     def __exit__(self, kind, error, trace):
         if isinstance(error, Exception) and not isinstance(error, UserError):
+            if lost := hosts.lost(error):
+                raise lost from error
             what = f"could not be written ({type(error).__name__}: {str(error).strip().splitlines()[0][:200]})"
             mend = "make room or mend the disk and start again: the checkpoints before it are whole"
             raise UserError(str(self.where), what, mend) from error

@@ -188,7 +188,19 @@ class TrainingConfig(_Section):
     init_from: str = _field(
         "", "WORKDIR[:best|latest|STEP] of the run whose tokenizer and parameters this one starts from"
     )
-    parallel: str = _field("pmap", "how devices share the work: pmap (replicated parameters, batch cut in equal parts)")
+    checkpoint_minutes: float = _field(15.0, "most minutes between checkpoints, whatever the steps; 0: steps alone")
+    parallel: str = _field(
+        "pmap", "how devices share the work: pmap (each holds all parameters) or fsdp (each holds a part); same numbers"
+    )
+    shards: int = _field(
+        0, "fsdp: devices that parameters and optimizer are cut over; 0: all, which takes least memory"
+    )
+    not_finite: str = _field(
+        "stop",
+        "when loss or gradient is not finite: stop, skip (the update), or rewind (to the last checkpoint, and on with "
+        "another data order)",
+    )
+    not_finite_most: int = _field(10, "skip, rewind: how often in a run; then it stops")
     accumulate: int = _field(
         1, "parts that a device's batch is cut into, one after the other, to save memory; same update"
     )
@@ -272,6 +284,7 @@ def validated(config: Config) -> Config:
     choice("optimizer.name", ("adamw", "adam", "sgd"))
     choice("optimizer.schedule", ("constant", "linear", "cosine", "inverse_sqrt"))
     choice("training.parallel", PARALLEL)
+    choice("training.not_finite", ("stop", "skip", "rewind"))
     for path in (
         "data.batch_size data.window data.max_length data.buckets data.evaluation_streams model.embed_dim "
         "model.hidden_dim model.layers model.heads training.keep_checkpoints training.accumulate"
@@ -287,7 +300,8 @@ def validated(config: Config) -> Config:
     between("data.noise.mean_span", 1, 1000)
     for path in "data.prefix_least data.prefix_most data.noise.permutation".split():
         between(path, 0, 1)
-    between("training.eval_examples", 0)
+    for path in "training.eval_examples training.shards training.not_finite_most training.checkpoint_minutes".split():
+        between(path, 0)
     for path in "data.noise.rate data.noise.infilling data.noise.deletion model.dropout optimizer.b1 optimizer.b2 training.label_smoothing".split():
         value = get(config, path)
         check(0 <= value < 1, path, f"{value!r} is out of range", "give at least 0 and less than 1")

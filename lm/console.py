@@ -31,7 +31,10 @@ def header(
     """What will run, on what, where."""
     rows = [("run", str(directory) + (f", resumed after step {start:,}" if start else ""))]
     kinds = {device.device_kind for device in devices.devices}
-    rows.append(("devices", f"{len(devices)} x {', '.join(sorted(kinds))}, {config.data.batch_size} rows an update"))
+    count = f"{len(devices)} x {', '.join(sorted(kinds))}"
+    if jax.process_count() > 1:
+        count += f" on {jax.process_count()} hosts"
+    rows.append(("devices", f"{count}, {config.training.parallel}, {config.data.batch_size} rows an update"))
     sizes = {name: sum(np.size(leaf) for leaf in jax.tree.leaves(tree)) for name, tree in params.items()}
     modules = ", ".join(f"{name} {size:,}" for name, size in sizes.items())
     rows.append(("parameters", f"{sum(sizes.values()):,} ({modules})"))
@@ -141,6 +144,11 @@ def best(records: list[dict[str, Any]]) -> None:
 def waited(waited: float, seconds: float) -> None:
     """How long training stood still for want of a batch."""
     say(f"\n{waited / max(seconds, 1e-9):.1%} of the {seconds:.1f} s of training were spent waiting for data")
+
+
+def saving(saving: float, seconds: float) -> None:
+    """How long training stood still for checkpoints, which are written while it goes on."""
+    say(f"Checkpoints delayed it by {saving:.1f} s, {saving / max(seconds, 1e-9):.1%}")
 
 
 def commands(directory: epath.Path, prompt: str) -> None:

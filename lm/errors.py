@@ -7,6 +7,7 @@ import pathlib
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -95,6 +96,25 @@ def program(
         where = error.filename or "a file"
         message = str(UserError(str(where), error.strerror or str(error), "mend the path, its rights or the disk"))
         _end(2, message, error)
+    except Exception as error:
+        if _hosts() and (lost := _hosts().lost(error)):
+            _end(2, str(lost), error)
+        _leave(1, f"{type(error).__name__}: {error}", error)
+        raise
+
+
+def _hosts() -> Any:
+    """`lm.hosts`, where the program has more than one host."""
+    module = sys.modules.get("lm.hosts")
+    return module if module and module.joined() else None
+
+
+def _leave(code: int, message: str, error: BaseException) -> None:
+    """Where there are other hosts, ends this one as they must hear of it; the usual end would wait for them."""
+    if _hosts():
+        if code == 1:
+            traceback.print_exception(error)
+        _hosts().leave(code, message)
 
 
 def _debugging() -> bool:
@@ -118,8 +138,11 @@ def _silence_threads() -> None:
 
 def _end(code: int, message: str, error: BaseException) -> None:
     if _debugging():
+        _leave(1, message, error)
         raise error
     print(message, file=sys.stderr, flush=True)
+    if code == 2:
+        _leave(code, message, error)
     sys.exit(code)
 
 

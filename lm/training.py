@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 import signal
 import time
 from collections.abc import Callable
@@ -14,7 +15,9 @@ import optax
 from etils import epath
 from jax import lax
 
-from lm import checkpoints, console, evaluation, losses, optimizers, transfer, workdir
+import lm
+from lm import checkpoints, console, evaluation, hosts, losses, optimizers, transfer, workdir
+from lm import config as configuration
 from lm.config import Config, in_steps
 from lm.data import pipeline, tokenizers
 from lm.data.batches import Batch
@@ -22,12 +25,12 @@ from lm.errors import Stopped, UserError
 from lm.generation import Options, generate
 from lm.models.decoder import zero_states
 from lm.models.encoder_decoder import EncoderDecoder
-from lm.parallel import AXIS, Devices, devices_for
+from lm.parallel import Devices, devices_for
 from lm.tasks import TASKS, layout_of
 
 
 class TrainState(NamedTuple):
-    """All that a checkpoint keeps. On the devices `carry` is cut by rows and the rest replicated."""
+    """All that a checkpoint keeps. On the devices `carry` is cut by rows; see lm/parallel.py for the rest."""
 
     step: jax.Array  # int32, updates done
     params: Any
@@ -65,9 +68,9 @@ def _initial_params(model, seed):
 
 
 def make_train_step(
-    model: EncoderDecoder, optimizer: optax.GradientTransformation, config: Config
+    model: EncoderDecoder, optimizer: optax.GradientTransformation, config: Config, devices: Devices
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """One update on one device's part of the batch; collectives over the axis `AXIS`.
+    """One update, for `devices.compile`.
 
     The mean is over real target tokens of all devices and all of the `accumulate` parts, so that neither changes the
     update. A row's dropout depends on (seed, step, row of the global batch) and not on the device.
@@ -75,31 +78,38 @@ def make_train_step(
     parts, smoothing, z_loss = config.training.accumulate, config.training.label_smoothing, config.training.z_loss
     gradient = jax.value_and_grad(losses.teacher_forced, argnums=1, has_aux=True)
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    def device_gradient(params, step, carried, device):
+        """(gradients, (nats, tokens), carry) of one device's rows: sums, not means."""
+        carry, batch = carried
         rows = batch.inputs_bt.shape[0]
         keys_b = None
         if config.model.dropout:
-            step_key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-            row_b = lax.axis_index(AXIS) * rows + jnp.arange(rows)
+            step_key = jax.random.fold_in(jax.random.key(config.seed), step)
+            row_b = device * rows + jnp.arange(rows)
             keys_b = jax.vmap(lambda row: jax.random.fold_in(step_key, row))(row_b)
 
         def part_gradient(total, part):
             carry, part_batch, part_keys = part
-            (loss, (count, carry)), grads = gradient(
-                model, state.params, carry, part_batch, part_keys, smoothing, z_loss
-            )
-            return jax.tree.map(jnp.add, total, (grads, loss, count)), carry
+            (loss, (count, carry)), grads = gradient(model, params, carry, part_batch, part_keys, smoothing, z_loss)
+            return jax.tree.map(jnp.add, total, (grads, (loss, count))), carry
 
-        zeros = (jax.tree.map(jnp.zeros_like, state.params), jnp.float32(0), jnp.float32(0))
+        zeros = (jax.tree.map(jnp.zeros_like, params), (jnp.float32(0), jnp.float32(0)))
         cut = lambda x: x.reshape(parts, rows // parts, *x.shape[1:])
-        total, carry = lax.scan(part_gradient, zeros, jax.tree.map(cut, (state.carry, batch, keys_b)))
-        carry = jax.tree.map(lambda x: x.reshape(rows, *x.shape[2:]), carry)
-        grads, loss, count = lax.psum(total, AXIS)
+        (grads, sums), carry = lax.scan(part_gradient, zeros, jax.tree.map(cut, (carry, batch, keys_b)))
+        return grads, sums, jax.tree.map(lambda x: x.reshape(rows, *x.shape[2:]), carry)
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        summed = devices.summed(device_gradient)
+        grads, (loss, count), carry = summed(state.params, state.step, (state.carry, batch))
         grads = jax.tree.map(lambda g: g / jnp.maximum(count, 1), grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        after = TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state, carry)
         metrics = Metrics(loss, count, optax.global_norm(grads))
-        return TrainState(state.step + 1, params, opt_state, carry), metrics
+        if config.training.not_finite == "skip":
+            good = jnp.isfinite(metrics.loss_sum) & jnp.isfinite(metrics.grad_norm)
+            kept = jax.tree.map(lambda new, old: jnp.where(good, new, old), after, state)
+            after = kept._replace(step=after.step)  # the data goes on
+        return after, metrics
 
     return train_step
 
@@ -113,21 +123,24 @@ class Progress:
     def __init__(self):
         self.loss_sum = 0.0  # since the last line of training metrics
         self.tokens = 0.0
+        self.grad_norm = 0.0  # of the last update
         self.seconds = 0.0  # of training, compilation included, evaluation and saving not
         self.logged_seconds = 0.0
         self.waited = 0.0  # seconds of them, for data
         self.logged_waited = 0.0
+        self.saving = 0.0  # seconds that training stood still for checkpoints
+        self.skipped = 0  # updates whose loss or gradient was not finite
+        self.rewinds = 0  # returns to a checkpoint for the same reason; each gives the data another order
         self.best_loss: float | None = None
         self.best_step = 0
 
-    def add(self, metrics: Metrics, seconds: float, waited: float) -> None:
+    def add(self, metrics: Metrics) -> None:
         self.loss_sum += float(metrics.loss_sum)
         self.tokens += float(metrics.tokens)
-        self.seconds += seconds
-        self.waited += waited
+        self.grad_norm = float(metrics.grad_norm)
 
-    def line(self, step: int, learning_rate: float, grad_norm: float) -> dict[str, Any]:
-        """The record of training metrics since the last one."""
+    def line(self, step: int, learning_rate: float) -> dict[str, Any]:
+        """The record of training metrics since the last one; there was a finite loss."""
         record = {
             "step": step,
             "split": "train",
@@ -136,133 +149,218 @@ class Progress:
             "tokens_per_second": round(self.tokens / (self.seconds - self.logged_seconds), 1),
             "waiting_for_data": round((self.waited - self.logged_waited) / (self.seconds - self.logged_seconds), 4),
             "learning_rate": learning_rate,
-            "grad_norm": grad_norm,
+            "grad_norm": self.grad_norm,
         }
+        record |= {name: count for name, count in (("skipped", self.skipped), ("rewinds", self.rewinds)) if count}
         self.loss_sum = self.tokens = 0.0
         self.logged_seconds, self.logged_waited = self.seconds, self.waited
         return record
 
 
-def train(config: Config, directory: epath.Path) -> None:
+class _Rewind(Exception):
+    """Something is not finite: on from the last good checkpoint, with another data order."""
+
+
+def train(config: Config, directory: epath.Path, profile: tuple[int, int] | None = None, debug: bool = False) -> None:
     """Trains in `directory`, from the start or from its latest checkpoint, until `config.training.steps`.
+
+    Args:
+        config: validated; the same on every host.
+        directory: the run's, the same on every host.
+        profile: first and last step of a trace for TensorBoard or Perfetto.
+        debug: stop where the first NaN is made; slower.
 
     Raises `UserError` for what the user can mend, `Stopped` after a signal, when a checkpoint has been saved.
     """
+    begun, compiled = time.perf_counter(), compilation()
+    compiled.reset()
     # Data and tokenizer. Nothing is written before all that the user can have got wrong is known to be right.
+    hosts.require_same({"configuration": configuration.to_json(config), "version of lm": lm.__version__})
     workdir.check(directory, config)
-    devices = devices_for(config.data.batch_size, config.training.accumulate, config.training.parallel)
-    splits = pipeline.load_splits(config.data)
-    resumed = checkpoints.any_in(directory / "checkpoints")
-    origin = None if resumed else transfer.origin(config)
-    if (directory / "tokenizer").exists():
-        tokenizer = tokenizers.load_tokenizer(directory / "tokenizer")
-    else:
-        tokenizer = origin.tokenizer if origin else pipeline.make_tokenizer(config.data, splits["train"])
-    encoded = {
-        name: pipeline.encode(split, tokenizer, config.data, config.seed, training=name == "train")
-        for name, split in splits.items()
-    }
+    training, most = config.training, config.training.not_finite_most
+    devices = devices_for(config.data.batch_size, training.accumulate, training.parallel, training.shards)
+    with hosts.first_then_others():
+        splits = pipeline.load_splits(config.data)
+        resumed = checkpoints.any_in(directory / "checkpoints")
+        origin = None if resumed else transfer.origin(config)
+        if (directory / "tokenizer").exists():
+            tokenizer = tokenizers.load_tokenizer(directory / "tokenizer")
+        else:
+            tokenizer = origin.tokenizer if origin else pipeline.make_tokenizer(config.data, splits["train"])
+        encoded = {
+            name: pipeline.encode(split, tokenizer, config.data, config.seed, training=name == "train")
+            for name, split in splits.items()
+        }
+    fingerprints = {name: split.fingerprint for name, split in splits.items()}
+    hosts.require_same(
+        {**{f"{name} data": value for name, value in fingerprints.items()}, "tokenizer": tokenizer.fingerprint}
+    )
     data = pipeline.training_data(encoded["train"], config.data, config.seed)
 
     # Model, optimizer and state: the run's own last checkpoint, else `init_from`, else from the seed.
-    schedule = Schedule(config, data)
+    schedule = Schedule(config, data, profile)
     rate = optimizers.schedule(config.optimizer, schedule.warmup, schedule.steps)
     model = EncoderDecoder(config.model, tokenizer.vocab_size, TASKS[config.data.task].has_source)
-    params = initial_params(model, config.seed)
+    params = jax.device_get(initial_params(model, config.seed))
     if origin:
         params, report = transfer.initialise(params, origin)
         console.transferred(origin.where, report)
     optimizer = optimizers.optimizer(config.optimizer, rate, params)
-    state = jax.device_get(initial_state(model, optimizer, config, params))
-    with workdir.begun(directory, config, tokenizer, {name: split.fingerprint for name, split in splits.items()}):
-        if config.data.cleaning:
+    fresh = lambda params: initial_state(model, optimizer, config, params)
+    with workdir.begun(directory, config, tokenizer, fingerprints):
+        if config.data.cleaning and hosts.is_first():
             report = json.dumps(splits["train"].report.as_dict(), indent=1, ensure_ascii=False)
             workdir.write_whole(directory / "cleaning.json", report + "\n")
-        saved = checkpoints.Checkpoints(directory / "checkpoints", config.training.keep_checkpoints)
+        saved = checkpoints.Checkpoints(directory / "checkpoints", training.keep_checkpoints)
         progress = Progress()
-        if saved.steps():
-            params, rest, counts = saved.restore(saved.steps()[-1], state.params, state._replace(params=()))
-            state = rest._replace(params=params)
-            vars(progress).update(counts)
-        start = int(state.step)
 
+        def latest() -> TrainState:
+            """The last good state on the host, `progress` as it was then."""
+            shapes = jax.eval_shape(fresh, params)
+            found = saved.restore_latest(shapes.params, shapes._replace(params=()), console.say)
+            vars(progress).update(vars(Progress()))
+            if found is None:
+                return jax.device_get(fresh(params))
+            vars(progress).update(found[2])
+            return found[1]._replace(params=found[0])
+
+        state = latest()
+        start = int(state.step)
         console.header(config, directory, devices, state.params, encoded, tokenizer, data, schedule.steps, start)
         evaluator = evaluation.Evaluator(model, tokenizer, config, devices, encoded["validation"])
-        step_fn = devices.map(make_train_step(model, optimizer, config), donate=(0,))
-        state = place(state, devices)
+        jax.config.update("jax_debug_nans", debug)
+        step_fn = devices.compile(make_train_step(model, optimizer, config, devices), donate=not debug)
+        state = devices.place(state)
         if start < schedule.steps:
             console.say("compiling; then the first evaluation, as a rehearsal\n")
-            evaluator.rehearse(state.params)
-        log = workdir.MetricsLog(directory, start)
+            evaluator.rehearse(devices.replicated(state.params))
         bar = console.Bar(start, schedule.steps)
-        stop = StopSignal()
-        pending: tuple[int, Metrics] | None = None
-        clock, waited = time.perf_counter(), 0.0
+        stop, vote = StopSignal(), hosts.Vote(devices)
+        divergence = Divergence()
 
-        def require_finite(step: int, *values: Any) -> None:
-            if all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(values)):
-                return
+        def not_finite(step: int, which: str) -> None:
+            """Ends the run, or goes back."""
             saved.wait()  # what is being written is a good one
+            if training.not_finite == "rewind" and progress.rewinds < most:
+                raise _Rewind(f"step {step}: {which} is not finite")
             kept = saved.steps()
             left = f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
-            what = f"the loss, its gradient or a parameter is not finite ({left})"
+            done = {
+                "stop": "",
+                "skip": f", {progress.skipped} updates skipped",
+                "rewind": f", {progress.rewinds} rewinds",
+            }
+            what = f"{which} is not finite ({left}{done[training.not_finite]})"
             raise UserError(f"step {step}", what, "lower config.optimizer.learning_rate, or set clip_norm")
 
-        def drain() -> None:
-            """Fetches the metrics of the step before, while the next one runs."""
-            nonlocal pending, clock, waited
-            if pending is None:
-                return
-            (step, metrics), pending = pending, None
-            metrics = Devices.first(metrics)
-            require_finite(step, metrics.loss_sum, metrics.grad_norm)
-            progress.add(metrics, time.perf_counter() - clock, waited)
-            clock, waited = time.perf_counter(), 0.0
-            bar.update(step, float(metrics.loss_sum / metrics.tokens), float(metrics.tokens), progress.seconds)
-            if step % schedule.log_every == 0 or step == schedule.steps:
-                record = progress.line(step, float(rate(step - 1)), float(metrics.grad_norm))
-                log.write(record)
-                bar.line(record)
+        def life(state: TrainState, log: workdir.MetricsLog | workdir.NoLog) -> TrainState:
+            """All updates from `state` on; returns the state after the last one."""
+            start = int(devices.value(state.step))
+            pending: tuple[int, Metrics] | None = None
+            clock, waited, last_saved = time.perf_counter(), 0.0, time.monotonic()
 
-        try:
-            host, hosts = jax.process_index(), jax.process_count()
-            made = data.iterate(start, schedule.steps, devices.cut, host, hosts)
+            def drain() -> None:
+                """Fetches the metrics of the step before, while the next one runs."""
+                nonlocal pending, clock, waited
+                if pending is None:
+                    return
+                (step, metrics), pending = pending, None
+                metrics = devices.value(metrics)
+                progress.seconds += time.perf_counter() - clock
+                progress.waited += waited
+                clock, waited = time.perf_counter(), 0.0
+                if step == start + 1:
+                    console.say(f"{compiled}; first step {time.perf_counter() - begun:.1f} s after the start\n")
+                if np.isfinite(metrics.loss_sum) and np.isfinite(metrics.grad_norm):
+                    progress.add(metrics)
+                    loss = float(metrics.loss_sum / metrics.tokens)
+                    bar.update(step, loss, float(metrics.tokens), progress.seconds)
+                    if said := divergence.seen(loss):
+                        console.say(f"step {step:,}: {said}")
+                elif training.not_finite == "skip" and progress.skipped < most:
+                    progress.skipped += 1
+                    counted = f"{progress.skipped} of at most {most}"
+                    console.say(f"step {step:,}: the loss or its gradient is not finite: update skipped, {counted}")
+                else:
+                    not_finite(step, "the loss or its gradient")
+                if progress.tokens and (step % schedule.log_every == 0 or step == schedule.steps):
+                    record = progress.line(step, float(rate(step - 1)))
+                    log.write(record)
+                    bar.line(record)
+
+            order = pipeline.training_data(encoded["train"], config.data, config.seed + progress.rewinds)
+            made = order.iterate(start, schedule.steps, devices.put, jax.process_index(), jax.process_count())
             for step in range(start + 1, schedule.steps + 1):
+                if profile and step == profile[0]:
+                    drain()
+                    jax.profiler.start_trace(str(directory / "profile"))
                 asked = time.perf_counter()
                 batch = next(made)
                 waited += time.perf_counter() - asked
                 state, metrics = step_fn(state, batch)
                 drain()
                 pending = (step, metrics)
-                evaluates, saves = schedule.evaluates(step), schedule.saves(step)
-                if not (evaluates or saves or stop.number):
+                overdue = (
+                    training.checkpoint_minutes and time.monotonic() - last_saved > 60 * training.checkpoint_minutes
+                )
+                number, overdue = vote(stop.number, int(bool(overdue)))
+                evaluates, saves = schedule.evaluates(step), schedule.saves(step) or overdue
+                profiled = profile is not None and step == profile[1]
+                if not (evaluates or saves or number or profiled):
                     continue
                 drain()
+                if profiled:
+                    jax.profiler.stop_trace()
+                    console.say(f"steps {profile[0]} to {step} are traced in {directory / 'profile'}")
                 if evaluates:
                     record = {"step": step, "split": "validation", "seconds": round(progress.seconds, 3)}
-                    record |= evaluator.evaluate(state.params, config.training.eval_examples)
-                    require_finite(step, record["loss"])
+                    record |= evaluator.evaluate(devices.replicated(state.params), training.eval_examples)
+                    if not np.isfinite(record["loss"]):
+                        not_finite(step, "the loss on validation data")
                     log.write(record)
                     bar.line(record)
                     if progress.best_loss is None or record["loss"] < progress.best_loss:
                         progress.best_loss, progress.best_step, saves = record["loss"], step, True
-                signal_number = stop.number
-                if saves or signal_number:
-                    params, rest = fetch(state)
-                    require_finite(step, params)
-                    saved.save(step, params, rest, vars(progress))
-                if signal_number:
+                if saves or number:
+                    paused = time.perf_counter()
+                    if not all_finite(state.params):
+                        not_finite(step, "a parameter")
+                    workdir.require_there(directory)
+                    kept = devices.saved(state)
+                    saved.save(step, kept.params, kept._replace(params=()), vars(progress))
+                    progress.saving += time.perf_counter() - paused
+                    last_saved = time.monotonic()
+                if number:
                     saved.wait()
                     message = f"stopped at step {step} of {schedule.steps}; the same command goes on from there"
-                    raise Stopped(signal_number, message)
+                    raise Stopped(number, message)
                 clock, waited = time.perf_counter(), 0.0
-            saved.close()
+            return state
+
+        try:
+            while True:
+                log = (workdir.MetricsLog if hosts.is_first() else workdir.NoLog)(
+                    directory, int(devices.value(state.step))
+                )
+                try:
+                    state = life(state, log)
+                    saved.close()
+                    break
+                except _Rewind as bad:
+                    rewinds = progress.rewinds + 1
+                    state = latest()
+                    progress.rewinds = rewinds
+                    counted = f"rewind {rewinds} of at most {most}"
+                    console.say(f"{bad}: back to step {int(state.step):,} with another data order, {counted}")
+                    state = devices.place(state)
+                finally:
+                    log.close()
         finally:
             bar.close()
-            log.close()
             stop.restore()
-        closing(directory, evaluator, Devices.first(state.params))
+        closing(directory, evaluator, devices.first(devices.replicated(state.params)))
         console.waited(progress.waited, progress.seconds)
+        console.saving(progress.saving, progress.seconds)
 
 
 def closing(directory: epath.Path, evaluator: evaluation.Evaluator, params: Any) -> None:
@@ -280,7 +378,7 @@ def closing(directory: epath.Path, evaluator: evaluation.Evaluator, params: Any)
 class Schedule:
     """The durations of the configuration in whole updates."""
 
-    def __init__(self, config: Config, data: pipeline.TrainingData):
+    def __init__(self, config: Config, data: pipeline.TrainingData, profile: tuple[int, int] | None = None):
         def steps(duration, where):
             return in_steps(duration, data.steps_per_epoch, data.tokens_per_epoch, where)
 
@@ -290,6 +388,9 @@ class Schedule:
         self.log_every = steps(training.log_every, "config.training.log_every")
         self.eval_every = steps(training.eval_every, "config.training.eval_every")
         self.checkpoint_every = steps(training.checkpoint_every, "config.training.checkpoint_every")
+        if profile and profile[1] > self.steps:
+            what = f"step {profile[1]} is after the end of training, step {self.steps}"
+            raise UserError("--profile", what, "give steps that are trained")
 
     def evaluates(self, step: int) -> bool:
         return step % self.eval_every == 0 or step == self.steps
@@ -298,17 +399,68 @@ class Schedule:
         return step % self.checkpoint_every == 0 or step == self.steps
 
 
-def place(state: TrainState, devices: Devices) -> TrainState:
-    """A host state on the devices."""
-    whole = devices.replicate(state._replace(carry=()))
-    return whole._replace(carry=devices.cut(state.carry))
+@jax.jit
+def _all_finite(tree: Any) -> jax.Array:
+    return jnp.all(jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]))
 
 
-def fetch(state: TrainState) -> tuple[Any, TrainState]:
-    """(parameters, the rest) as host arrays of their own: the devices' memory is used again by the next step."""
-    own = lambda tree: jax.tree.map(lambda x: np.array(x), tree)
-    whole = own(Devices.first(state._replace(carry=())))
-    return whole.params, whole._replace(params=(), carry=own(Devices.join(state.carry)))
+def all_finite(tree: Any) -> bool:
+    """Of arrays on the devices, whichever way they are placed."""
+    return bool(_all_finite(tree).addressable_data(0))
+
+
+class Divergence:
+    """Sees a loss that rises and stays up: the mean of the last few steps against the lowest such mean so far."""
+
+    STEPS, FACTOR = 10, 1.5
+
+    def __init__(self):
+        self._recent: list[float] = []
+        self._lowest = math.inf
+        self._said = False
+
+    def seen(self, loss: float) -> str:
+        """What to say after a step with this loss (nats a token), once for each rise; else empty."""
+        self._recent = [*self._recent[1 - self.STEPS :], loss]
+        if len(self._recent) < self.STEPS:
+            return ""
+        mean = sum(self._recent) / self.STEPS
+        self._lowest = min(self._lowest, mean)
+        rises = mean > self.FACTOR * self._lowest + 0.1
+        if not rises or self._said:
+            self._said = rises
+            return ""
+        self._said = True
+        return (
+            f"the loss of the last {self.STEPS} steps is {mean:.3f}, and was {self._lowest:.3f}: training diverges; "
+            "a lower learning rate, more warm-up or clip_norm may help"
+        )
+
+
+class Compilation:
+    """Counts what this process compiles."""
+
+    def __init__(self):
+        self.reset()
+        jax.monitoring.register_event_duration_secs_listener(self._duration)
+        jax.monitoring.register_event_listener(self._event)
+
+    def reset(self) -> None:
+        self.programs, self.cached, self.seconds = 0, 0, 0.0
+
+    def _duration(self, event: str, seconds: float, **_: Any) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            self.programs += 1
+            self.seconds += seconds
+
+    def _event(self, event: str, **_: Any) -> None:
+        self.cached += event == "/jax/compilation_cache/cache_hits"
+
+    def __str__(self) -> str:
+        return f"{self.programs} programs compiled in {self.seconds:.1f} s, {self.cached} of them from the cache"
+
+
+compilation = functools.cache(Compilation)  # listeners stay as long as the process
 
 
 class StopSignal:

@@ -20,6 +20,7 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 import lm
 from lm import config as configuration
+from lm import hosts
 from lm.config import Config
 from lm.data import tokenizers
 from lm.data.tokenizers import Tokenizer
@@ -39,10 +40,18 @@ def write_whole(path: epath.Path, text: str) -> None:
         raise
 
 
+# How a run is computed, not what: a start may have it its own way, and config.json stays as it was.
+MAY_DIFFER = ("training.parallel", "training.shards")
+
+
 def check(workdir: epath.Path, config: Config) -> None:
     """Raises `UserError` for a directory that holds another configuration, or files that are not a run's."""
     if (workdir / "config.json").exists():
-        different = configuration.differences(read_config(workdir), config)
+        different = [
+            each
+            for each in configuration.differences(read_config(workdir), config)
+            if each.split(":")[0] not in MAY_DIFFER
+        ]
         if different:
             mend = "choose another --workdir, or give the configuration that it holds"
             raise UserError(str(workdir), f"holds a run with another configuration ({'; '.join(different)})", mend)
@@ -57,11 +66,21 @@ def check(workdir: epath.Path, config: Config) -> None:
 
 @contextlib.contextmanager
 def begun(workdir: epath.Path, config: Config, tokenizer: Tokenizer, fingerprints: dict[str, str]) -> Iterator[None]:
-    """Holds the directory for one process, and writes what a run has from its start on."""
-    workdir.mkdir(parents=True, exist_ok=True)
-    with _held(workdir):
-        _write_start(workdir, config, tokenizer, fingerprints)
+    """Holds the directory for one run, and writes what a run has from its start on."""
+    if hosts.is_first():
+        workdir.mkdir(parents=True, exist_ok=True)
+    with _held(workdir) if hosts.is_first() else contextlib.nullcontext():
+        if hosts.is_first():
+            _write_start(workdir, config, tokenizer, fingerprints)
+        hosts.meet()
         yield
+
+
+def require_there(workdir: epath.Path) -> None:
+    """Raises `UserError` where the directory was taken away meanwhile: what is written there now would be no run."""
+    if not (workdir / "config.json").exists():
+        what = "its config.json is gone: the directory was removed or moved while training went on"
+        raise UserError(str(workdir), what, "put it back and start again, from its last checkpoint")
 
 
 @contextlib.contextmanager
@@ -84,7 +103,8 @@ def _held(workdir: epath.Path) -> Iterator[None]:
 
 def _write_start(workdir: epath.Path, config: Config, tokenizer: Tokenizer, fingerprints: dict[str, str]) -> None:
     """Configuration, tokenizer, manifest."""
-    write_whole(workdir / "config.json", configuration.to_json(config))
+    if not (workdir / "config.json").exists():
+        write_whole(workdir / "config.json", configuration.to_json(config))
     path = workdir / "tokenizer"
     if not path.exists():
         temporary = workdir / f".tokenizer.{os.getpid()}"
@@ -188,7 +208,9 @@ class MetricsLog:
                 if record["step"] <= step and step:
                     kept.append(line)
         write_whole(self.path, "".join(line + "\n" for line in kept))
-        self._file = self.path.open("a")
+        # Nothing can be appended to in a bucket, so there the file, which is small, is written anew with each line.
+        self._written = [line + "\n" for line in kept]
+        self._file = None if "://" in str(workdir) else self.path.open("a")
         self._events = EventFileWriter(str(workdir))
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
         # TensorBoard drops what other files say of later steps.
@@ -207,18 +229,38 @@ class MetricsLog:
             summary=summary_pb2.Summary(value=values),
         )
         try:
-            self._file.write(json.dumps(record) + "\n")
-            self._file.flush()
+            line = json.dumps(record) + "\n"
+            if self._file:
+                self._file.write(line)
+                self._file.flush()
+            else:
+                self._written.append(line)
+                self.path.write_text("".join(self._written))
             self._events.add_event(event)
         except OSError as error:
+            require_there(self.path.parent)
             error.filename = str(self.path)  # a write that fails names no file
             raise
 
     def close(self) -> None:
         with contextlib.suppress(OSError):  # every line was flushed, and a failure raised then
-            self._file.close()
+            if self._file:
+                self._file.close()
         with contextlib.suppress(OSError):
             self._events.close()
+
+
+class NoLog:
+    """That of every host but the first."""
+
+    def __init__(self, workdir: epath.Path, step: int):
+        pass
+
+    def write(self, record: dict[str, Any]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
 
 
 def read_metrics(workdir: epath.Path) -> list[dict[str, Any]]:

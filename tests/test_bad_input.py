@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import resource
 import shutil
 import signal
@@ -276,25 +277,41 @@ def test_programs_that_read_a_run_refuse_in_one_line(name, run_refusals):
 
 
 def test_a_run_goes_on_only_from_a_checkpoint_that_is_whole_and_its_own(trained, configs, broken, tmp_path):
-    """A damaged last checkpoint is refused, not passed over: what comes of an older one is for the user to choose."""
+    """Where no other is left a damaged one is refused, and so is that of another model; nothing is moved."""
     flags = kill.command(configs["streams"], "WORKDIR")[1:]
-    words = {"truncated": "cannot be read", "no parameters": "checkpoints/80"}
+    words = {"truncated": "cannot be read", "foreign": "shape"}
     runs = {name: copy_of(broken[name], tmp_path / name) for name in words}
-    runs["foreign"] = copy_of(broken["foreign"], tmp_path / "foreign")
     calls = {name: [flag.replace("WORKDIR", str(run)) for flag in flags] for name, run in runs.items()}
     calls["foreign"].append("--config.model.hidden_dim=24")
-    words["foreign"] = "shape"
     before = {name: tree_of(run / "checkpoints") for name, run in runs.items()}
     for name, done in zip(calls, run_programs(*((call, "") for call in calls.values())), strict=True):
         assert_refused(done, words[name])
         assert tree_of(runs[name] / "checkpoints") == before[name]
         assert (runs[name] / "metrics.jsonl").read_bytes() == (trained["streams"] / "metrics.jsonl").read_bytes()
-    # The mend that the message names: moved away, the checkpoint before it is used, and the run ends as it did.
-    assert "move it away" in done.stderr
-    shutil.move(runs["no parameters"] / "checkpoints" / "80", tmp_path / "80")
-    (again,) = run_programs((calls["no parameters"], ""))
-    assert again.returncode == 0 and "resumed after step 72" in again.stdout, again.stderr
-    assert kill.differences(runs["no parameters"], trained["streams"]) == []
+
+
+@pytest.mark.parametrize("damage", ["half of each file", "no parameters", "no progress", "not even a directory"])
+def test_a_damaged_newest_checkpoint_is_named_and_set_aside_and_the_one_before_is_used(
+    damage, trained, configs, tmp_path
+):
+    run = copy_of(trained["streams"], tmp_path / "run")
+    newest = run / "checkpoints" / "80"
+    if damage == "half of each file":
+        for path in newest.rglob("*"):
+            if path.is_file():
+                path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    elif damage == "not even a directory":
+        shutil.rmtree(newest)
+        newest.mkdir()
+    else:
+        shutil.rmtree(newest / {"no parameters": "params", "no progress": "progress"}[damage])
+    before = tree_of(newest)
+    (done,) = run_programs((kill.command(configs["streams"], run)[1:], ""))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "resumed after step 72" in done.stdout
+    assert re.search(rf"{newest}: cannot be read .* moved to {run}/damaged/80", done.stdout), done.stdout
+    assert tree_of(run / "damaged" / "80") == before
+    assert kill.differences(run, trained["streams"]) == []
 
 
 def test_what_was_half_written_when_a_run_was_killed_is_passed_over(trained, configs, tmp_path):

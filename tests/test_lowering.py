@@ -11,7 +11,7 @@ from lm import optimizers, training
 from lm.config import Config, DataConfig, ModelConfig, OptimizerConfig, TrainingConfig
 from lm.data.batches import Batch
 from lm.models.encoder_decoder import EncoderDecoder
-from lm.parallel import AXIS
+from lm.parallel import AXIS, Devices
 
 ROWS, TIME, VOCAB = 16, 8, 12
 
@@ -30,7 +30,7 @@ def step_and_arguments(cell: str, attention: str = "dot"):
     state = jax.eval_shape(lambda: training.initial_state(model, optimizer, config, training.initial_params(model, 0)))
     ids, flags = np.ones((ROWS, TIME), np.int32), np.zeros((ROWS, TIME), bool)
     batch = Batch(ids, ids, ids, np.ones((ROWS, TIME), np.float32), flags, np.full((ROWS, 2), TIME, np.int32))
-    step = training.make_train_step(model, optimizer, config)
+    step = training.make_train_step(model, optimizer, config, Devices(jax.local_devices()[:1]))
     add_axis = lambda tree: jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), tree)
     return jax.vmap(step, axis_name=AXIS), (add_axis(state), add_axis(batch))
 

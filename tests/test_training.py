@@ -8,6 +8,7 @@ import signal
 
 import jax
 import numpy as np
+import optax
 import pytest
 from conftest import changed, environment, tiny_config, tree_of
 from etils import epath
@@ -78,28 +79,30 @@ class Setup:
         self.model = EncoderDecoder(config.model, self.tokenizer.vocab_size, TASKS[config.data.task].has_source)
         self.params = training.initial_params(self.model, config.seed)
 
-    def updates(self, count: int, given: list[Batch]) -> tuple[list[training.Metrics], training.TrainState]:
-        """The metrics of an update by each batch on `count` devices, and the state after them."""
-        devices = Devices(jax.devices()[:count])
+    def optimizer(self) -> optax.GradientTransformation:
         rate = optimizers.schedule(self.config.optimizer, warmup=5, steps=100)
-        optimizer = optimizers.optimizer(self.config.optimizer, rate, self.params)
-        step_fn = devices.map(training.make_train_step(self.model, optimizer, self.config))
+        return optimizers.optimizer(self.config.optimizer, rate, self.params)
+
+    def updates(self, devices: Devices, given: list[Batch]) -> tuple[list[training.Metrics], training.TrainState]:
+        """The metrics of an update by each batch, and the state after them."""
+        optimizer = self.optimizer()
+        step_fn = devices.compile(training.make_train_step(self.model, optimizer, self.config, devices))
         state = training.initial_state(self.model, optimizer, self.config, self.params)
-        state, found = training.place(jax.device_get(state), devices), []
+        state, found = devices.place(jax.device_get(state)), []
         for batch in given:
-            state, metrics = step_fn(state, devices.cut(batch))
-            found.append(Devices.first(metrics))
+            state, metrics = step_fn(state, devices.put(batch))
+            found.append(devices.value(metrics))
         return found, state
 
     def first_losses(self, count: int, steps: int) -> np.ndarray:
         """Nats per token of the first updates."""
-        metrics, _ = self.updates(count, [self.data.batches[i] for i in range(steps)])
+        metrics, _ = self.updates(Devices(jax.devices()[:count]), [self.data.batches[i] for i in range(steps)])
         return np.array([one.loss_sum / one.tokens for one in metrics])
 
 
 def changed_parameters(setup: Setup, state: training.TrainState) -> dict[str, np.ndarray]:
     """By how much each parameter differs from its initial value, by name."""
-    params, _ = training.fetch(state)
+    params = Devices(jax.devices()[:2]).saved(state).params
     named = jax.tree_util.tree_leaves_with_path(jax.tree.map(lambda a, b: a - np.asarray(b), params, setup.params))
     return {optimizers.name_of(path): leaf for path, leaf in named}
 
@@ -145,7 +148,7 @@ def test_micro_batches_with_unequal_token_counts_equal_one_batch(layout, short):
         # The last window of an epoch, where streams end at different places.
         batch = setup.data.batches[setup.data.steps_per_epoch - 1]
         counts[parts] = batch.weights_bt.reshape(2, parts, -1).sum(axis=2)
-        metrics, state = setup.updates(2, [batch])
+        metrics, state = setup.updates(Devices(jax.devices()[:2]), [batch])
         assert metrics[0].tokens == counts[parts].sum()
         updates[parts] = changed_parameters(setup, state)
     assert max(np.abs(update).max() for update in updates[1].values()) > 1e-3
@@ -158,7 +161,7 @@ def test_micro_batches_with_unequal_token_counts_equal_one_batch(layout, short):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_line_of_training_metrics_is_nats_over_tokens_of_its_steps(layout, short, uninterrupted):
     setup = Setup(short[layout])
-    metrics, _ = setup.updates(2, [setup.data.batches[i] for i in range(5)])
+    metrics, _ = setup.updates(Devices(jax.devices()[:2]), [setup.data.batches[i] for i in range(5)])
     line = workdir.read_metrics(epath.Path(uninterrupted[layout]))[0]
     assert (line["step"], line["split"]) == (5, "train")
     if layout == "buckets":
@@ -188,9 +191,9 @@ def test_stop_and_resume_equals_uninterrupted_bit_for_bit(layout, short, uninter
     assert kill.differences(directory, uninterrupted[layout]) == []
 
     if layout == "streams":  # the carried state is part of what a checkpoint keeps: without it the numbers are others
-        place = training.place
-        forget = lambda state, devices: place(state._replace(carry=jax.tree.map(np.zeros_like, state.carry)), devices)
-        monkeypatch.setattr(training, "place", forget)
+        place = Devices.place
+        forget = lambda self, state: place(self, state._replace(carry=jax.tree.map(np.zeros_like, state.carry)))
+        monkeypatch.setattr(Devices, "place", forget)
         training.train(config, epath.Path(tmp_path / "forgetful"))
         found = "\n".join(kill.differences(tmp_path / "forgetful", uninterrupted[layout]))
         assert "checkpoint 24: params" in found and "metrics.jsonl: {'step': 12" in found
