@@ -1,5 +1,6 @@
 """Scores of generated text against references, by the standard libraries."""
 
+import collections
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,6 +46,19 @@ def scores(
     for name in names:
         found |= SCORES[name](hypotheses, references, lowercase, tokenize)
     return found
+
+
+def minimum_bayes_risk(texts: Sequence[str]) -> list[int]:
+    """Numbers of the texts, those first that have most in common with all: the mean of chrF against each.
+
+    Eikema and Aziz (2020), "Is MAP Decoding All You Need?", section 5, with chrF as the utility.
+    """
+    metric, counts = sacrebleu.CHRF(), collections.Counter(texts)
+    utility = {
+        text: sum(count * metric.sentence_score(text, [other]).score for other, count in counts.items())
+        for text in counts
+    }
+    return sorted(range(len(texts)), key=lambda i: -utility[texts[i]])
 
 
 def _mostly_chinese(texts: Sequence[str]) -> bool:

@@ -12,6 +12,7 @@ from lm.config import Config
 from lm.data import pipeline, tokenizers
 from lm.data.examples import Example, Listed
 from lm.data.tokenizers import Tokenizer
+from lm.errors import UserError
 from lm.generation import Generation, Options, Score
 from lm.models.encoder_decoder import EncoderDecoder
 from lm.tasks import TASKS
@@ -44,6 +45,21 @@ class Run:
         made = [example(given) for given in examples]
         pipeline.check_examples(Listed(made), self.config.data.task, "examples")
         return generation.score(self.model, self.params, self.tokenizer, made)
+
+
+def generate_together(runs: Sequence[Run], prompts: Sequence[str], options: Options) -> list[list[Generation]]:
+    """As `Run.generate`, of several runs: the mean of their probabilities at each token.
+
+    Raises:
+        UserError: they do not share a tokenizer, or some have an encoder and some have none.
+    """
+    first = runs[0]
+    for run in runs[1:]:
+        if run.tokenizer.fingerprint != first.tokenizer.fingerprint or run.model.has_encoder != first.model.has_encoder:
+            what = f"has another tokenizer or kind of task than {first.workdir}"
+            raise UserError(str(run.workdir), what, "give runs of one tokenizer, e.g. with other seeds")
+    members = [(run.model, run.params) for run in runs]
+    return generation.generate_together(members, first.tokenizer, prompts, options)
 
 
 def load(directory: str, checkpoint: str = "best") -> Run:
