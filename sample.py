@@ -55,11 +55,24 @@ DIVERSITY_PENALTY = flags.DEFINE_float(
     "diversity_penalty", 0.0, "nats that a token costs for each group before that took it at this step"
 )
 SEED = flags.DEFINE_integer("seed", 0, "of what is drawn; the same seed and prompt give the same text")
+# What a task that ranks labels has no use for.
+HOW = (
+    "max_new_tokens min_new_tokens temperature top_k top_p min_p typical_p repetition_penalty no_repeat_ngram ban force "
+    "greedy mbr_samples beam_size length_penalty coverage_penalty beam_groups diversity_penalty seed"
+).split()
 
 
-def options(has_encoder: bool):
+def options(task: str):
     """The flags as `generation.Options`; raises `UserError` where two of them contradict each other."""
     from lm.generation import Options
+    from lm.tasks import TASKS
+
+    if TASKS[task].ranks:
+        unused = [f"--{name}" for name in HOW if flags.FLAGS[name].value != flags.FLAGS[name].default]
+        if unused:
+            raise UserError(unused[0], f"the task {task} ranks its labels by likelihood", "leave it out")
+        return Options(num_samples=NUM_SAMPLES.value)
+    has_encoder = TASKS[task].has_source
 
     filters = (TOP_K, TOP_P, MIN_P, TYPICAL_P, MBR_SAMPLES)
     drawing = TEMPERATURE.value is not None or any(flag.value != flag.default for flag in filters)
@@ -141,7 +154,7 @@ def main() -> None:
     if INTERACTIVE.value and (PROMPT.value or INPUT_FILE.value):
         raise UserError("--interactive", "reads prompts from standard input", "leave out --prompt and --input_file")
     runs = [load(directory, CHECKPOINT.value) for directory in WORKDIR.value]
-    how = options(runs[0].model.has_encoder)
+    how = options(runs[0].config.data.task)
     given = [] if INTERACTIVE.value else prompts() or [""]
     generate_together(runs, [], how)  # without prompts it only says what does not fit
     for directory, run in zip(WORKDIR.value, runs, strict=True):

@@ -307,7 +307,8 @@ def ensemble(*step_fns: StepFn) -> StepFn:
         if len(stepped) == 1:
             return stepped[0][0], (stepped[0][1],)
         log_prob_mbv = jnp.stack([jax.nn.log_softmax(logits_bv) for logits_bv, _ in stepped])
-        return jax.nn.logsumexp(log_prob_mbv, axis=0) - jnp.log(len(stepped)), tuple(state for _, state in stepped)
+        # Of their sum: a softmax makes a mean of it.
+        return jax.nn.logsumexp(log_prob_mbv, axis=0), tuple(state for _, state in stepped)
 
     return step_fn
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -309,6 +310,53 @@ def _attention(model, params, state, memory):
 
     each = lambda *row: model.apply({"params": params}, *row, method=weights)
     return jax.vmap(each)(state[0].output_bh, memory.keys_bsk, memory.mask_bs)
+
+
+def rank(
+    members: Sequence[tuple[EncoderDecoder, Any]], tokenizer: Tokenizer, sources: Sequence[str], labels: Sequence[str]
+) -> np.ndarray:
+    """float64 [sources, labels]: nats of each label, EOS included, given each source; of several models, of their mean."""
+    each = [_label_nats(model, params, tokenizer, sources, labels) for model, params in members]
+    return np.logaddexp.reduce(each, axis=0) - math.log(len(each))
+
+
+def _label_nats(model, params, tokenizer, sources, labels):
+    targets = [[*tokenizer.encode(label), EOS] for label in labels]
+    source_ids = [[*tokenizer.encode_marked(source), EOS] for source in sources]
+    order, rows = sorted(range(len(sources)), key=lambda i: len(source_ids[i])), max(1, ROWS // len(labels))
+    found = np.zeros((len(sources), len(labels)))
+    for at in range(0, len(order), rows):
+        chosen = order[at : at + rows]
+        count = _power_of_two(len(chosen), 1)
+        encoded = _encode(model, params, _pad([source_ids[i] for i in chosen], count))
+        memory, state = decoding.tile_beams(encoded, len(labels))
+        targets_bt = np.tile(_pad(targets, len(labels)), (count, 1))
+        inputs_bt = np.tile(_pad([[BOS, *target[:-1]] for target in targets], len(labels)), (count, 1))
+        nats = 0.0
+        for begin in range(0, targets_bt.shape[1], WINDOW):
+            window = slice(begin, begin + WINDOW)
+            nats_b, state = _score_window(model, params, memory, state, inputs_bt[:, window], targets_bt[:, window])
+            nats += np.asarray(nats_b, np.float64)
+        found[chosen] = -nats.reshape(count, len(labels))[: len(chosen)]
+    return found
+
+
+def classify(
+    members: Sequence[tuple[EncoderDecoder, Any]],
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    labels: Sequence[str],
+    num_samples: int = 1,
+) -> list[list[Generation]]:
+    """The `num_samples` likeliest labels of each prompt, in the form of `generate`."""
+    if num_samples > len(labels):
+        raise UserError("--num_samples", f"there are {len(labels)} labels", "lower it")
+    tokens = [len(tokenizer.encode(label)) + 1 for label in labels]
+    found = []
+    for prompt, nats_l in zip(prompts, rank(members, tokenizer, prompts, labels), strict=True):
+        best = np.argsort(-nats_l, kind="stable")[:num_samples]
+        found.append([Generation(prompt, labels[i], float(nats_l[i]), tokens[i], True) for i in best])
+    return found
 
 
 # ---- scoring ----------------------------------------------------------------------------------------------------

@@ -150,6 +150,7 @@ def train(config: Config, directory: epath.Path) -> None:
     workdir.check(directory, config)
     devices = devices_for(config.data.batch_size, config.training.accumulate, config.training.parallel)
     splits = pipeline.load_splits(config.data)
+    labels = evaluation.labels_of(splits["train"].examples) if TASKS[config.data.task].ranks else ()
     resumed = checkpoints.any_in(directory / "checkpoints")
     origin = None if resumed else transfer.origin(config)
     if (directory / "tokenizer").exists():
@@ -176,6 +177,8 @@ def train(config: Config, directory: epath.Path) -> None:
         if config.data.cleaning:
             report = json.dumps(splits["train"].report.as_dict(), indent=1, ensure_ascii=False)
             workdir.write_whole(directory / "cleaning.json", report + "\n")
+        if labels:
+            workdir.write_whole(directory / "labels.json", json.dumps(labels, ensure_ascii=False) + "\n")
         saved = checkpoints.Checkpoints(directory / "checkpoints", config.training.keep_checkpoints)
         progress = Progress()
         if saved.steps():
@@ -185,7 +188,7 @@ def train(config: Config, directory: epath.Path) -> None:
         start = int(state.step)
 
         console.header(config, directory, devices, state.params, encoded, tokenizer, data, schedule.steps, start)
-        evaluator = evaluation.Evaluator(model, tokenizer, config, devices, encoded["validation"])
+        evaluator = evaluation.Evaluator(model, tokenizer, config, devices, encoded["validation"], labels)
         step_fn = devices.map(make_train_step(model, optimizer, config), donate=(0,))
         state = place(state, devices)
         if start < schedule.steps:

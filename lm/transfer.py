@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import numpy as np
 from etils import epath
 
 from lm import checkpoints, workdir
@@ -19,6 +20,26 @@ class Origin:
     where: str
     tokenizer: Tokenizer
     params: Any  # a tree as the checkpoint holds it
+
+
+def steps_of(saved: checkpoints.Checkpoints, which: str) -> tuple[list[int], str]:
+    """The steps that best, latest, a number or mean:N names, ascending, and what their weights are called."""
+    if not which.startswith("mean:"):
+        return [checkpoints.resolve(saved, which)], "one step"
+    count, steps = which.removeprefix("mean:"), saved.steps()
+    if not count.isdecimal() or not 0 < int(count) <= len(steps):
+        what = f"{which!r} is no mean of the checkpoints {', '.join(map(str, steps))}"
+        mend = f"give mean:1 to mean:{len(steps)}, or keep more: config.training.keep_checkpoints"
+        raise UserError("--checkpoint", what, mend)
+    chosen = steps[-int(count) :]
+    return chosen, f"mean of {'+'.join(map(str, chosen))}"
+
+
+def mean(trees: list[Any]) -> Any:
+    """Parameter by parameter, float32 (Polyak and Juditsky, 1992; of checkpoints: Vaswani et al., 2017, section 6.1)."""
+    if len(trees) == 1:
+        return trees[0]
+    return jax.tree.map(lambda *leaves: np.mean(leaves, axis=0, dtype=np.float64).astype(leaves[0].dtype), *trees)
 
 
 def origin(config: Config) -> Origin | None:

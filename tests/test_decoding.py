@@ -432,7 +432,7 @@ def must_read(*automata):
     return Words(jnp.array(next_psv), jnp.array(progress_ps), int(progress_ps.max(axis=1).sum()))
 
 
-BANNED = ((5, 6), (7,), (6, 4, 8))
+BANNED = ((5, 6), (6, 5), (4, 8), (8, 4), (7, 7), (6, 4, 5), (8, 8))
 RULES = {
     "minimum": (Constraints(min_length=4), lambda ids, i: i != EOS or len(ids) >= 4),
     "unigrams": (Constraints(no_repeat_ngram=1), lambda ids, i: not repeats((*ids, i), 1)),
@@ -440,8 +440,10 @@ RULES = {
     "trigrams": (Constraints(no_repeat_ngram=3), lambda ids, i: not repeats((*ids, i), 3)),
     "banned": (Constraints(words=must_read(automaton(*BANNED))), lambda ids, i: not ends_in(ids, i, BANNED)),
     "all": (
-        Constraints(3, 2, must_read(automaton((7,)), automaton((5, 6)))),
-        lambda ids, i: (i != EOS or len(ids) >= 3) and not repeats((*ids, i), 2) and not ends_in(ids, i, BANNED[:2]),
+        Constraints(3, 2, must_read(automaton((4, 8)), automaton((5, 6)))),
+        lambda ids, i: (
+            (i != EOS or len(ids) >= 3) and not repeats((*ids, i), 2) and not ends_in(ids, i, ((4, 8), (5, 6)))
+        ),
     ),
 }
 
@@ -451,7 +453,7 @@ def test_constraints_hold_of_greedy_and_beams_as_of_plain_searches(name):
     must, permitted = RULES[name]
     limits, broken = [12, 6, 12, 1, 9], 0
     for seed in range(3):
-        ids_b, state = start(seed=seed, eos_bias=1.0)
+        ids_b, state = start(seed=seed, eos_bias=3.0 if name == "minimum" else 0.0)
         greedy, found = (
             draw(ids_b, state, GREEDY, limits=limits, must=must),
             search(ids_b, state, 3, limits=limits, must=must),
@@ -493,9 +495,11 @@ def test_a_row_without_any_token_left_ends():
     assert found.ended_bk.all() and (found.lengths_bk == 3).all()
 
 
-@pytest.mark.parametrize("penalty", [0.5, 1.3, 3.0])
-def test_the_repetition_penalty_makes_what_was_generated_less_likely(penalty):
+@pytest.mark.parametrize("shift", [0.0, -4.0])
+@pytest.mark.parametrize("penalty", [0.5, 2.0, 4.0])
+def test_the_repetition_penalty_makes_what_was_generated_less_likely(penalty, shift):
     ids_b, state = start(eos_bias=-3.0)
+    state["bias"] += shift
     generated = draw(ids_b, state, Sampling(0.0, repetition_penalty=penalty))
     free = draw(ids_b, state, GREEDY)
     assert (generated.ids_bl != free.ids_bl).any()

@@ -333,7 +333,7 @@ def test_evaluate_prints_a_table_and_writes_it(trained):
     done = run_programs(*((["-m", "lm.evaluate", f"--workdir={trained[of]}", *a], "") for (of, _), a in calls.items()))
     for (layout, split), answer in zip(calls, done, strict=True):
         assert (answer.returncode, answer.stderr) == (0, ""), answer
-        table = dict(re.split(r"  +", line, maxsplit=1) for line in answer.stdout.splitlines())
+        table = dict(re.split(r"  +", line, maxsplit=2)[:2] for line in answer.stdout.splitlines())
         path = pathlib.Path(table.pop("written to"))
         # Other options than the usual ones overwrite no other result.
         unusual = "-beam_size=2-lowercase=True-bleu_tokenize=char" if (layout, split) == ("buckets", "test") else ""
@@ -343,6 +343,11 @@ def test_evaluate_prints_a_table_and_writes_it(trained):
         for name, value in table.items():
             if isinstance(written[name], float):
                 assert float(value) == pytest.approx(written[name], rel=1e-4)
+        for name, (low, high) in written["intervals"].items():
+            assert low <= written[name] <= high, name
+            assert f"{low:.4g}, {high:.4g}]" in answer.stdout
+        scored = {"exact_match", "bleu", "chrf"} if layout == "buckets" else set()
+        assert set(written["intervals"]) == {"loss", "perplexity", "bits_per_byte"} | scored
         last = records(trained[layout])[-1]
         if split == "validation":  # what training said of the same checkpoint, but for its limit on what is generated
             for name in ("loss", "perplexity", "bits_per_byte", "tokens"):

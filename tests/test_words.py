@@ -17,7 +17,7 @@ SIZES = {"bytes": 0, "characters": 0, "words": 0, "unigram": 284, "bpe": 284}
 TOKENIZERS = {
     kind: train_tokenizer(TokenizerConfig(kind, size, multiple_of=8), TEXTS, 2) for kind, size in SIZES.items()
 }
-BANNED = ("cat", "ab", "\u5728\u57ab", "bab", "é", "aab")
+BANNED = ("cat", "ab", "\u5728\u57ab", "bab", "é", "aabba")
 SPECIALS = (PAD, BOS, UNK)
 
 
