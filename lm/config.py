@@ -177,8 +177,15 @@ class TrainingConfig(_Section):
     keep_checkpoints: int = _field(2, "latest checkpoints kept, beside the best by validation loss")
     eval_examples: int = _field(256, "seq2seq: validation examples generated and scored at an evaluation; 0: none")
     init_from: str = _field(
-        "", "WORKDIR[:best|latest|STEP] of the run whose tokenizer and parameters this one starts from"
+        "", "WORKDIR[:best|latest|STEP|mean:N] of the run whose tokenizer and parameters this one starts from"
     )
+    init_params: Names = _field(
+        Names(),
+        "init_from: regular expressions, matched whole, of the parameters that are loaded, e.g. encoder/.*; with "
+        "=>NAME those that have another name there, e.g. encoder/layer_(\\d)_forward/(.*)=>decoder/layers_\\1/\\2; "
+        "empty: all that have the same name",
+    )
+    init_mismatch: str = _field("refuse", "init_from: what to do with a parameter of another shape: refuse or skip")
     parallel: str = _field("pmap", "how devices share the work: pmap (replicated parameters, batch cut in equal parts)")
     accumulate: int = _field(
         1, "parts that a device's batch is cut into, one after the other, to save memory; same update"
@@ -259,6 +266,7 @@ def validated(config: Config) -> Config:
     choice("optimizer.name", ("adamw", "adam", "sgd"))
     choice("optimizer.schedule", ("constant", "linear", "cosine", "inverse_sqrt"))
     choice("training.parallel", PARALLEL)
+    choice("training.init_mismatch", ("refuse", "skip"))
     for path in (
         "data.batch_size data.window data.max_length data.buckets data.evaluation_streams model.embed_dim "
         "model.hidden_dim model.layers training.keep_checkpoints training.accumulate"
@@ -372,6 +380,11 @@ def validated(config: Config) -> Config:
         "names no run",
         "give WORKDIR or WORKDIR:best",
     )
+    for pattern in training.init_params:
+        try:
+            re.compile(pattern.split("=>")[0])
+        except re.error as error:
+            check(False, "training.init_params", f"{pattern!r} is not a regular expression ({error})", "mend it")
     check(
         config.optimizer.name != "adam" or config.optimizer.weight_decay == 0,
         "optimizer.weight_decay",
