@@ -186,7 +186,7 @@ class TrainingConfig(_Section):
     keep_checkpoints: int = _field(2, "latest checkpoints kept, beside the best by validation loss")
     eval_examples: int = _field(256, "seq2seq: validation examples generated and scored at an evaluation; 0: none")
     init_from: str = _field(
-        "", "WORKDIR[:best|latest|STEP] of the run whose tokenizer and parameters this one starts from"
+        "", "WORKDIR[:best|latest|STEP|mean:N] of the run whose tokenizer and parameters this one starts from"
     )
     checkpoint_minutes: float = _field(15.0, "most minutes between checkpoints, whatever the steps; 0: steps alone")
     parallel: str = _field(
@@ -201,6 +201,13 @@ class TrainingConfig(_Section):
         "another data order)",
     )
     not_finite_most: int = _field(10, "skip, rewind: how often in a run; then it stops")
+    init_params: Names = _field(
+        Names(),
+        "init_from: regular expressions, matched whole, of the parameters that are loaded, e.g. encoder/.*; with "
+        "=>NAME those that have another name there, e.g. encoder/layer_(\\d)_forward/(.*)=>decoder/layers_\\1/\\2; "
+        "empty: all that have the same name",
+    )
+    init_mismatch: str = _field("refuse", "init_from: what to do with a parameter of another shape: refuse or skip")
     accumulate: int = _field(
         1, "parts that a device's batch is cut into, one after the other, to save memory; same update"
     )
@@ -285,6 +292,7 @@ def validated(config: Config) -> Config:
     choice("optimizer.schedule", ("constant", "linear", "cosine", "inverse_sqrt"))
     choice("training.parallel", PARALLEL)
     choice("training.not_finite", ("stop", "skip", "rewind"))
+    choice("training.init_mismatch", ("refuse", "skip"))
     for path in (
         "data.batch_size data.window data.max_length data.buckets data.evaluation_streams model.embed_dim "
         "model.hidden_dim model.layers model.heads training.keep_checkpoints training.accumulate"
@@ -407,6 +415,11 @@ def validated(config: Config) -> Config:
         "names no run",
         "give WORKDIR or WORKDIR:best",
     )
+    for pattern in training.init_params:
+        try:
+            re.compile(pattern.split("=>")[0])
+        except re.error as error:
+            check(False, "training.init_params", f"{pattern!r} is not a regular expression ({error})", "mend it")
     check(
         config.optimizer.name != "adam" or config.optimizer.weight_decay == 0,
         "optimizer.weight_decay",

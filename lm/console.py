@@ -64,7 +64,7 @@ def header(
 def transferred(where: str, report: dict[str, list[str]]) -> None:
     """Which parameters came from another run."""
     say(f"from {where}: {len(report['loaded'])} parameters loaded")
-    for kind in ("new", "skipped"):
+    for kind in ("loaded", "new", "skipped"):
         if report[kind]:
             say(f"  {kind}: {', '.join(report[kind])}")
 

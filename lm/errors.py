@@ -46,7 +46,10 @@ class Stopped(Exception):
 
 
 def program(
-    main: Callable[[], None], required: Sequence[str] = (), check_arguments: Callable[[list[str]], None] | None = None
+    main: Callable[[], None],
+    required: Sequence[str] = (),
+    check_arguments: Callable[[list[str]], None] | None = None,
+    positional: str = "",
 ) -> None:
     """Parses the flags, runs `main` and ends the process: 0 done, 2 the user can mend it, 128 + signal.
 
@@ -54,6 +57,7 @@ def program(
         main: called with the flags parsed.
         required: flags that must be given.
         check_arguments: called with the command line before it is parsed.
+        positional: the flag, one that may be given many times, that arguments without a name are values of.
     """
 
     def parse(argv: list[str]) -> list[str]:
@@ -68,7 +72,9 @@ def program(
             absl.logging.set_verbosity(absl.logging.WARNING)  # libraries log at INFO what is of no use to a user
             for name in ("absl", "asyncio"):  # Orbax logs each error that it raises, asyncio what follows from it
                 logging.getLogger(name).setLevel("CRITICAL")
-        if rest[1:]:
+        if rest[1:] and positional:
+            flags.FLAGS[positional].parse(rest[1:])
+        elif rest[1:]:
             raise UserError("command line", f"{rest[1]!r} is not a flag", "--help lists the flags")
         for name in required:
             if not flags.FLAGS[name].value:
@@ -80,6 +86,7 @@ def program(
         main()
 
     flags.DEFINE_bool("debug", False, "show the traceback of an error")
+    flags.FLAGS.set_gnu_getopt(bool(positional))  # flags may follow arguments
     _silence_threads()
     try:
         app.run(run, flags_parser=parse)

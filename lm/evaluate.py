@@ -1,75 +1,184 @@
 """python -m lm.evaluate --workdir=W [--split=test] [--checkpoint=best|latest|STEP]: scores a split of a run's data.
 
-Prints a table and writes `W/evaluations/SPLIT-STEP.json`.
+Prints a table, each figure with its 95 % interval, and writes `W/evaluations/SPLIT-STEP.json`.
+
+python -m lm.evaluate A B compares two runs on the same data: beside both, what B has more than A, with its interval, and
+p by the paired bootstrap and by approximate randomisation. Figures whose signatures differ are marked.
 """
 
 import json
+from typing import Any, NamedTuple
 
 import jax
 import sacrebleu
 from absl import flags
 
-from lm import console, workdir
+from lm import console, evaluation, metrics, workdir
 from lm.data import pipeline
 from lm.errors import UserError, nearest, program
 from lm.evaluation import Evaluator
 from lm.generation import Options
+from lm.metrics import Metric
 from lm.parallel import Devices
 from lm.run import Run, load
 from lm.tasks import TASKS
 
-WORKDIR = flags.DEFINE_string("workdir", None, "the run's directory")
+WORKDIR = flags.DEFINE_multi_string("workdir", None, "the run's directory; two are compared")
 SPLIT = flags.DEFINE_string("split", "test", "train, validation or test, as the run's configuration names them")
-CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "best (by validation loss), latest, or a step")
-LOWERCASE = flags.DEFINE_bool("lowercase", False, "BLEU and chrF of lower-cased text")
+CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", "best", "best (by validation loss), latest, a step, or mean:N of the last N"
+)
+SCORES = flags.DEFINE_list(
+    "scores", [], f"what generated text is scored by, of {', '.join(metrics.SCORES)}; empty: what the task says"
+)
+LOWERCASE = flags.DEFINE_bool("lowercase", False, "BLEU, chrF and TER of lower-cased text")
 TOKENIZE = flags.DEFINE_string("bleu_tokenize", "", "sacrebleu's tokenizer for BLEU; empty: zh for Chinese, else 13a")
 BEAM_SIZE = flags.DEFINE_integer("beam_size", 0, "beam search with so many beams; 0: greedy")
 LENGTH_PENALTY = flags.DEFINE_float("length_penalty", 0.0, "of the beam's scores; 0 ranks by log-probability")
 
 
+class Evaluation(NamedTuple):
+    """Of a run on a split."""
+
+    figures: dict[str, Any]  # and signatures: NAME_signature
+    measured: dict[str, Metric]  # the figures that have an interval
+    outputs: list[dict[str, str]]  # of each example its source, reference and output, where the task generates
+    fingerprint: str  # of the examples
+
+
 def evaluate(
-    run: Run, split: str, options: Options, lowercase: bool = False, tokenize: str = ""
-) -> tuple[dict[str, object], list[dict[str, str]]]:
-    """The figures of a split, and each example's source, reference and output where the task generates."""
-    names = ("train", "validation", *(("test",) if run.config.data.test else ()))
+    run: Run, split: str, options: Options, lowercase: bool = False, tokenize: str = "", scores: tuple[str, ...] = ()
+) -> Evaluation:
+    """Loss of the whole split, and its outputs' `scores` (none: the task's)."""
+    names, task = ("train", "validation", *(("test",) if run.config.data.test else ())), TASKS[run.config.data.task]
     if split not in names:
         raise UserError("--split", f"the run has no {split!r} data", nearest(split, names))
+    if scores and not task.scores:
+        raise UserError("--scores", f"the task {run.config.data.task} has no outputs to score", "leave it out")
     loaded = pipeline.load_splits(run.config.data, (split,))[split]
     workdir.check_unchanged(run.workdir, {split: loaded.fingerprint})
     devices = Devices(jax.local_devices())
     encoded = pipeline.encode(loaded, run.tokenizer, run.config.data, run.config.seed)
-    evaluator = Evaluator(run.model, run.tokenizer, run.config, devices, encoded)
-    figures = evaluator.figures(*evaluator.losses(devices.replicate(run.params)))
+    labels = run.labels if task.ranks else ()
+    evaluator = Evaluator(run.model, run.tokenizer, run.config, devices, encoded, labels)
+    measured = evaluator.likelihoods(devices.replicate(run.params))
+    sums = measured["loss"].stats_ns.sum(axis=0)
+    figures = evaluator.figures(*sums)
+    for name, unit in (("loss", "token"), ("perplexity", "token"), ("bits_per_byte", "byte")):
+        known = (unit, run.tokenizer, split, loaded.fingerprint, run.weights)
+        measured[name] = measured[name]._replace(signature=evaluation.signature(run.config, *known))
     outputs = []
-    if TASKS[run.config.data.task].scores:
-        generations = evaluator.generate(run.params, None, options)
-        figures |= evaluator.scored(generations, lowercase, tokenize)
+    if task.scores:
+        if task.ranks:
+            generations, calibrated = evaluator.classes(run.params)
+            measured |= calibrated
+        else:
+            generations = evaluator.generate(run.params, None, options)
+        texts = [one.output for one in generations], [example.target for example in loaded.examples]
+        measured |= metrics.measure(scores or task.scores, *texts, lowercase, tokenize)
+        figures["generated"] = len(generations)
         outputs = [
             {"source": example.source, "reference": example.target, "output": one.output}
             for example, one in zip(loaded.examples, generations, strict=True)
         ]
-    return figures, outputs
+    return Evaluation(figures | metrics.figures(measured), measured, outputs, loaded.fingerprint)
+
+
+def write(run: Run, found: Evaluation, intervals: dict[str, tuple[float, float]]) -> str:
+    """The record of an evaluation, into the run's directory; where it lies."""
+    # Other options than the usual ones have a file of their own.
+    unusual = [flag for flag in (BEAM_SIZE, LENGTH_PENALTY, LOWERCASE, TOKENIZE) if flag.value != flag.default]
+    unusual = [f"{flag.name}={flag.value}" for flag in unusual]
+    unusual += [f"scores={'+'.join(SCORES.value)}"] * bool(SCORES.value) + [
+        run.weights.replace(" ", "-")
+    ] * run.averaged
+    name = "-".join([SPLIT.value, str(run.step), *unusual])
+    path = run.workdir / "evaluations" / f"{name}.json"
+    record = {"split": SPLIT.value, "step": run.step, **found.figures, "intervals": intervals}
+    if found.outputs:
+        task = TASKS[run.config.data.task]
+        how = {"labels": list(run.labels)} if task.ranks else {}
+        record["decoding"] = how or {"beam_size": BEAM_SIZE.value, "length_penalty": LENGTH_PENALTY.value}
+        if task.ranks:
+            texts = [one["output"] for one in found.outputs], [one["reference"] for one in found.outputs]
+            record["confusion"] = metrics.confusion(run.labels, *texts)
+        record["outputs"] = found.outputs
+    workdir.write_whole(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    return str(path)
+
+
+def show(run: Run, found: Evaluation) -> None:
+    """A table, and the record."""
+    intervals = {name: metrics.interval(metric) for name, metric in found.measured.items()}
+    path = write(run, found, intervals)
+    for name, value in {"split": SPLIT.value, "step": run.step, **found.figures}.items():
+        line = f"{name:<24} {value:.6g}" if isinstance(value, float) else f"{name:<24} {value}"
+        low, high = intervals.get(name, (None, None))
+        console.say(line if low is None else f"{line:<38} [{low:.4g}, {high:.4g}]")
+    if found.outputs and TASKS[run.config.data.task].ranks and len(run.labels) <= 12:
+        texts = [one["output"] for one in found.outputs], [one["reference"] for one in found.outputs]
+        width = max(5, *map(len, run.labels))
+        console.say(f"{'gold, down; output':<24} {' '.join(f'{label:>{width}}' for label in run.labels)}")
+        for label, row in zip(run.labels, metrics.confusion(run.labels, *texts), strict=True):
+            console.say(f"  {label:<22} {' '.join(f'{count:>{width}}' for count in row)}")
+    console.say(f"{'written to':<24} {path}")
+
+
+def differing(a: str, b: str) -> list[str]:
+    """The fields in which two signatures differ."""
+    a, b = (dict(field.partition(":")[::2] for field in text.split("|")) for text in (a, b))
+    return [name for name in {**a, **b} if a.get(name) != b.get(name)]
+
+
+def show_comparison(runs: list[Run], both: list[Evaluation]) -> None:
+    """Both figures side by side; tests where both have the same examples and units."""
+    if both[0].fingerprint != both[1].fingerprint:
+        what = f"its {SPLIT.value} data is not that of {runs[0].workdir}"
+        raise UserError(str(runs[1].workdir), what, "give runs that are evaluated on the same data")
+    for letter, run in zip("AB", runs, strict=True):
+        console.say(f"{letter}  {run.workdir}, step {run.step}, {run.weights}")
+    console.say(f"{'':<18}{'A':>10}{'B':>12}{'B - A':>12}  {'95 % interval':<24}{'p bootstrap':>12}{'p random':>10}")
+    notes, a, b = [], *(one.measured for one in both)
+    for name in [name for name in a if name in b]:
+        fields = differing(a[name].signature, b[name].signature)
+        line = f"{name + ' *' * bool(fields):<18}{a[name].value:>10.5g}{b[name].value:>12.5g}"
+        if fields:
+            notes.append(
+                f"* {name}: signatures differ in {', '.join(fields)}: {a[name].signature}  {b[name].signature}"
+            )
+        # What a byte costs can be compared whatever the tokens; what a token costs cannot.
+        of_text = "unit:byte" in a[name].signature and set(fields) == {"tok"}
+        if len(a[name].stats_ns) == len(b[name].stats_ns) and (not fields or of_text):
+            found = metrics.compare(a[name], b[name])
+            between = f"[{found.low:.4g}, {found.high:.4g}]"
+            line += f"{found.difference:>12.4g}  {between:<24}{found.p_bootstrap:>12.4f}{found.p_randomisation:>10.4f}"
+        console.say(line)
+    for note in notes:
+        console.say(note)
 
 
 def main() -> None:
     if TOKENIZE.value and TOKENIZE.value not in sacrebleu.BLEU.TOKENIZERS:
         mend = nearest(TOKENIZE.value, sacrebleu.BLEU.TOKENIZERS)
         raise UserError("--bleu_tokenize", f"{TOKENIZE.value!r} is unknown", mend)
-    run = load(WORKDIR.value, CHECKPOINT.value)
+    for name in SCORES.value:
+        if name not in metrics.SCORES:
+            raise UserError("--scores", f"{name!r} is unknown", nearest(name, metrics.SCORES))
+    if len(WORKDIR.value) > 2:
+        raise UserError("--workdir", f"is given {len(WORKDIR.value)} times", "give one run, or two to compare")
     options = Options(temperature=0, beam_size=BEAM_SIZE.value, length_penalty=LENGTH_PENALTY.value)
-    figures, outputs = evaluate(run, SPLIT.value, options, LOWERCASE.value, TOKENIZE.value)
-    # Other options than the usual ones have a file of their own.
-    unusual = [flag for flag in (BEAM_SIZE, LENGTH_PENALTY, LOWERCASE, TOKENIZE) if flag.value != flag.default]
-    name = "-".join([SPLIT.value, str(run.step), *(f"{flag.name}={flag.value}" for flag in unusual)])
-    path = run.workdir / "evaluations" / f"{name}.json"
-    decoding = {"beam_size": options.beam_size, "length_penalty": options.length_penalty}
-    record = {"split": SPLIT.value, "step": run.step, **figures, "decoding": decoding if outputs else {}}
-    workdir.write_whole(path, json.dumps(record | {"outputs": outputs}, indent=2, ensure_ascii=False) + "\n")
-    for name, value in record.items():
-        if value != {}:
-            console.say(f"{name:<24} {value:.6g}" if isinstance(value, float) else f"{name:<24} {value}")
-    console.say(f"{'written to':<24} {path}")
+    runs = [load(directory, CHECKPOINT.value) for directory in WORKDIR.value]
+    for run in runs:
+        if TASKS[run.config.data.task].ranks and BEAM_SIZE.value:
+            raise UserError("--beam_size", "the task ranks its labels by likelihood", "leave it out")
+    how = (SPLIT.value, options, LOWERCASE.value, TOKENIZE.value, tuple(SCORES.value))
+    both = [evaluate(run, *how) for run in runs]
+    for run, found in zip(runs, both, strict=True):
+        show(run, found)
+        console.say("") if len(runs) > 1 else None
+    if len(runs) == 2:
+        show_comparison(runs, both)
 
 
 if __name__ == "__main__":
-    program(main, required=("workdir",))
+    program(main, required=("workdir",), positional="workdir")

@@ -2,25 +2,31 @@
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax import lax
 
-from lm import generation, metrics
+import lm
+from lm import generation, metrics, words
 from lm.config import Config
 from lm.data import batches, pipeline
 from lm.data.batches import Batch
+from lm.data.examples import Examples
 from lm.data.pipeline import Encoded
 from lm.data.tokenizers import Tokenizer
+from lm.errors import UserError
 from lm.generation import Generation, Options
 from lm.losses import teacher_forced
+from lm.metrics import Metric
 from lm.models.decoder import zero_states
 from lm.models.encoder_decoder import EncoderDecoder
 from lm.parallel import AXIS, Devices
 from lm.tasks import TASKS
+
+MOST_LABELS = 1000  # that a task may rank
 
 
 def make_eval_step(model: EncoderDecoder) -> Callable[[Any, Any, Batch], tuple[jax.Array, jax.Array, Any]]:
@@ -33,11 +39,66 @@ def make_eval_step(model: EncoderDecoder) -> Callable[[Any, Any, Batch], tuple[j
     return eval_step
 
 
+def make_row_step(model: EncoderDecoder) -> Callable[[Any, Any, Batch], tuple[jax.Array, Any]]:
+    """(params, carry, batch) -> (nats_b, carry): as `make_eval_step`, but for each row."""
+
+    def row_step(params, carry, batch):
+        def row(carry, batch):
+            total, (_, carry) = teacher_forced(model, params, *jax.tree.map(lambda x: x[None], (carry, batch)))
+            return total, jax.tree.map(lambda x: x[0], carry)
+
+        return jax.vmap(row)(carry, batch)
+
+    return row_step
+
+
+def labels_of(examples: Examples) -> tuple[str, ...]:
+    """The targets of training data, each once, in order; raises `UserError` where there are too many to rank."""
+    labels = sorted({example.target for example in examples})
+    if len(labels) > MOST_LABELS:
+        what = f"the training data has {len(labels):,} different targets, too many to rank as labels"
+        raise UserError("config.data.task", what, "use config.data.task=seq2seq")
+    return tuple(labels)
+
+
+def signature(
+    config: Config, unit: str, tokenizer: Tokenizer, split: str, fingerprint: str, weights: str = "one step"
+) -> str:
+    """What a likelihood depends on beside the model, as sacrebleu's signature says it of BLEU.
+
+    Two figures with the same one can be compared; `tok` does not matter to the units byte and example.
+    """
+    paired, data = TASKS[config.data.task].has_source, config.data
+    return "|".join(
+        [
+            f"unit:{unit}",
+            f"tok:{tokenizer.kind}.{tokenizer.fingerprint[:8]}",
+            f"data:{fingerprint[:8]}",
+            f"split:{split}",
+            f"task:{data.task}",
+            f"state:{'reset' if paired else 'carried'}",
+            f"batch:{'pairs' if paired else f'{data.evaluation_streams}x{data.window}'}",
+            f"weights:{weights.replace(' ', '-')}",
+            f"version:{lm.__version__}",
+        ]
+    )
+
+
 class Evaluator:
     """Scores one split, again and again, with the programs compiled once."""
 
-    def __init__(self, model: EncoderDecoder, tokenizer: Tokenizer, config: Config, devices: Devices, encoded: Encoded):
+    def __init__(
+        self,
+        model: EncoderDecoder,
+        tokenizer: Tokenizer,
+        config: Config,
+        devices: Devices,
+        encoded: Encoded,
+        labels: Sequence[str] = (),
+    ):
+        """`labels` are what a task that ranks them chooses from."""
         self.model, self.tokenizer, self.config = model, tokenizer, config
+        self.labels = labels
         self.devices, self.encoded = devices, encoded
         self._step = devices.map(make_eval_step(model))
 
@@ -57,6 +118,9 @@ class Evaluator:
     def generate(self, params: Any, limit: int | None, options: Options) -> list[Generation]:
         """One output for each of the first `limit` sources; `params` on the host or one device."""
         prompts = [example.source for example in self.encoded.split.examples[:limit]]
+        if self.labels:
+            members = [(self.model, params)]
+            return [one for (one,) in generation.classify(members, self.tokenizer, prompts, self.labels)]
         return [one for (one,) in generation.generate(self.model, params, self.tokenizer, prompts, options)]
 
     def rehearse(self, params: Any) -> None:
@@ -92,7 +156,52 @@ class Evaluator:
         references = [example.target for example in self.encoded.split.examples[: len(generations)]]
         outputs = [one.output for one in generations]
         names = TASKS[self.config.data.task].scores
-        return metrics.scores(names, outputs, references, lowercase, tokenize) | {"generated": len(outputs)}
+        measured = metrics.measure(names, outputs, references, lowercase, tokenize)
+        return metrics.figures(measured) | {"generated": len(outputs)}
+
+    def likelihoods(self, params: Any) -> dict[str, Metric]:
+        """loss, perplexity and bits_per_byte as metrics, in one pass: of pairs by example, else by stretch of a stream.
+
+        `params` replicated on the devices. The stretches are the rows of `evaluation_streams`, window by window.
+        """
+        rows_of = self.devices.map(make_row_step(self.model))
+        bytes_v = np.array([*map(len, words.surfaces(self.tokenizer))])
+        data, paired, found, carry = self.config.data, self.model.has_encoder, [], ()
+        if paired:
+            passed = batches.evaluation_buckets(self.encoded.corpus, data.batch_size, data.buckets)
+        else:
+            passed = ((None, batch) for batch in pipeline.evaluation_batches(self.encoded, data))
+        for chosen, batch in passed:
+            rows = self.devices.rows(batch.inputs_bt.shape[0])
+            if not paired and not found:
+                carry = self.devices.cut(zero_states(self.config.model, rows))
+            padded = batches.pad_rows(batch, rows)
+            nats_b, carry = rows_of(params, carry, self.devices.cut(padded))
+            counted = (padded.weights_bt, padded.weights_bt * bytes_v[padded.targets_bt])
+            stats_b3 = np.stack([self.devices.join(nats_b), *(x.sum(axis=1) for x in counted)], axis=1)
+            found.append((np.arange(len(stats_b3)) if chosen is None else chosen, stats_b3))
+        stats_n3 = np.concatenate([stats[: len(chosen)] for chosen, stats in found]).astype(np.float64)
+        if paired:
+            stats_n3 = stats_n3[np.argsort(np.concatenate([chosen for chosen, _ in found]))]
+        stats_n3 = stats_n3[stats_n3[:, 1] > 0]
+        nats_n, tokens_n, bytes_n = stats_n3.T
+        bytes_n *= self.encoded.target_bytes / bytes_n.sum()  # what a tokenizer leaves out at a text's start
+        exp = lambda sums_s: math.exp(sums_s[0] / sums_s[1]) if sums_s[0] / sums_s[1] < 700 else math.inf
+        loss = metrics.ratio(nats_n, tokens_n)
+        return {
+            "loss": loss,
+            "perplexity": loss._replace(of=exp),
+            "bits_per_byte": metrics.ratio(nats_n, bytes_n, 1 / math.log(2)),
+        }
+
+    def classes(self, params: Any) -> tuple[list[Generation], dict[str, Metric]]:
+        """The likeliest label for each example, and the calibration of the labels' probabilities, which sum to 1."""
+        examples, labels = self.encoded.split.examples, list(self.labels)
+        prompts = [example.source for example in examples]
+        nats_nl = generation.rank([(self.model, params)], self.tokenizer, prompts, labels)
+        probabilities_nl = np.exp(nats_nl - np.logaddexp.reduce(nats_nl, axis=1, keepdims=True))
+        gold_n = np.array([labels.index(e.target) if e.target in labels else -1 for e in examples])
+        return self.generate(params, None, Options()), metrics.calibration(probabilities_nl, gold_n)
 
     def _scores(self, limit: int | None) -> bool:
         return bool(TASKS[self.config.data.task].scores) and limit != 0

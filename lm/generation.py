@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm import decoding, losses
+from lm import decoding, losses, metrics, words
 from lm.data.examples import Example
 from lm.data.tokenizers import BOS, EOS, PAD, UNK, Tokenizer
 from lm.errors import UserError
@@ -23,16 +24,26 @@ WINDOW = 512  # most tokens of a prompt or target that go through `unroll` at on
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How to generate; never bound to training."""
+    """How to generate; never bound to training. What is said of tokens and words is said of the output."""
 
     num_samples: int = 1  # outputs for each prompt; with a beam, its n best
     max_new_tokens: int = 0  # 0: 256 for a language model, twice the source and 32 more for an encoder-decoder
+    min_new_tokens: int = 0  # tokens before the text may end
     temperature: float = 1.0  # 0 is greedy
     top_k: int = 0  # 0 is off
     top_p: float = 1.0  # 1 is off
     min_p: float = 0.0  # 0 is off
+    typical_p: float = 1.0  # 1 is off
+    repetition_penalty: float = 1.0  # 1 is off
+    no_repeat_ngram: int = 0  # n: no n tokens twice; 0 is off
+    ban: tuple[str, ...] = ()  # strings that no output holds, however they are cut into tokens
+    force: tuple[str, ...] = ()  # strings that every output holds; with a beam
     beam_size: int = 0  # 0: sample (or greedy); k: the k most probable by beam search
     length_penalty: float = 0.0  # of the beam's scores (Wu et al., 2016); 0 ranks by log-probability
+    coverage_penalty: float = 0.0  # of the beam's scores, for sources that got too little attention; 0 is off
+    beam_groups: int = 1  # diverse beam search with so many groups
+    diversity_penalty: float = 0.0  # nats that a token costs for each group before that took it
+    mbr_samples: int = 0  # draw so many, give those most like the others (chrF); 0: give what is drawn
     seed: int = 0
 
     def __post_init__(self):
@@ -42,20 +53,49 @@ class Options:
 
         check(self.num_samples >= 1, "num_samples", "give at least 1")
         check(0 <= self.max_new_tokens <= 10**6, "max_new_tokens", "give 1 to 1000000, or 0 for the default")
+        check(0 <= self.min_new_tokens <= 10**6, "min_new_tokens", "give 0 to 1000000")
         check(0 <= self.temperature < float("inf"), "temperature", "give at least 0, which is greedy")
         check(0 <= self.top_k < 2**31, "top_k", "give at least 1, or 0 for no limit")
         check(0 < self.top_p <= 1, "top_p", "give more than 0 and at most 1, which is no limit")
         check(0 <= self.min_p <= 1, "min_p", "give 0, which is no limit, to 1")
-        check(self.beam_size >= 0, "beam_size", "give at least 1, or 0 for none")
-        check(self.length_penalty >= 0, "length_penalty", "give at least 0")
+        check(0 < self.typical_p <= 1, "typical_p", "give more than 0 and at most 1, which is no limit")
+        check(0 < self.repetition_penalty <= 1e6, "repetition_penalty", "give more than 0; 1 is none")
+        check(0 <= self.no_repeat_ngram <= 10**6, "no_repeat_ngram", "give at least 1, or 0 for none")
+        check(all(self.ban), "ban", "give strings that are not empty")
+        check(all(self.force), "force", "give strings that are not empty")
+        check(0 <= self.beam_size <= 10**4, "beam_size", "give 1 to 10000, or 0 for none")
+        check(0 <= self.length_penalty < float("inf"), "length_penalty", "give at least 0")
+        check(0 <= self.coverage_penalty < float("inf"), "coverage_penalty", "give at least 0")
+        check(self.beam_groups >= 1, "beam_groups", "give at least 1")
+        check(0 <= self.diversity_penalty < float("inf"), "diversity_penalty", "give at least 0")
+        check(0 <= self.mbr_samples <= 10**4, "mbr_samples", "give at least 2, or 0 for none")
         check(0 <= self.seed < 2**32, "seed", "give 0 to 4294967295")
-        if self.length_penalty and not self.beam_size:
-            raise UserError("--length_penalty", "is of a beam's scores", "give --beam_size")
+        for name in ("length_penalty", "coverage_penalty", "force"):
+            if getattr(self, name) and not self.beam_size:
+                raise UserError(f"--{name}", "is for beam search", "give --beam_size")
+        if self.repetition_penalty != 1 and self.beam_size:
+            what = "is for drawing: a beam's scores are the model's own"
+            raise UserError("--repetition_penalty", what, "give --no_repeat_ngram, or no --beam_size")
+        if self.max_new_tokens and self.min_new_tokens >= self.max_new_tokens:
+            what = f"{self.min_new_tokens} tokens and an end are more than --max_new_tokens={self.max_new_tokens}"
+            raise UserError("--min_new_tokens", what, "lower it")
+        if (self.beam_groups > 1 or self.diversity_penalty) and (
+            self.beam_groups == 1 or not self.beam_size or self.beam_size % self.beam_groups
+        ):
+            what = f"{self.beam_groups} do not divide a beam of {self.beam_size} into groups"
+            raise UserError("--beam_groups", what, "give at least 2, and a multiple of it as --beam_size")
+        if self.force and self.beam_groups > 1:
+            raise UserError("--force", "has beams of its own", "leave out --beam_groups")
+        if self.mbr_samples and (self.beam_size or self.temperature == 0):
+            raise UserError("--mbr_samples", "is of samples that are drawn", "leave out --beam_size, --greedy")
         if self.num_samples > 1 and not self.beam_size and self.temperature == 0:
             raise UserError("--num_samples", "greedy decoding has one output", "give --temperature or --beam_size")
         if self.beam_size and self.num_samples > self.beam_size:
             what = f"a beam of {self.beam_size} has no {self.num_samples} best"
             raise UserError("--num_samples", what, "raise --beam_size")
+        if self.mbr_samples and self.num_samples > self.mbr_samples:
+            what = f"{self.mbr_samples} samples have no {self.num_samples} best"
+            raise UserError("--num_samples", what, "raise --mbr_samples")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,9 +126,22 @@ def generate(
     What a prompt gives depends on the prompt, the seed and, if a prompt is given several times, which time it is; not
     on the prompts beside it.
     """
+    return generate_together([(model, params)], tokenizer, prompts, options)
+
+
+def generate_together(
+    members: Sequence[tuple[EncoderDecoder, Any]], tokenizer: Tokenizer, prompts: Sequence[str], options: Options
+) -> list[list[Generation]]:
+    """As `generate`, of several models that share a tokenizer: the mean of their probabilities at each token."""
+    models, params = zip(*members, strict=True)
+    for model in models:
+        if options.coverage_penalty and not (model.has_encoder and model.config.attention != "none"):
+            raise UserError("--coverage_penalty", "the model has no attention to a source", "leave it out")
     prompt_ids = [tokenizer.encode_marked(prompt) for prompt in prompts]
     forbidden = (PAD, BOS, UNK, *tokenizer.unused)
-    copies = 1 if options.beam_size else options.num_samples
+    must = words.automata(tokenizer, options.ban, options.force, forbidden)
+    constraints = decoding.Constraints(options.min_new_tokens, options.no_repeat_ngram, must)
+    copies = 1 if options.beam_size else options.mbr_samples or options.num_samples
     seen: dict[str, int] = {}
     rows = []  # (prompt, its key's numbers)
     for index, prompt in enumerate(prompts):
@@ -100,43 +153,50 @@ def generate(
     results: list[list[Generation]] = [[] for _ in prompts]
     for i in range(0, len(rows), ROWS):
         chunk = rows[i : i + ROWS]
-        for (index, *_), found in zip(
-            chunk, _decode(model, params, prompt_ids, chunk, options, forbidden), strict=True
-        ):
+        decoded = _decode(models, params, prompt_ids, chunk, options, constraints, forbidden)
+        for (index, *_), found in zip(chunk, decoded, strict=True):
             for ids, log_probability, ended in found[: options.num_samples]:
                 text = tokenizer.decode(ids)
                 results[index].append(Generation(prompts[index], text, log_probability, len(ids), ended))
+    if options.mbr_samples:
+        for drawn in results:
+            best = metrics.minimum_bayes_risk([one.output for one in drawn])
+            drawn[:] = [drawn[i] for i in best[: options.num_samples]]
     return results
 
 
-def _decode(model, params, prompt_ids, rows, options, forbidden) -> list[list[tuple[np.ndarray, float, bool]]]:
+def _decode(models, params, prompt_ids, rows, options, constraints, forbidden):
     """For each row its outputs, best first: (ids, log-probability, ended)."""
     ids = [prompt_ids[index] for index, *_ in rows]
     count = _power_of_two(len(rows), 1)
+    has_encoder = models[0].has_encoder
     if options.max_new_tokens:
         limits = [options.max_new_tokens] * len(ids)
     else:
-        limits = [2 * len(i) + 32 if model.has_encoder else 256 for i in ids]
+        limits = [max(2 * len(i) + 32 if has_encoder else 256, options.min_new_tokens + 1) for i in ids]
     limits_b = np.array(limits + [0] * (count - len(ids)), np.int32)  # rows that only fill up end at once
-    if model.has_encoder:
+    if has_encoder:
         source_bs = _pad([[*i, EOS] for i in ids], count)
-        memory, state = _encode(model, params, source_bs)
+        memories, states = zip(*map(lambda m, p: _encode(m, p, source_bs), models, params), strict=True)
         last_b = np.full(count, BOS, np.int32)
     else:
-        memory, state = None, zero_states(model.config, count)
+        memories, states = (None,) * len(models), [zero_states(model.config, count) for model in models]
         known = [[BOS, *i] for i in ids]
         last_b = np.array([k[-1] for k in known] + [BOS] * (count - len(ids)), np.int32)
         before_bt = _pad([k[:-1] for k in known], count)
         for at in range(0, before_bt.shape[1], WINDOW):
-            state = _ingest(model, params, before_bt[:, at : at + WINDOW], state)
+            window_bt = before_bt[:, at : at + WINDOW]
+            states = list(map(lambda m, p, s: _ingest(m, p, window_bt, s), models, params, states))  # noqa: B023
+    given = (models, params, memories, tuple(states), last_b, limits_b, constraints)
     length = _power_of_two(max(limits), 32)
     if options.beam_size:
-        how = (options.beam_size, length, forbidden)
-        found = _beam(model, params, memory, state, last_b, limits_b, options.length_penalty, *how)
+        penalties = (options.length_penalty, options.diversity_penalty, options.coverage_penalty)
+        covers = options.coverage_penalty > 0
+        found = _beam(*given, penalties, options.beam_size, options.beam_groups, covers, length, forbidden)
     else:
         keys_b = _keys(options.seed, np.array([row[1:] for row in rows], np.uint32), count)
-        how = decoding.Sampling(options.temperature, options.top_k, options.top_p, options.min_p)
-        found = _sample(model, params, memory, state, last_b, limits_b, keys_b, how, length, forbidden)
+        filters = (options.top_k, options.top_p, options.min_p, options.typical_p, options.repetition_penalty)
+        found = _sample(*given, keys_b, decoding.Sampling(options.temperature, *filters), length, forbidden)
     ids_bkl, lengths_bk, log_prob_bk, ended_bk = jax.device_get(found)
     return [
         [
@@ -165,39 +225,138 @@ def _ingest(model, params, inputs_bt, state):
     return model.apply({"params": params}, inputs_bt, state, method="unroll")[1]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 8, 9))
-def _sample(model, params, memory, state, last_b, limits_b, keys_b, how, length, forbidden):
-    step = lambda ids_b, state: model.apply({"params": params}, ids_b, state, memory, method="step")
+def _step(models, params, memories):
+    """The step of one model, or of all of them together; its state is a tuple of theirs."""
+
+    def of(model, params, memory):
+        return lambda ids_b, state: model.apply({"params": params}, ids_b, state, memory, method="step")
+
+    return decoding.ensemble(*map(of, models, params, memories))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 9, 10))
+def _sample(models, params, memories, states, last_b, limits_b, constraints, keys_b, how, length, forbidden):
     found = decoding.sample(
-        step,
+        _step(models, params, memories),
         last_b,
-        state,
+        states,
         keys_b,
         options=how,
         length=length,
         limits_b=limits_b,
         eos_id=EOS,
         forbidden=forbidden,
+        constraints=constraints,
     )
     return jax.tree.map(lambda x: x[:, None], tuple(found))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 7, 8, 9))
-def _beam(model, params, memory, state, last_b, limits_b, length_penalty, beam_size, length, forbidden):
-    tiled = decoding.tile_beams(memory, beam_size)
-    step = lambda ids_b, state: model.apply({"params": params}, ids_b, state, tiled, method="step")
+@functools.partial(jax.jit, static_argnums=(0, 8, 9, 10, 11, 12))
+def _beam(
+    models,
+    params,
+    memories,
+    states,
+    last_b,
+    limits_b,
+    constraints,
+    penalties,
+    beam_size,
+    groups,
+    covers,
+    length,
+    forbidden,
+):
+    length_penalty, diversity_penalty, coverage_penalty = penalties
+    tiled = decoding.tile_beams(memories, decoding.beams(beam_size, constraints))
+    step, bonus = _step(models, params, tiled), None
+    if covers:
+        mask_bs = memories[0].mask_bs
+        states = (states, jnp.zeros(mask_bs.shape, jnp.float32))
+
+        def attention(states):
+            each = [_attention(*given) for given in zip(models, params, states, tiled, strict=True)]
+            return sum(each) / len(each)
+
+        step, bonus = decoding.coverage(step, attention, tiled[0].mask_bs, coverage_penalty)
     found = decoding.beam_search(
         step,
         last_b,
-        state,
+        states,
         beam_size=beam_size,
         length_penalty=length_penalty,
         length=length,
         limits_b=limits_b,
         eos_id=EOS,
         forbidden=forbidden,
+        constraints=constraints,
+        groups=groups,
+        diversity_penalty=diversity_penalty,
+        bonus_fn=bonus,
     )
     return found.ids_bkl, found.lengths_bk, found.log_prob_bk, found.ended_bk
+
+
+def _attention(model, params, state, memory):
+    """weights_ns, float32, with which a step attended, read from the state after it.
+
+    The context that attention makes of the rows of a unit matrix is its weights.
+    """
+
+    def weights(module, output_h, keys_sk, mask_s):
+        values_ss = jnp.eye(mask_s.shape[0])
+        attended = module.decoder.attention(output_h[None, None], keys_sk[None], values_ss[None], mask_s[None, None])
+        return attended[0, 0]
+
+    each = lambda *row: model.apply({"params": params}, *row, method=weights)
+    return jax.vmap(each)(state[0].output_bh, memory.keys_bsk, memory.mask_bs)
+
+
+def rank(
+    members: Sequence[tuple[EncoderDecoder, Any]], tokenizer: Tokenizer, sources: Sequence[str], labels: Sequence[str]
+) -> np.ndarray:
+    """float64 [sources, labels]: nats of each label, EOS included, given each source; of several models, of their mean."""
+    each = [_label_nats(model, params, tokenizer, sources, labels) for model, params in members]
+    return np.logaddexp.reduce(each, axis=0) - math.log(len(each))
+
+
+def _label_nats(model, params, tokenizer, sources, labels):
+    targets = [[*tokenizer.encode(label), EOS] for label in labels]
+    source_ids = [[*tokenizer.encode_marked(source), EOS] for source in sources]
+    order, rows = sorted(range(len(sources)), key=lambda i: len(source_ids[i])), max(1, ROWS // len(labels))
+    found = np.zeros((len(sources), len(labels)))
+    for at in range(0, len(order), rows):
+        chosen = order[at : at + rows]
+        count = _power_of_two(len(chosen), 1)
+        encoded = _encode(model, params, _pad([source_ids[i] for i in chosen], count))
+        memory, state = decoding.tile_beams(encoded, len(labels))
+        targets_bt = np.tile(_pad(targets, len(labels)), (count, 1))
+        inputs_bt = np.tile(_pad([[BOS, *target[:-1]] for target in targets], len(labels)), (count, 1))
+        nats = 0.0
+        for begin in range(0, targets_bt.shape[1], WINDOW):
+            window = slice(begin, begin + WINDOW)
+            nats_b, state = _score_window(model, params, memory, state, inputs_bt[:, window], targets_bt[:, window])
+            nats += np.asarray(nats_b, np.float64)
+        found[chosen] = -nats.reshape(count, len(labels))[: len(chosen)]
+    return found
+
+
+def classify(
+    members: Sequence[tuple[EncoderDecoder, Any]],
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    labels: Sequence[str],
+    num_samples: int = 1,
+) -> list[list[Generation]]:
+    """The `num_samples` likeliest labels of each prompt, in the form of `generate`."""
+    if num_samples > len(labels):
+        raise UserError("--num_samples", f"there are {len(labels)} labels", "lower it")
+    tokens = [len(tokenizer.encode(label)) + 1 for label in labels]
+    found = []
+    for prompt, nats_l in zip(prompts, rank(members, tokenizer, prompts, labels), strict=True):
+        best = np.argsort(-nats_l, kind="stable")[:num_samples]
+        found.append([Generation(prompt, labels[i], float(nats_l[i]), tokens[i], True) for i in best])
+    return found
 
 
 # ---- scoring ----------------------------------------------------------------------------------------------------

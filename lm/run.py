@@ -1,17 +1,20 @@
 """A finished (or running) run, opened to generate and to score: `run = lm.load(workdir)`."""
 
 import dataclasses
+import functools
+import json
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 from etils import epath
 
-from lm import checkpoints, generation, workdir
+from lm import checkpoints, evaluation, generation, transfer, workdir
 from lm.config import Config
 from lm.data import pipeline, tokenizers
 from lm.data.examples import Example, Listed
 from lm.data.tokenizers import Tokenizer
+from lm.errors import UserError
 from lm.generation import Generation, Options, Score
 from lm.models.encoder_decoder import EncoderDecoder
 from lm.tasks import TASKS
@@ -28,10 +31,27 @@ class Run:
     tokenizer: Tokenizer
     model: EncoderDecoder
     params: Any
+    weights: str = "one step"  # or whatever mean of checkpoints the parameters are
+
+    @property
+    def averaged(self) -> bool:
+        """Whether the parameters are a mean of several checkpoints'."""
+        return self.weights != "one step"
+
+    @functools.cached_property
+    def labels(self) -> tuple[str, ...]:
+        """What a task that ranks chooses from."""
+        path = self.workdir / "labels.json"
+        if not path.exists():  # a run of before it was written
+            return evaluation.labels_of(pipeline.load_splits(self.config.data, ("train",))["train"].examples)
+        try:
+            return tuple(map(str, json.loads(path.read_text())))
+        except ValueError:
+            raise UserError(str(path), "is not valid JSON", "move it away: it is made of the training data") from None
 
     def generate(self, prompts: Sequence[str], options: Options | None = None) -> list[list[Generation]]:
         """Outputs for each prompt: the beginning of a text for a language model, else the source."""
-        return generation.generate(self.model, self.params, self.tokenizer, prompts, options or Options())
+        return generate_together([self], prompts, options or Options())
 
     def score(self, examples: Sequence[Example | str | tuple[str, str]]) -> list[Score]:
         """Log-probabilities of texts, or of targets given sources, as `Example`s, strings or (source, target)."""
@@ -46,12 +66,30 @@ class Run:
         return generation.score(self.model, self.params, self.tokenizer, made)
 
 
+def generate_together(runs: Sequence[Run], prompts: Sequence[str], options: Options) -> list[list[Generation]]:
+    """As `Run.generate`, of several runs: the mean of their probabilities at each token.
+
+    Raises:
+        UserError: they do not share a tokenizer, or some have an encoder and some have none.
+    """
+    first = runs[0]
+    for run in runs[1:]:
+        if run.tokenizer.fingerprint != first.tokenizer.fingerprint or run.model.has_encoder != first.model.has_encoder:
+            what = f"has another tokenizer or kind of task than {first.workdir}"
+            raise UserError(str(run.workdir), what, "give runs of one tokenizer, e.g. with other seeds")
+    members = [(run.model, run.params) for run in runs]
+    if TASKS[first.config.data.task].ranks:
+        return generation.classify(members, first.tokenizer, prompts, first.labels, options.num_samples)
+    return generation.generate_together(members, first.tokenizer, prompts, options)
+
+
 def load(directory: str, checkpoint: str = "best") -> Run:
     """Opens a run.
 
     Args:
         directory: what `train.py` was given as `--workdir`.
-        checkpoint: best (by validation loss), latest, or a step.
+        checkpoint: best (by validation loss), latest, a step, or mean:N, the mean of the parameters of the last N
+            checkpoints that are kept.
 
     Raises:
         UserError: no run there, no such checkpoint, or one that cannot be read.
@@ -59,10 +97,10 @@ def load(directory: str, checkpoint: str = "best") -> Run:
     path = epath.Path(directory).expanduser()
     config = workdir.read_config(path)
     saved = checkpoints.open_to_read(path / "checkpoints")
-    step = checkpoints.resolve(saved, checkpoint)
+    steps, weights = transfer.steps_of(saved, checkpoint)
     tokenizer = tokenizers.load_tokenizer(path / "tokenizer")
     model = EncoderDecoder(config.model, tokenizer.vocab_size, TASKS[config.data.task].has_source)
     shapes = jax.eval_shape(lambda: initial_params(model, config.seed))
-    params, _, _ = saved.restore(step, shapes)
+    params = transfer.mean([saved.restore(step, shapes)[0] for step in steps])
     saved.close()
-    return Run(path, step, config, tokenizer, model, params)
+    return Run(path, steps[-1], config, tokenizer, model, params, weights)

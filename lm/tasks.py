@@ -12,6 +12,7 @@ class Task:
     has_source: bool  # whether the model has an encoder: for pairs, and for pairs that an objective makes of texts
     layouts: tuple[str, ...]  # how its examples can be laid out (lm/data/batches.py, packing.py); its own first
     scores: tuple[str, ...]  # names in `lm.metrics.SCORES`, computed on generated text
+    ranks: bool = False  # whether the output is the most likely of the targets seen in training, and nothing else
 
 
 TASKS = {
@@ -19,7 +20,7 @@ TASKS = {
     "prefix": Task(pairs=False, has_source=True, layouts=("buckets", "packed"), scores=()),
     "denoise": Task(pairs=False, has_source=True, layouts=("buckets", "packed"), scores=()),
     "seq2seq": Task(True, True, layouts=("buckets", "packed"), scores=("exact_match", "bleu", "chrf")),
-    "classify": Task(True, True, layouts=("buckets", "packed"), scores=("exact_match",)),
+    "classify": Task(True, True, ("buckets", "packed"), scores=("exact_match", "accuracy", "macro_f1"), ranks=True),
 }
 
 

@@ -181,6 +181,7 @@ def train(config: Config, directory: epath.Path, profile: tuple[int, int] | None
     devices = devices_for(config.data.batch_size, training.accumulate, training.parallel, training.shards)
     with hosts.first_then_others():
         splits = pipeline.load_splits(config.data)
+        labels = evaluation.labels_of(splits["train"].examples) if TASKS[config.data.task].ranks else ()
         resumed = checkpoints.any_in(directory / "checkpoints")
         origin = None if resumed else transfer.origin(config)
         if (directory / "tokenizer").exists():
@@ -211,6 +212,8 @@ def train(config: Config, directory: epath.Path, profile: tuple[int, int] | None
         if config.data.cleaning and hosts.is_first():
             report = json.dumps(splits["train"].report.as_dict(), indent=1, ensure_ascii=False)
             workdir.write_whole(directory / "cleaning.json", report + "\n")
+        if labels and hosts.is_first():
+            workdir.write_whole(directory / "labels.json", json.dumps(labels, ensure_ascii=False) + "\n")
         saved = checkpoints.Checkpoints(directory / "checkpoints", training.keep_checkpoints)
         progress = Progress()
 
@@ -227,7 +230,7 @@ def train(config: Config, directory: epath.Path, profile: tuple[int, int] | None
         state = latest()
         start = int(state.step)
         console.header(config, directory, devices, state.params, encoded, tokenizer, data, schedule.steps, start)
-        evaluator = evaluation.Evaluator(model, tokenizer, config, devices, encoded["validation"])
+        evaluator = evaluation.Evaluator(model, tokenizer, config, devices, encoded["validation"], labels)
         jax.config.update("jax_debug_nans", debug)
         step_fn = devices.compile(make_train_step(model, optimizer, config, devices), donate=not debug)
         state = devices.place(state)

@@ -1,11 +1,14 @@
 """The programs as a user starts them: what they print and write, and what they exit with."""
 
+import itertools
 import json
 import math
 import pathlib
 import re
+import shutil
 import subprocess
 
+import jax
 import numpy as np
 import pytest
 from conftest import run_program, run_programs, tree_of
@@ -13,6 +16,7 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 
 import lm
 from benchmarks import kill
+from lm import generation, metrics
 from lm.config import to_json
 
 LAYOUTS = ("streams", "buckets")
@@ -159,6 +163,22 @@ def sampled(trained, tmp_path_factory) -> dict[tuple[str, str], subprocess.Compl
             ("top_k 1", ["--json", *few, "--temperature=3", "--top_k=1", f"--prompt={first}"], ""),
             ("beam 1", ["--json", *few, "--beam_size=1", f"--prompt={first}"], ""),
             ("beam 3", ["--json", *few, "--beam_size=3", "--num_samples=3", f"--prompt={first}"], ""),
+            ("mbr", ["--json", *few, "--temperature=1", "--mbr_samples=8", "--num_samples=8", f"--prompt={first}"], ""),
+            ("ban", ["--json", *few, "--ban=ee", "--ban=o", "--beam_size=3", f"--prompt={first}"], ""),
+            ("ban, drawn", ["--json", *few, "--ban=e", "--temperature=1", "--num_samples=8", f"--prompt={first}"], ""),
+            ("force", ["--json", *few, "--force=uo", "--beam_size=3", "--num_samples=3", f"--prompt={first}"], ""),
+            ("longer", ["--json", *few, "--greedy", "--min_new_tokens=9", f"--prompt={first}"], ""),
+            ("no repeats", ["--json", *few, "--greedy", "--no_repeat_ngram=1", f"--prompt={first}"], ""),
+            ("penalised", ["--json", *few, "--greedy", "--repetition_penalty=1000", f"--prompt={first}"], ""),
+            ("typical", ["--json", *few, "--typical_p=1e-6", f"--prompt={first}"], ""),
+            (
+                "groups",
+                [
+                    *("--json", *few, "--beam_size=4", "--beam_groups=4", "--num_samples=4"),
+                    *("--diversity_penalty=1000", f"--prompt={first}"),
+                ],
+                "",
+            ),
             ("step 72", ["--json", *few, "--checkpoint=72", "--greedy", f"--prompt={first}"], ""),
         ):
             calls[layout, name] = (["sample.py", f"--workdir={trained[layout]}", *arguments], given)
@@ -220,6 +240,81 @@ def test_flags_say_how_to_draw(layout, sampled):
     assert found["step 72"][0]["log_probability"] != found["greedy"][0]["log_probability"]
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_flags_say_what_the_text_holds(layout, sampled):
+    found = {name: objects(done) for (kind, name), done in sampled.items() if kind == layout and "--json" in done.args}
+    texts = {name: [one["output"] for one in outputs] for name, outputs in found.items()}
+    assert not any("ee" in text or "o" in text for text in texts["ban"])
+    assert not any("e" in text for text in texts["ban, drawn"]) and any("e" in text for text in texts["samples"])
+    assert len(texts["force"]) == 3 and all("uo" in text for text in texts["force"])
+    assert not any("uo" in text for text in texts["beam 3"])
+    assert found["longer"][0]["tokens"] >= 10
+    (text,), run = texts["no repeats"], lm.load(sampled[layout, "greedy"].args[1].removeprefix("--workdir="))
+    ids = run.tokenizer.encode(text).tolist()
+    assert len(set(ids)) == len(ids) > 1
+    assert texts["penalised"] != texts["greedy"] and texts["typical"] != texts["greedy"]
+    assert len({text[:1] for text in texts["groups"]}) > 2  # four first tokens
+    # The same draws, those first that have most in common with all.
+    assert sorted(texts["mbr"]) == sorted(texts["samples"])
+    assert texts["mbr"] == [texts["samples"][i] for i in metrics.minimum_bayes_risk(texts["samples"])]
+
+
+def test_runs_of_one_tokenizer_generate_together(sampled, trained, tmp_path):
+    here, first = trained["buckets"], PROMPTS["buckets"][0]
+    other = tmp_path / "other"
+    shutil.copytree(here, other)
+    shutil.rmtree(other / "checkpoints" / "80")  # the same model, earlier
+    few = ["--json", "--max_new_tokens=12", f"--prompt={first}", "--checkpoint=latest"]
+    calls = [
+        [f"--workdir={here}", f"--workdir={here}", *few, "--beam_size=3"],
+        [f"--workdir={here}", *few, "--beam_size=3"],
+        [f"--workdir={here}", f"--workdir={other}", *few],
+        [f"--workdir={here}", *few],
+        [f"--workdir={other}", *few],
+        [f"--workdir={here}", f"--workdir={other}", *few, "--beam_size=3", "--coverage_penalty=1"],
+        [f"--workdir={here}", f"--workdir={trained['streams']}", *few],
+    ]
+    *done, refused = run_programs(*((["sample.py", *call], "") for call in calls))
+    assert [one.returncode for one in done] == [0] * 6, done
+    twice, once, both, one, two, covered = (objects(each)[0] for each in done)
+    assert twice.pop("log_probability") == pytest.approx(once.pop("log_probability"), rel=1e-4)
+    assert twice == once and covered["tokens"] > 0
+    assert both["log_probability"] not in (one["log_probability"], two["log_probability"])
+    assert done[2].stderr == f"{here}, step 80\n{other}, step 72\n"
+    assert refused.returncode == 2 and "has another tokenizer" in refused.stderr
+
+
+def test_coverage_prefers_what_attended_to_all_of_its_source(trained, pairs):
+    """The score of an output, its attention read under teacher forcing of it."""
+    run, weight = lm.load(str(trained["buckets"])), 3.0
+    for source, _ in pairs[3:6]:
+        free, covered = (
+            run.generate([source], lm.Options(beam_size=5, num_samples=5, coverage_penalty=c, max_new_tokens=9))[0]
+            for c in (0.0, weight)
+        )
+        variables = {"params": run.params}
+        memory = run.model.apply(variables, np.array([[*run.tokenizer.encode(source), 2]]), method="encode")
+
+        def score(one, memory=memory, variables=variables):
+            state, paid, nats = run.model.apply(variables, memory, method="initial_state"), 0.0, 0.0
+            ids = [*run.tokenizer.encode(one.output), 2][: one.tokens]
+            for last, target in itertools.pairwise([1, *ids]):
+                logits, state = run.model.apply(variables, np.array([last]), state, memory, method="step")
+                nats += float(jax.nn.log_softmax(logits)[0, target])
+                paid += generation._attention(run.model, run.params, state, memory)[0]
+            np.testing.assert_allclose(paid.sum(), len(ids), rtol=1e-5)
+            return nats, nats + weight * float(np.log(np.minimum(paid, 1)).sum())
+
+        scores = {}
+        for one in [*free, *covered]:
+            nats, scores[one.output] = score(one)
+            if one.tokens == len(run.tokenizer.encode(one.output)) + one.ended:  # the same pieces
+                assert nats == pytest.approx(one.log_probability, rel=1e-3)
+        listed = [scores[one.output] for one in covered]
+        assert listed == sorted(listed, reverse=True)
+        assert listed[0] >= max(scores.values()) - 1e-3
+
+
 def test_the_same_seed_gives_the_same_text_in_another_process(sampled, trained):
     again = run_program(*sampled["streams", "samples"].args)
     assert (again.returncode, again.stdout) == (0, sampled["streams", "samples"].stdout)
@@ -238,7 +333,7 @@ def test_evaluate_prints_a_table_and_writes_it(trained):
     done = run_programs(*((["-m", "lm.evaluate", f"--workdir={trained[of]}", *a], "") for (of, _), a in calls.items()))
     for (layout, split), answer in zip(calls, done, strict=True):
         assert (answer.returncode, answer.stderr) == (0, ""), answer
-        table = dict(re.split(r"  +", line, maxsplit=1) for line in answer.stdout.splitlines())
+        table = dict(re.split(r"  +", line, maxsplit=2)[:2] for line in answer.stdout.splitlines())
         path = pathlib.Path(table.pop("written to"))
         # Other options than the usual ones overwrite no other result.
         unusual = "-beam_size=2-lowercase=True-bleu_tokenize=char" if (layout, split) == ("buckets", "test") else ""
@@ -248,6 +343,11 @@ def test_evaluate_prints_a_table_and_writes_it(trained):
         for name, value in table.items():
             if isinstance(written[name], float):
                 assert float(value) == pytest.approx(written[name], rel=1e-4)
+        for name, (low, high) in written["intervals"].items():
+            assert low <= written[name] <= high, name
+            assert f"{low:.4g}, {high:.4g}]" in answer.stdout
+        scored = {"exact_match", "bleu", "chrf"} if layout == "buckets" else set()
+        assert set(written["intervals"]) == {"loss", "perplexity", "bits_per_byte"} | scored
         last = records(trained[layout])[-1]
         if split == "validation":  # what training said of the same checkpoint, but for its limit on what is generated
             for name in ("loss", "perplexity", "bits_per_byte", "tokens"):

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import pathlib
+import re
 import shutil
 import signal
 
@@ -366,6 +367,78 @@ def test_other_widths_than_the_origins_are_refused_by_name(short, uninterrupted,
         training.train(changed(short["streams"], changes | {"model.hidden_dim": 24}), epath.Path(tmp_path / "run"))
     # What was refused has not taken the directory.
     training.train(changed(short["streams"], changes), epath.Path(tmp_path / "run"))
+
+
+def test_parameters_are_loaded_by_regular_expressions_and_all_are_named(short, uninterrupted, tmp_path, capsys):
+    """A language model's stack read forward by an encoder, its embedding kept, all else new."""
+    rules = [r"encoder/layer_(\d)_forward/(.*)=>decoder/layers_\1/\2", "embedding/.*"]
+    changes = FROZEN | {"training.init_from": f"{uninterrupted['streams']}:latest", "training.init_params": rules}
+    config = changed(short["buckets"], changes)
+    training.train(config, epath.Path(tmp_path / "tuned"))
+    theirs, ours = parameters(uninterrupted["streams"]), parameters(tmp_path / "tuned")
+    begun = training.initial_params(load(str(tmp_path / "tuned")).model, config.seed)
+    fresh = {optimizers.name_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(begun)}
+    loaded = {name.replace("decoder/layers_0", "encoder/layer_0_forward"): name for name in theirs}
+    loaded = {ours: there for ours, there in loaded.items() if ours.startswith(("encoder/", "embedding/"))}
+    assert len(loaded) > 3
+    for name, value in ours.items():
+        expected = theirs[loaded[name]] if name in loaded else fresh[name]
+        np.testing.assert_array_equal(value, np.asarray(expected), err_msg=name)
+    said = capsys.readouterr().out
+    lines = {
+        kind: re.search(rf"^  {kind}: (.*)$", said, re.MULTILINE)[1].split(", ")
+        for kind in ("loaded", "new", "skipped")
+    }
+    assert {name.split(" (of")[0] for name in lines["loaded"]} == set(loaded)
+    assert set(lines["new"]) == set(ours) - set(loaded)
+    assert set(lines["skipped"]) == set(theirs) - set(loaded.values())
+
+
+def test_a_rule_that_finds_nothing_is_refused(short, uninterrupted, tmp_path):
+    for rules, words in (
+        (["embedding/.*", "encodr/.*"], "'encodr/.*' finds no parameter.*names there: "),
+        ([r"encoder/(.*)=>decoder/\2"], r"is no name \(invalid group reference"),
+    ):
+        changes = FROZEN | {"training.init_from": str(uninterrupted["streams"]), "training.init_params": rules}
+        with pytest.raises(UserError, match=words):
+            training.train(changed(short["buckets"], changes), epath.Path(tmp_path / "run"))
+    with pytest.raises(UserError, match="init_params: there is no run"):
+        training.train(changed(short["streams"], {"training.init_params": [".*"]}), epath.Path(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_widths_are_skipped_where_that_is_asked_for(short, uninterrupted, tmp_path, capsys):
+    changes = FROZEN | {"training.init_from": str(uninterrupted["streams"]), "training.init_mismatch": "skip"}
+    config = changed(short["streams"], changes | {"model.hidden_dim": 24})
+    training.train(config, epath.Path(tmp_path / "run"))
+    theirs, ours = parameters(uninterrupted["streams"], "best"), parameters(tmp_path / "run")
+    same = {name for name in ours if ours[name].shape == theirs[name].shape}
+    assert {"embedding/embedding", "head_bias"} <= same < set(ours)
+    for name in same:
+        np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+    assert "decoder/layers_0/bias has shape (64,) there and (96,) here" in capsys.readouterr().out
+
+
+def test_the_mean_of_checkpoints_is_that_of_their_parameters(short, uninterrupted, tmp_path):
+    directory = uninterrupted["streams"]
+    steps = sorted(int(path.name) for path in (directory / "checkpoints").iterdir())
+    each = [parameters(directory, str(step)) for step in steps]
+    run = load(str(directory), f"mean:{len(steps)}")
+    assert run.step == steps[-1] and run.averaged and run.weights == f"mean of {'+'.join(map(str, steps))}"
+    averaged = parameters(directory, f"mean:{len(steps)}")
+    for name, value in averaged.items():
+        np.testing.assert_allclose(value, np.mean([one[name] for one in each], axis=0), rtol=1e-6, err_msg=name)
+        assert value.dtype == np.float32
+    for name, value in parameters(directory, "mean:1").items():
+        np.testing.assert_array_equal(value, each[-1][name])
+    assert any((averaged[name] != each[-1][name]).any() for name in averaged)
+    config = changed(short["streams"], FROZEN | {"training.init_from": f"{directory}:mean:2"})
+    training.train(config, epath.Path(tmp_path / "tuned"))
+    for name, value in parameters(tmp_path / "tuned").items():
+        np.testing.assert_array_equal(value, parameters(directory, "mean:2")[name])
+    for which in ("mean:0", "mean:99", "mean:", "mean:x"):
+        with pytest.raises(UserError, match=r"--checkpoint: .* is no mean"):
+            load(str(directory), which)
 
 
 def test_an_origin_that_is_no_run_is_refused(short, tmp_path):
