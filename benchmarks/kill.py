@@ -20,12 +20,12 @@ import time
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 from absl import flags
 from etils import epath
 
 from lm import config as configuration
 from lm import workdir as run_directory
+from lm.checkpoints import Checkpoints
 from lm.config import Config, DataConfig, ModelConfig, OptimizerConfig, TokenizerConfig, TrainingConfig
 from lm.errors import UserError, program
 
@@ -239,12 +239,11 @@ def _timeless(record: dict) -> dict:
 def _leaves(checkpoint: pathlib.Path) -> dict[str, object]:
     """All that a checkpoint keeps, by name: arrays as (type, shape, bytes), and what is counted."""
     found: dict[str, object] = dict(_timeless(json.loads((checkpoint / "progress" / "metadata").read_text())))
-    with ocp.StandardCheckpointer() as checkpointer:
-        for item in ("params", "rest"):
-            tree = checkpointer.restore(checkpoint / item)
-            for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-                array = np.asarray(leaf)
-                found[item + jax.tree_util.keystr(path)] = (str(array.dtype), array.shape, array.tobytes())
+    saved = Checkpoints(epath.Path(checkpoint.parent))
+    for item in ("params", "rest"):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(saved.arrays(int(checkpoint.name), item)):
+            array = np.asarray(leaf)
+            found[item + jax.tree_util.keystr(path)] = (str(array.dtype), array.shape, array.tobytes())
     return found
 
 

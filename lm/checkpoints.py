@@ -136,8 +136,13 @@ class Checkpoints:
 
     def restore_params(self, step: int) -> Any:
         """The parameters of a step as they were saved, whatever the model."""
-        shapes = self._shapes(step, "params")
-        return self._read(step, params=ocp.args.StandardRestore(jax.tree.map(_hollow, shapes)))["params"]
+        return self.arrays(step, "params")
+
+    def arrays(self, step: int, item: str) -> Any:
+        """`params` or `rest` of a step as they were saved, in dictionaries, whatever wrote them on whichever devices."""
+        return self._read(step, **{item: ocp.args.StandardRestore(jax.tree.map(_hollow, self._shapes(step, item)))})[
+            item
+        ]
 
     def progress(self, step: int) -> dict[str, Any]:
         return self._read(step, progress=ocp.args.JsonRestore())["progress"]

@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -25,6 +25,7 @@ from lm.errors import UserError
 from lm.parallel import AXIS, Devices
 
 SILENCE = 30.0  # seconds without a beat after which a host counts as lost
+GATHERING = 50  # seconds that hosts wait for one another at the start
 _BEAT = 2.0
 _PREPARATION = 24 * 3600 * 1000  # milliseconds that hosts wait for one that prepares data; a lost one is noticed before
 
@@ -58,22 +59,28 @@ def join(coordinator: str, processes: int, process: int) -> None:
     jax.config.update("jax_enable_preemption_service", False)
     where = {} if coordinator == "auto" else {"coordinator_address": coordinator}
     where |= {} if processes == -1 else {"num_processes": processes, "process_id": process}
+    what = "its place is found" if coordinator == "auto" else f"{coordinator} is the first host's"
+    mend = f"start every host within {GATHERING} s, with an address of the first one that the others reach"
+    apart = UserError("--coordinator", f"{what}, and not every host was there after {GATHERING} s", mend)
+    restore = _end_on_abort(lambda: apart)
     try:
-        jax.distributed.initialize(**where, initialization_timeout=120, heartbeat_timeout_seconds=int(2 * SILENCE))
+        jax.distributed.initialize(
+            **where, initialization_timeout=GATHERING, heartbeat_timeout_seconds=int(2 * SILENCE)
+        )
     except ValueError as error:  # what JAX says where it finds no cluster
         if coordinator == "auto":
             return
         what = f"this host's place is not known ({str(error).strip().splitlines()[0]})"
         raise UserError("--coordinator", what, "give --processes and --process") from error
     except RuntimeError as error:
-        what = f"{coordinator} does not answer ({str(error).strip().splitlines()[0][:200]})"
-        mend = "start every host within two minutes, with the address of the first one, which the others can reach"
-        raise UserError("--coordinator", what, mend) from error
-    if jax.process_count() > 1:
-        if not is_first():  # what all would say is said once
+        raise apart from error
+    finally:
+        restore()
+    if joined():  # before JAX makes its devices, for which it waits for the other hosts too
+        if distributed.global_state.process_id:  # what all would say is said once
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115  as long as the process
             os.environ["TQDM_DISABLE"] = "1"
-        _end_on_abort()
+        _end_on_abort(lambda: _error("the first host is gone"))
         _Watch().start()
 
 
@@ -175,19 +182,21 @@ def _error(what: str) -> UserError:
     return UserError(where, what, "start all hosts again: they go on from the last checkpoint")
 
 
-def _end_on_abort() -> None:
-    """JAX's own threads abort the process, where the coordinator is gone: then too there is a last line and exit code 2.
+def _end_on_abort(said: Callable[[], UserError]) -> Callable[[], None]:
+    """JAX's own threads abort the process where hosts are gone: then too there is a last line, and exit code 2.
 
-    A handler of C, as Python's own run in the main thread alone, and that waits in a collective.
+    A handler of C, as Python's own run in the main thread alone, and that waits in a collective. Returns what undoes it.
     """
 
     def aborted(_: int) -> None:
-        os.write(2, f"{_error('the first host is gone')}\n".encode())
+        os.write(2, f"{said()}\n".encode())
         os._exit(2)
 
-    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(aborted)
-    _kept.append(handler)
-    ctypes.CDLL(None).signal(signal.SIGABRT, handler)
+    set_handler = ctypes.CDLL(None).signal
+    set_handler.restype, set_handler.argtypes = ctypes.c_void_p, (ctypes.c_int, ctypes.c_void_p)
+    _kept.append(ctypes.CFUNCTYPE(None, ctypes.c_int)(aborted))
+    before = set_handler(signal.SIGABRT, ctypes.cast(_kept[-1], ctypes.c_void_p))
+    return lambda: set_handler(signal.SIGABRT, before)
 
 
 _kept: list[Any] = []  # what C holds a pointer to
@@ -200,7 +209,8 @@ class _Watch(threading.Thread):
         super().__init__(name="lm-hosts", daemon=True)
 
     def run(self) -> None:
-        me, count, client = jax.process_index(), jax.process_count(), _client()
+        state, client = distributed.global_state, _client()
+        me, count = state.process_id, state.num_processes
         beats, heard, reached = {}, dict.fromkeys(range(count), time.monotonic()), time.monotonic()
         for beat in range(2**62):
             try:

@@ -1,6 +1,7 @@
 """Many hosts, as processes of this machine: one run, and an end for all when one of them ends."""
 
 import contextlib
+import re
 import signal
 import socket
 import subprocess
@@ -101,6 +102,15 @@ def test_a_host_with_another_configuration_ends_both_with_its_name(sources, tmp_
     )
     for code, _, error in finish([first[0], second], 120):
         assert code == 2 and "configuration is not that of the first host" in error, error
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_host_that_never_comes_is_waited_for_less_than_a_minute(sources, tmp_path):
+    config = tiny_config("streams", sources["lm"], SHORT)
+    processes = start(kill.command(config, tmp_path / "run"), 2)
+    processes[1].kill()
+    code, _, error = finish(processes, 90)[0]
+    assert code == 2 and re.fullmatch("error: --coordinator: .* not every host .*", error.strip().splitlines()[-1])
     assert not (tmp_path / "run").exists()
 
 
