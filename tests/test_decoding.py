@@ -642,6 +642,15 @@ def test_diverse_beams_equal_a_plain_search_in_turns(width, groups, diversity):
             assert all(len(set(found.ids_bkl[r, :, 0].tolist())) == groups for r in range(5))
 
 
+def test_a_group_that_cannot_improve_still_has_its_price_for_the_others():
+    ids_b, state = start(40, eos_bias=1.0)
+    chosen = jnp.array([19, 21, 28, 30])  # where stopping one group alone would change another
+    state = jax.tree.map(lambda leaf: leaf[chosen], state)
+    found = search(ids_b[:4], state, 4, 0.0, groups=2, diversity=0.3)
+    for r in range(4):
+        assert_hypotheses(hypotheses_of(found, r), reference_groups(row(state, r), 2, 2, 0.3, 0.0, LENGTH))
+
+
 # Coverage and ensembles
 
 SOURCE, MEMORY_SD = 4, jnp.asarray(RNG.normal(size=(4, D)), jnp.float32)

@@ -94,3 +94,12 @@ def test_what_cannot_be_is_refused():
         words.automata(tokenizer, (), ("zebra",), SPECIALS)
     with pytest.raises(UserError, match="UTF-8"):
         words.automata(tokenizer, ("\ud800",), (), SPECIALS)
+
+
+@kinds
+def test_a_banned_string_inside_the_beginning_of_another_is_banned_too(kind):
+    made = words.automata(TOKENIZERS[kind], ("ab", "aabba"), (), SPECIALS)
+    state = 0
+    for i in TOKENIZERS[kind].encode(" aab"):
+        state = int(made.next_psv[0, state, i]) if state >= 0 else state
+    assert state == -1
