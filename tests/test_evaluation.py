@@ -4,6 +4,7 @@ import json
 import pathlib
 import re
 import shutil
+import types
 
 import jax
 import numpy as np
@@ -15,7 +16,7 @@ from lm import evaluation, metrics, training
 from lm.data import pipeline
 from lm.data.examples import Example, Listed
 from lm.errors import UserError
-from lm.evaluate import differing, evaluate
+from lm.evaluate import Evaluation, differing, evaluate, show_comparison
 from lm.generation import Options
 from lm.parallel import Devices
 from lm.run import load
@@ -205,6 +206,24 @@ def test_figures_of_other_signatures_are_marked_and_not_tested(answers):
     assert all(len(cells) == 3 for cells in rows.values())
     assert "* loss: signatures differ in batch: unit:token|" in answers["streams"].stdout
     assert "batch:3x16" in answers["streams"].stdout and "batch:5x16" in answers["streams"].stdout
+
+
+def test_what_a_token_costs_is_tested_under_one_signature_and_a_byte_under_any_tokenizer(capsys):
+    def evaluated(signature, shift):
+        metric = metrics.ratio(np.arange(9.0) + shift, signature=signature)
+        return Evaluation({}, {"figure": metric}, [], "")
+
+    run = types.SimpleNamespace(workdir="w", step=1, weights="one step")
+    one, other = "unit:{}|tok:a|weights:one-step", "unit:{}|tok:b|weights:one-step"
+    for first, second, marked, tested in (
+        (one.format("token"), one.format("token"), False, True),
+        (one.format("token"), other.format("token"), True, False),
+        (one.format("byte"), other.format("byte"), True, True),
+        (one.format("byte"), one.format("byte").replace("one", "mean"), True, False),
+    ):
+        show_comparison([run, run], [evaluated(first, 0), evaluated(second, 1)])
+        line, *notes = capsys.readouterr().out.splitlines()[3:]
+        assert ("*" in line) == bool(notes) == marked and ("[1, 1]" in line) == tested, line
 
 
 def test_labels_are_scored_and_written_with_their_confusion(answers, runs):
