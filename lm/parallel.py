@@ -61,6 +61,11 @@ class Devices:
         """Host copy of what is replicated, from one device (indexing a mapped array is slow)."""
         return jax.tree.map(lambda x: np.asarray(x.addressable_data(0))[0], tree)
 
+    @staticmethod
+    def join(tree: Any) -> Any:
+        """Host copy of what was cut, in one piece; of the devices of this host."""
+        return jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:]), tree)
+
     # ---- training: `state` is a named tuple, of which `carry` is cut by rows and the rest placed as the mode says ----
 
     def put(self, tree: Any) -> Any:

@@ -291,7 +291,9 @@ def train(config: Config, directory: epath.Path, profile: tuple[int, int] | None
                     log.write(record)
                     bar.line(record)
 
-            order = pipeline.training_data(encoded["train"], config.data, config.seed + progress.rewinds)
+            order = data
+            if progress.rewinds:
+                order = pipeline.training_data(encoded["train"], config.data, config.seed + progress.rewinds)
             made = order.iterate(start, schedule.steps, devices.put, jax.process_index(), jax.process_count())
             for step in range(start + 1, schedule.steps + 1):
                 if profile and step == profile[0]:

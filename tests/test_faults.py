@@ -153,6 +153,8 @@ def test_a_directory_that_is_removed_while_training_goes_on_is_named(short, tmp_
     def update_and_remove(self, fetched, *rest):
         update(self, fetched, *rest)
         if fetched == 6:
+            while not (tmp_path / "run" / "checkpoints" / "4").exists():  # it is being written
+                time.sleep(0.01)
             shutil.move(tmp_path / "run", tmp_path / "elsewhere")
 
     with monkeypatch.context() as patch:
