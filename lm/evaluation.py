@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -12,7 +12,7 @@ from jax import lax
 import lm
 from lm import generation, metrics, words
 from lm.config import Config
-from lm.data import batches, pipeline
+from lm.data import batches, pipeline, store
 from lm.data.batches import Batch
 from lm.data.examples import Examples
 from lm.data.pipeline import Encoded
@@ -54,11 +54,16 @@ def make_row_step(model: EncoderDecoder) -> Callable[[Any, Any, Batch], tuple[ja
 
 def labels_of(examples: Examples) -> tuple[str, ...]:
     """The targets of training data, each once, in order; raises `UserError` where there are too many to rank."""
-    labels = sorted({example.target for example in examples})
-    if len(labels) > MOST_LABELS:
-        what = f"the training data has {len(labels):,} different targets, too many to rank as labels"
-        raise UserError("config.data.task", what, "use config.data.task=seq2seq")
-    return tuple(labels)
+
+    def found() -> list[str]:
+        labels = sorted({example.target for example in examples})
+        if len(labels) > MOST_LABELS:
+            what = f"the training data has {len(labels):,} different targets, too many to rank as labels"
+            raise UserError("config.data.task", what, "use config.data.task=seq2seq")
+        return labels
+
+    # All of the text is read for it, so not at every start.
+    return tuple(store.remembered(store.key_of("labels", examples.fingerprint), found))
 
 
 def signature(
@@ -104,16 +109,21 @@ class Evaluator:
 
     def losses(self, params: Any, most_batches: int | None = None) -> tuple[float, float]:
         """(sum of nats, number of target tokens) over the split in one pass; `params` replicated on the devices."""
-        found, carry = [], ()
-        passed = pipeline.evaluation_batches(self.encoded, self.config.data)
-        for batch in itertools.islice(passed, most_batches):
-            rows = self.devices.rows(batch.inputs_bt.shape[0])
-            if not self.model.has_encoder and not found:
-                carry = self.devices.cut(zero_states(self.config.model, rows))
-            total, count, carry = self._step(params, carry, self.devices.cut(batches.pad_rows(batch, rows)))
-            found.append((total, count))
+        passed = itertools.islice(pipeline.evaluation_batches(self.encoded, self.config.data), most_batches)
+        found = [pair for _, pair in self._stepped(self._step, params, passed)]
         sums = np.array([Devices.first(pair) for pair in found], np.float64)
         return tuple(sums.sum(axis=0))
+
+    def _stepped(self, step: Callable, params: Any, passed: Iterable[Batch]) -> Iterator[tuple[Batch, list[jax.Array]]]:
+        """Each batch, padded to the devices, and what `step` says of it; the carried state goes from one to the next."""
+        carry: Any = ()
+        for number, batch in enumerate(passed):
+            rows = self.devices.rows(batch.inputs_bt.shape[0])
+            if not self.model.has_encoder and not number:
+                carry = self.devices.cut(zero_states(self.config.model, rows))
+            padded = batches.pad_rows(batch, rows)
+            *found, carry = step(params, carry, self.devices.cut(padded))
+            yield padded, found
 
     def generate(self, params: Any, limit: int | None, options: Options) -> list[Generation]:
         """One output for each of the first `limit` sources; `params` on the host or one device."""
@@ -166,23 +176,21 @@ class Evaluator:
         """
         rows_of = self.devices.map(make_row_step(self.model))
         bytes_v = np.array([*map(len, words.surfaces(self.tokenizer))])
-        data, paired, found, carry = self.config.data, self.model.has_encoder, [], ()
-        if paired:
-            passed = batches.evaluation_buckets(self.encoded.corpus, data.batch_size, data.buckets)
-        else:
-            passed = ((None, batch) for batch in pipeline.evaluation_batches(self.encoded, data))
-        for chosen, batch in passed:
-            rows = self.devices.rows(batch.inputs_bt.shape[0])
-            if not paired and not found:
-                carry = self.devices.cut(zero_states(self.config.model, rows))
-            padded = batches.pad_rows(batch, rows)
-            nats_b, carry = rows_of(params, carry, self.devices.cut(padded))
+        data, paired, numbers, found = self.config.data, self.model.has_encoder, [], []
+
+        def numbered() -> Iterator[Batch]:
+            for chosen, batch in batches.evaluation_buckets(self.encoded.corpus, data.batch_size, data.buckets):
+                numbers.append(chosen)
+                yield batch
+
+        passed = numbered() if paired else pipeline.evaluation_batches(self.encoded, data)
+        for padded, (nats_b,) in self._stepped(rows_of, params, passed):
             counted = (padded.weights_bt, padded.weights_bt * bytes_v[padded.targets_bt])
             stats_b3 = np.stack([self.devices.join(nats_b), *(x.sum(axis=1) for x in counted)], axis=1)
-            found.append((np.arange(len(stats_b3)) if chosen is None else chosen, stats_b3))
-        stats_n3 = np.concatenate([stats[: len(chosen)] for chosen, stats in found]).astype(np.float64)
+            found.append(stats_b3[: len(numbers[-1])] if paired else stats_b3)
+        stats_n3 = np.concatenate(found).astype(np.float64)
         if paired:
-            stats_n3 = stats_n3[np.argsort(np.concatenate([chosen for chosen, _ in found]))]
+            stats_n3 = stats_n3[np.argsort(np.concatenate(numbers))]
         stats_n3 = stats_n3[stats_n3[:, 1] > 0]
         nats_n, tokens_n, bytes_n = stats_n3.T
         bytes_n *= self.encoded.target_bytes / bytes_n.sum()  # what a tokenizer leaves out at a text's start
@@ -198,10 +206,13 @@ class Evaluator:
         """The likeliest label for each example, and the calibration of the labels' probabilities, which sum to 1."""
         examples, labels = self.encoded.split.examples, list(self.labels)
         prompts = [example.source for example in examples]
-        nats_nl = generation.rank([(self.model, params)], self.tokenizer, prompts, labels)
+        # Ranked once, all labels of each: the first is the answer, the others are what it is calibrated against.
+        ranked = generation.classify([(self.model, params)], self.tokenizer, prompts, labels, len(labels))
+        nats_of = [{one.output: one.log_probability for one in each} for each in ranked]
+        nats_nl = np.array([[nats[label] for label in labels] for nats in nats_of])
         probabilities_nl = np.exp(nats_nl - np.logaddexp.reduce(nats_nl, axis=1, keepdims=True))
         gold_n = np.array([labels.index(e.target) if e.target in labels else -1 for e in examples])
-        return self.generate(params, None, Options()), metrics.calibration(probabilities_nl, gold_n)
+        return [each[0] for each in ranked], metrics.calibration(probabilities_nl, gold_n)
 
     def _scores(self, limit: int | None) -> bool:
         return bool(TASKS[self.config.data.task].scores) and limit != 0

@@ -141,15 +141,7 @@ class Joined(Examples):
         self.fingerprint = store.key_of([part.fingerprint for part in parts])
 
     def read(self, numbers):
-        numbers = np.asarray(numbers, np.int64)
-        owners = np.searchsorted(self._starts, numbers, side="right") - 1
-        found: list[Example] = [None] * len(numbers)  # type: ignore[list-item]
-        for owner in np.unique(owners):
-            at = np.flatnonzero(owners == owner)
-            read = self._parts[owner].read(numbers[at] - self._starts[owner])
-            for i, example in zip(at.tolist(), read, strict=True):
-                found[i] = example
-        return found
+        return store.from_parts(self._starts, numbers, lambda part, places: self._parts[part].read(places))
 
 
 class Part(Examples):

@@ -144,7 +144,8 @@ def _records(split: Split, tokenizer: Tokenizer, config: DataConfig, copy: int |
         found = [example.source for example in chosen if example.source is not None]
         sources_ = ids(found, seed + 2**31) if found else [np.zeros(0, np.int32)] * len(targets)
         log_probs = [example.log_prob for example in chosen if example.log_prob is not None]
-        closed = 1 - np.append(examples.table[1:, 2], 0)[numbers.start : numbers.stop]
+        goes_on = examples.table[numbers.start + 1 : numbers.stop + 1, 2]  # whether the next one continues it
+        closed = 1 - np.append(goes_on, np.zeros(len(numbers) - len(goes_on), np.int32))
         note = {
             "unknown": sum(int(np.sum(each == UNK)) for each in (*sources_, *targets)),
             "target_bytes": sum(len(example.target.encode()) for example in chosen),

@@ -177,7 +177,8 @@ def _hold_out(train: Split) -> tuple[Split, Split]:
         note = f"validation is the last tenth of {train.spec} (by characters), held out of training"
     else:
         # Of few examples perhaps none is among the lowest twentieth of all hashes: then the lowest one goes.
-        low = texts.hashes <= max(2**64 // 20, int(texts.hashes.min()))
+        hashes = texts.hashes
+        low = hashes <= max(2**64 // 20, int(hashes.min()))
         kept, held = Chosen(texts, np.flatnonzero(~low)), Chosen(texts, np.flatnonzero(low))
         note = (
             f"validation is {len(held):,} of the {len(texts):,} examples of {train.spec}, "

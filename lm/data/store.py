@@ -79,15 +79,8 @@ class Records:
 
     def read(self, numbers: Sequence[int]) -> list[bytes]:
         """The records of these numbers."""
-        numbers = np.asarray(numbers, np.int64)
-        shards = np.searchsorted(self._starts, numbers, side="right") - 1
-        found: list[bytes] = [b""] * len(numbers)
-        for shard in np.unique(shards):
-            at = np.flatnonzero(shards == shard)
-            places = (numbers[at] - self._starts[shard] + 1).tolist()  # record 0 is the maker's
-            for i, record in zip(at.tolist(), self._reader(int(shard)).read(places), strict=True):
-                found[i] = record
-        return found
+        # Record 0 of a shard is the maker's.
+        return from_parts(self._starts, numbers, lambda shard, places: self._reader(shard).read((places + 1).tolist()))
 
     def _reader(self, shard: int) -> ArrayRecordReader:
         if shard not in self._readers:
@@ -96,6 +89,20 @@ class Records:
                 raise _altered(path)
             self._readers[shard] = ArrayRecordReader(str(path))
         return self._readers[shard]
+
+
+def from_parts(
+    starts: np.ndarray, numbers: Sequence[int], read: Callable[[int, np.ndarray], Sequence[Any]]
+) -> list[Any]:
+    """What `read` gives for numbers over several parts that begin at `starts`; each part is asked once, for its places."""
+    numbers = np.asarray(numbers, np.int64)
+    parts = np.searchsorted(starts, numbers, side="right") - 1
+    found: list[Any] = [None] * len(numbers)
+    for part in np.unique(parts).tolist():
+        at = np.flatnonzero(parts == part)
+        for i, each in zip(at.tolist(), read(part, numbers[at] - starts[part]), strict=True):
+            found[i] = each
+    return found
 
 
 def cache_directory() -> pathlib.Path:
