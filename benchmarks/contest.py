@@ -24,6 +24,7 @@ flags.DEFINE_string("peers", sys.executable, "an interpreter that has the peers 
 flags.DEFINE_string("json", "", "where the figures are written too; empty: nowhere")
 flags.DEFINE_integer("rounds", 11, "measurements of each contestant")
 flags.DEFINE_list("only", [], "these contestants alone")
+flags.DEFINE_enum("allocator", "kept", ["kept", "system"], "ours: memory kept, as in training, or as glibc does it")
 
 
 def race(module: str, contestants: Sequence[str], case: dict[str, Any], repeats: int = 1) -> dict[str, list[float]]:
@@ -32,6 +33,8 @@ def race(module: str, contestants: Sequence[str], case: dict[str, Any], repeats:
     One that cannot start (a peer that is not installed) is left out, and said so.
     """
     values, environment = flags.FLAGS, {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"}
+    # Peers run as their users run them, without what `lm.errors.program` asks of glibc; this is glibc's own default.
+    theirs = environment | {"MALLOC_ARENA_TEST": "8"}
     running, seconds = {}, {}
     for name in contestants:
         if values.only and name not in values.only:
@@ -39,7 +42,8 @@ def race(module: str, contestants: Sequence[str], case: dict[str, Any], repeats:
         python = sys.executable if name.startswith(("lm", "flax", "optax")) else values.peers
         command = [python, "-m", module, f"--as_contestant={name}", f"--case={json.dumps(case)}"]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        running[name] = subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
+        ours = name.startswith("lm") and values.allocator == "kept"
+        running[name] = subprocess.Popen(command, cwd=ROOT, env=environment if ours else theirs, **pipes)
     try:
         for name, process in running.items():
             if process.stdout.readline().strip() == "ready":

@@ -95,23 +95,32 @@ def unroll(
 
 def _forward(cell, run, weights, inputs_tbd, state, mask_tb, reset_tb, starts):
     own, first, fresh_t = _own(weights, run), _inward(state, run.heads), _inward(starts, run.heads)
-    zero, transposed = _fresh(cell, run, state), _transposed(weights, run)
+    zero, transposed = _fresh(cell, run, state), _transposed(cell, weights, run)
+    recurrent_gh = _cast(weights.recurrent_kernel.mT, run.dtype)
 
     def scan(hoisted, inputs_tbd):
-        def body(state, now):
-            inputs, mask_b, reset_b, fresh = now
+        def body(carry, now):
+            state, blocks_t = carry
+            t, inputs, mask_b, reset_b, fresh = now
             before = _where(reset_b, zero if fresh is None else fresh, state)
-            from_inputs, recurrent = _products(cell, run, transposed, None if hoisted else inputs, before.output_bh)
-            gates = _gates(cell, inputs if hoisted else from_inputs, recurrent)
+            if hoisted:
+                gates = _gates(cell, inputs, _recur(cell, run, recurrent_gh, before.output_bh))
+            else:
+                gates = _products(cell, run, transposed, inputs, before.output_bh)
             state = _where(mask_b, cell.pointwise(tuple(gates), before, own), before)
-            return state, (state.output_bh, before, gates if run.backward == "keep" else None)
+            if run.backward == "keep":
+                blocks_t = lax.dynamic_update_index_in_dim(blocks_t, gates.reshape(blocks_t.shape[1:]), t, 0)
+            return (state, blocks_t), (state.output_bh, before.inner)
 
         inputs = _hoist(cell, run, weights, inputs_tbd) if hoisted else inputs_tbd.swapaxes(1, 2)
-        return lax.scan(body, first, (inputs, mask_tb, reset_tb, fresh_t), reverse=run.reverse)
+        blocks_t = _room(cell, first, inputs_tbd) if run.backward == "keep" else None
+        over_time = jnp.arange(len(inputs)), inputs, mask_tb, reset_tb, fresh_t
+        return lax.scan(body, (first, blocks_t), over_time, reverse=run.reverse)
 
-    final, (outputs_t, before_t, gates_t) = _by_platform(scan, inputs_tbd)
-    saved = (weights, inputs_tbd, before_t, gates_t, mask_tb, reset_tb, fresh_t)
-    return (_outward(outputs_t, run.heads), _outward(final, run.heads)), saved
+    (final, blocks_t), (outputs_t, inner_t) = _by_platform(scan, inputs_tbd)
+    outputs_tbh = _outward(outputs_t, run.heads)
+    saved = (weights, inputs_tbd, state.output_bh, outputs_tbh, inner_t, blocks_t, mask_tb, reset_tb, starts)
+    return (outputs_tbh, _outward(final, run.heads)), saved
 
 
 def _by_platform(scan, inputs_tbd):
@@ -127,16 +136,24 @@ def _by_platform(scan, inputs_tbd):
 
 
 def _backward(cell, run, saved, gradients):
-    weights, inputs_tbd, before_t, gates_t, mask_tb, reset_tb, fresh_t = saved
+    weights, inputs_tbd, first_bh, outputs_tbh, inner_t, blocks_t, mask_tb, reset_tb, starts = saved
     d_outputs_tbh, d_final = gradients
     own, own_pullback = jax.vjp(lambda own: _own(weights._replace(own=own), run), weights.own)
-    transposed, recurrent_kernel = _transposed(weights, run), _cast(weights.recurrent_kernel, run.dtype)
+    transposed, recurrent_kernel = _transposed(cell, weights, run), _cast(weights.recurrent_kernel, run.dtype)
+    before_tbh = _befores(run, first_bh, outputs_tbh, reset_tb, starts)
+    before_t, time = _inward(before_tbh, run.heads), len(inputs_tbd)
 
     def body(carry, now):
-        d_state, d_own = carry
-        gates, inputs_bd, state, d_output, mask_b, reset_b = now
-        if gates is None:  # "recompute": one step's at a time, so that those of all steps never exist
-            gates = _gates(cell, *_products(cell, run, transposed, inputs_bd.T, state.output_bh))
+        d_state, d_own, d_gates, blocks_t = carry
+        t, inputs_bd, output, inner, d_output, mask_b, reset_b = now
+        state = State(output, inner)
+        # The step before's, and only now: what is read from memory next is then never what this step writes, so that
+        # XLA, which cannot tell the rows of an array apart, need not copy all of it.
+        blocks_t = lax.dynamic_update_index_in_dim(blocks_t, d_gates, jnp.clip(t - towards, 0, time - 1), 0)
+        if run.backward != "keep":  # "recompute": one step's at a time, so that those of all steps never exist
+            gates = _products(cell, run, transposed, inputs_bd.T, output)
+        else:
+            gates = lax.dynamic_index_in_dim(blocks_t, t, keepdims=False).reshape(-1, *d_output.shape)
         d_state = d_state._replace(output_bh=d_state.output_bh + d_output)
         zeros = jax.tree.map(jnp.zeros_like, d_state)
         d_new, d_kept = _where(mask_b, d_state, zeros), _where(mask_b, zeros, d_state)
@@ -148,27 +165,50 @@ def _backward(cell, run, saved, gradients):
         through = _recur_back(run, recurrent_kernel, _split(cell, d_gates.reshape(-1, *d_output.shape))[1])
         d_previous = jax.tree.map(jnp.add, d_previous, d_kept)
         d_previous = d_previous._replace(output_bh=d_previous.output_bh + through)
-        d_fresh = None if fresh_t is None else _where(reset_b, d_previous, zeros)
-        carry = _where(reset_b, zeros, d_previous), jax.tree.map(jnp.add, d_own, d_own_now)
-        return carry, (d_gates, d_fresh)
+        d_fresh = None if starts is None else _where(reset_b, d_previous, zeros)
+        d_own = jax.tree.map(jnp.add, d_own, d_own_now)
+        return (_where(reset_b, zeros, d_previous), d_own, d_gates, blocks_t), d_fresh
 
-    start = _inward(d_final, run.heads), jax.tree.map(jnp.zeros_like, own)
-    again_tbd = inputs_tbd if gates_t is None else None
-    now = (gates_t, again_tbd, before_t, _inward(d_outputs_tbh, run.heads), mask_tb, reset_tb)
-    (d_first, d_own), (d_gates_t, d_fresh_t) = lax.scan(body, start, now, reverse=not run.reverse)
+    # The gates' gradient is written where the gates were: memory that is neither taken anew nor filled first.
+    start_state, keeps = _inward(d_final, run.heads), run.backward == "keep"
+    blocks_t = blocks_t if keeps else _room(cell, start_state, d_outputs_tbh)
+    first, last, towards = (0, time - 1, 1) if run.reverse else (time - 1, 0, -1)
+    start = start_state, jax.tree.map(jnp.zeros_like, own), blocks_t[first], blocks_t
+    again_tbd = None if keeps else inputs_tbd
+    now = (jnp.arange(time), again_tbd, before_t, inner_t, _inward(d_outputs_tbh, run.heads), mask_tb, reset_tb)
+    (d_first, d_own, d_gates, blocks_t), d_fresh_t = lax.scan(body, start, now, reverse=not run.reverse)
+    blocks_t = blocks_t.at[last].set(d_gates)
 
-    d_gates_t = d_gates_t.reshape(len(d_gates_t), -1, *before_t.output_bh.shape[1:])
+    d_gates_t = blocks_t.reshape(time, -1, *before_t.shape[1:])
     d_inputs_t, d_recurrent_t = jax.vmap(functools.partial(_split, cell))(d_gates_t)
     rows_ng = _rows(d_inputs_t)
     inputs_nd = inputs_tbd.reshape(len(rows_ng), -1)
     d_weights = Weights(
         kernel=dot(inputs_nd.T, rows_ng, run.dtype),
         bias=rows_ng.sum(0),
-        recurrent_kernel=_recurrent_gradient(run, weights, before_t.output_bh, d_recurrent_t),
+        recurrent_kernel=_recurrent_gradient(cell, run, before_tbh, before_t, d_recurrent_t, rows_ng),
         own=own_pullback(d_own)[0],
     )
     d_inputs_tbd = dot(rows_ng, weights.kernel.T, run.dtype).reshape(inputs_tbd.shape)
     return d_weights, d_inputs_tbd, _outward(d_first, run.heads), None, None, _outward(d_fresh_t, run.heads)
+
+
+def _room(cell, state, after_tbd):
+    """Memory for every step's gates, [t, gates * hidden, b], taken when `after_tbd` is there.
+
+    What it holds first is never read. Zeros would be one constant for all layers, filled when a program begins, and
+    copied for each of them.
+    """
+    hidden, batch = state.output_bh.size // state.output_bh.shape[-1], state.output_bh.shape[-1]
+    fill = (after_tbd[0, 0, 0] * 0).astype(state.output_bh.dtype)
+    return jnp.broadcast_to(fill, (len(after_tbd), (cell.gates + cell.separate) * hidden, batch))
+
+
+def _befores(run, first_bh, outputs_tbh, reset_tb, starts):
+    """The output that each step read."""
+    ends = (outputs_tbh[1:], first_bh[None]) if run.reverse else (first_bh[None], outputs_tbh[:-1])
+    fresh = 0 if starts is None else starts.output_bh
+    return jnp.where(reset_tb[..., None], fresh, jnp.concatenate(ends))
 
 
 unroll.defvjp(_forward, _backward)
@@ -177,9 +217,11 @@ unroll.defvjp(_forward, _backward)
 # ---- products ---------------------------------------------------------------------------------------------------
 
 
-def _transposed(weights, run):
-    """(kernel_gd, bias_g1, recurrent_gh) in the products' type: made once, before the scan, not at every step."""
+def _transposed(cell, weights, run):
+    """Kernels as `_products` reads them, in the products' type: made once, before the scan, not at every step."""
     kernel_gd, recurrent_gh = _cast(weights.kernel.T, run.dtype), _cast(weights.recurrent_kernel.mT, run.dtype)
+    if run.heads == 1 and not cell.separate:
+        kernel_gd, recurrent_gh = None, jnp.concatenate([kernel_gd, recurrent_gh], axis=1)
     return kernel_gd, weights.bias[:, None], recurrent_gh
 
 
@@ -188,12 +230,13 @@ def _cast(x, dtype):
 
 
 def _products(cell, run, transposed, inputs_db, output):
-    """(`x W + b`, `y R`) of one step, each [gates, *u, b]; the first is None where there are no inputs."""
+    """The gates of one step, [gates, *u, b]; one product where no block and no head keeps its part separate."""
     kernel_gd, bias_g1, recurrent_gh = transposed
+    if kernel_gd is None:
+        product = dot(recurrent_gh, jnp.concatenate([inputs_db, output]), run.dtype) + bias_g1
+        return product.reshape(cell.gates, *output.shape)
     recurrent = _recur(cell, run, recurrent_gh, output)
-    if inputs_db is None:
-        return None, recurrent
-    return (dot(kernel_gd, inputs_db, run.dtype) + bias_g1).reshape(recurrent.shape), recurrent
+    return _gates(cell, (dot(kernel_gd, inputs_db, run.dtype) + bias_g1).reshape(recurrent.shape), recurrent)
 
 
 def _hoist(cell, run, weights, inputs_tbd):
@@ -228,12 +271,12 @@ def _recur_back(run, kernel, d_blocks):
     return dot(kernel, d_blocks.reshape(*d_blocks.shape[:-3], -1, d_blocks.shape[-1]), run.dtype)
 
 
-def _recurrent_gradient(run, weights, output_t, d_blocks_t):
+def _recurrent_gradient(cell, run, before_tbh, before_t, d_blocks_t, rows_ng):
     if run.heads == 1:
-        output_nh = output_t.swapaxes(1, 2).reshape(-1, output_t.shape[1])
-        return dot(output_nh.T, _rows(d_blocks_t), run.dtype)
+        rows_ng = _rows(d_blocks_t) if cell.separate else rows_ng
+        return dot(before_tbh.reshape(len(rows_ng), -1).T, rows_ng, run.dtype)
     time, blocks, heads, units, batch = d_blocks_t.shape
-    output_khn = output_t.transpose(1, 2, 0, 3).reshape(heads, units, -1)
+    output_khn = before_t.transpose(1, 2, 0, 3).reshape(heads, units, -1)
     d_blocks_kng = d_blocks_t.transpose(2, 0, 4, 1, 3).reshape(heads, time * batch, -1)
     return dot(output_khn, d_blocks_kng, run.dtype)
 
