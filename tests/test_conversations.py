@@ -26,7 +26,7 @@ def run(tmp_path_factory):
     changes |= {
         "training.steps": 40,
         "training.eval_every": 40,
-        "data.tokenizer.vocab_size": 265,
+        "data.tokenizer.vocab_size": 280,
         "data.max_length": 40,
     }
     training.train(tiny_config("buckets", source, changes), epath.Path(folder / "run"))

@@ -35,7 +35,7 @@ def pretrain() -> Config:
             batch_size=64,
             max_length=192,
             noise=NoiseConfig(rate=0.5, mean_span=8),
-            tokenizer=TokenizerConfig(kind="unigram", vocab_size=1600),
+            tokenizer=tokenizer(),
         ),
         model=model(),
         optimizer=OptimizerConfig(learning_rate=3e-3, warmup=200, schedule="linear", final_fraction=0.02),
@@ -52,6 +52,7 @@ def fine_tune(task: str) -> Config:
             batch_size=16,
             max_length=256,
             buckets=2,
+            tokenizer=tokenizer(),
         ),
         model=model(dropout=0.3),
         optimizer=OptimizerConfig(learning_rate=2e-3, warmup=50, schedule="linear", final_fraction=0.02),
@@ -63,6 +64,8 @@ def fine_tune(task: str) -> Config:
             eval_examples=0,
         ),
     )
+    if task == "sentiment":
+        config.data.task = "classify"
     if task == "stories":
         config.data.task = "lm"
         config.training.init_params = (r"embedding/.*", r"decoder/layers_.*", r"head_.*")
@@ -71,3 +74,7 @@ def fine_tune(task: str) -> Config:
 
 def model(dropout: float = 0.0) -> ModelConfig:
     return ModelConfig(embed_dim=192, hidden_dim=192, layers=1, attention="dot", tied=True, dropout=dropout)
+
+
+def tokenizer() -> TokenizerConfig:
+    return TokenizerConfig(kind="unigram", vocab_size=1600)

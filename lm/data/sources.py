@@ -148,7 +148,7 @@ def _joined(name: str, spec: str, parts: Sequence[Split]) -> Split:
     if len(parts) == 1:
         return parts[0]
     if len({bool(part.examples.table[0, 0] < 0) for part in parts}) > 1:
-        raise UserError("config.data.train", f"{spec} mixes texts with pairs", "mix sources of one kind")
+        raise UserError(f"config.data.{name}", f"{spec} mixes texts with pairs", "mix sources of one kind")
     note = "; ".join(part.note for part in parts if part.note)
     sizes = () if name == "train" else tuple((part.spec, len(part.examples)) for part in parts)
     return Split(name, spec, Joined([part.examples for part in parts]), note, parts=sizes)
