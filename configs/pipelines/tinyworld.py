@@ -39,7 +39,7 @@ def pretrain() -> Config:
         ),
         model=model(),
         optimizer=OptimizerConfig(learning_rate=3e-3, warmup=200, schedule="linear", final_fraction=0.02),
-        training=TrainingConfig(steps=8000, eval_every=1000, checkpoint_every=1000, log_every=200),
+        training=TrainingConfig(steps=7000, eval_every=1000, checkpoint_every=500, log_every=200),
     )
 
 
@@ -47,7 +47,7 @@ def fine_tune(task: str) -> Config:
     config = Config(
         data=DataConfig(
             train=f"tfds:tinyworld/{task}:train[:500]",
-            validation=f"tfds:tinyworld/{task}:validation[:500]",
+            validation=f"tfds:tinyworld/{task}:validation[:30%]",
             test=f"tfds:tinyworld/{task}:test",
             batch_size=16,
             max_length=256,
