@@ -57,11 +57,11 @@ def fine_tune(task: str) -> Config:
         model=model(dropout=0.3),
         optimizer=OptimizerConfig(learning_rate=2e-3, warmup=50, schedule="linear", final_fraction=0.02),
         training=TrainingConfig(
-            steps="30 epochs",
-            eval_every="2 epochs",
-            checkpoint_every="30 epochs",
+            steps="25 epochs",
+            eval_every="5 epochs",
+            checkpoint_every="5 epochs",
             log_every="5 epochs",
-            eval_examples=0,
+            eval_examples=0,  # the outputs of the test split are scored in the end
         ),
     )
     if task == "sentiment":
