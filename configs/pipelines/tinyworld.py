@@ -39,7 +39,7 @@ def pretrain() -> Config:
         ),
         model=model(),
         optimizer=OptimizerConfig(learning_rate=3e-3, warmup=200, schedule="linear", final_fraction=0.02),
-        training=TrainingConfig(steps=7000, eval_every=1000, checkpoint_every=500, log_every=200),
+        training=TrainingConfig(steps=8000, eval_every=1000, checkpoint_every=500, log_every=200),
     )
 
 
@@ -49,13 +49,13 @@ def fine_tune(task: str) -> Config:
             train=f"tfds:tinyworld/{task}:train[:500]",
             validation=f"tfds:tinyworld/{task}:validation[:30%]",
             test=f"tfds:tinyworld/{task}:test",
-            batch_size=16,
+            batch_size=32,
             max_length=256,
             buckets=2,
             tokenizer=tokenizer(),
         ),
         model=model(dropout=0.3),
-        optimizer=OptimizerConfig(learning_rate=2e-3, warmup=50, schedule="linear", final_fraction=0.02),
+        optimizer=OptimizerConfig(learning_rate=3e-3, warmup=50, schedule="linear", final_fraction=0.02),
         training=TrainingConfig(
             steps="25 epochs",
             eval_every="5 epochs",
