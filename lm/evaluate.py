@@ -86,10 +86,14 @@ def evaluate(
     for name, part in evaluator.parts.items():
         of = slice(part.numbers.start, part.numbers.stop)
         found = {key: metric._replace(stats_ns=metric.stats_ns[of]) for key, metric in measured.items()}
+        bits = found["bits_per_byte"]  # whose bytes are shares of the whole's
+        share = part.target_bytes / bits.stats_ns[:, 1].sum()
+        found["bits_per_byte"] = bits._replace(stats_ns=bits.stats_ns * [1, share])
         if outputs:  # what BLEU takes for a word depends on all of the references
             of_part = [one["output"] for one in outputs[of]], [one["reference"] for one in outputs[of]]
             found |= metrics.measure(scores or task.scores, *of_part, lowercase, tokenize)
         parts[name] = evaluator.figures(*found["loss"].stats_ns.sum(axis=0), part) | metrics.figures(found)
+        parts[name] |= {"generated": len(outputs[of])} if outputs else {}
         parts[name]["intervals"] = {key: metrics.interval(metric) for key, metric in found.items()}
     figures |= {"parts": parts} if parts else {}
     return Evaluation(figures, measured, outputs, loaded.fingerprint)
