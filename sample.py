@@ -3,6 +3,10 @@
 Generates text from a run, or from several together. For a language model a prompt is the beginning of the text, for an encoder-decoder it is the
 source. Without --prompt and --input_file, prompts are the lines of standard input, or one empty prompt if there are
 none. Standard output carries the text and nothing else.
+
+--interactive answers line by line. Where the run was trained on conversations (`data.turns`), lines and replies are kept,
+and the model reads all of them; each --prompt is a turn that every conversation begins with, and an empty line
+begins a new one.
 """
 
 import json
@@ -19,7 +23,7 @@ WORKDIR = flags.DEFINE_multi_string(
 CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "best (by validation loss), latest, or a step")
 PROMPT = flags.DEFINE_multi_string("prompt", [], "a prompt; may be given many times")
 INPUT_FILE = flags.DEFINE_string("input_file", None, "a file with a prompt on each line; - is standard input")
-INTERACTIVE = flags.DEFINE_bool("interactive", False, "answer each line of standard input at once")
+INTERACTIVE = flags.DEFINE_bool("interactive", False, "answer each line of standard input at once; keep conversations")
 JSON = flags.DEFINE_bool("json", False, "one JSON object a line: prompt, output, log_probability (nats), ...")
 NUM_SAMPLES = flags.DEFINE_integer("num_samples", 1, "outputs for each prompt; with a beam, its n best")
 MAX_NEW_TOKENS = flags.DEFINE_integer(
@@ -129,11 +133,12 @@ def lines(content: bytes, where: str) -> list[str]:
     return text.replace("\r\n", "\n").removesuffix("\n").split("\n") if text else []
 
 
-def show(runs, prompt_list: list[str], how) -> None:
-    """Generates and prints, in the order of the prompts."""
+def show(runs, prompt_list: list[str], how) -> list:
+    """Generates and prints, in the order of the prompts; returns what was generated."""
     from lm.run import generate_together
 
-    for outputs in generate_together(runs, prompt_list, how):
+    found = generate_together(runs, prompt_list, how)
+    for outputs in found:
         for one in outputs:
             if JSON.value:
                 fields = {
@@ -146,14 +151,40 @@ def show(runs, prompt_list: list[str], how) -> None:
                 print(json.dumps(fields, ensure_ascii=False), flush=True)
             else:
                 print(one.output if runs[0].model.has_encoder else one.prompt + one.output, flush=True)
+    return found
+
+
+def asked() -> str | None:
+    """The next line of standard input; None at its end."""
+    if sys.stdin.isatty():
+        print("> ", end="", file=sys.stderr, flush=True)
+    line = sys.stdin.buffer.readline()
+    return (lines(line, "standard input") or [""])[0] if line else None
+
+
+def converse(runs, how) -> None:
+    """Replies to each line, with all that was said; an empty line begins a new conversation."""
+    opening = prompts() if PROMPT.value else []
+    said = [*opening]
+    while (line := asked()) is not None:
+        if not line:
+            said = [*opening]
+            print("a new conversation", file=sys.stderr)
+            continue
+        said.append(line)
+        ((first, *_),) = show(runs, [runs[0].conversation(said)], how)
+        said.append(first.output)
 
 
 def main() -> None:
     from lm.run import generate_together, load
 
-    if INTERACTIVE.value and (PROMPT.value or INPUT_FILE.value):
-        raise UserError("--interactive", "reads prompts from standard input", "leave out --prompt and --input_file")
+    if INTERACTIVE.value and INPUT_FILE.value:
+        raise UserError("--interactive", "reads prompts from standard input", "leave out --input_file")
     runs = [load(directory, CHECKPOINT.value) for directory in WORKDIR.value]
+    keeps = bool(runs[0].config.data.turns)
+    if INTERACTIVE.value and PROMPT.value and not keeps:
+        raise UserError("--interactive", "reads prompts from standard input", "leave out --prompt")
     how = options(runs[0].config.data.task)
     given = [] if INTERACTIVE.value else prompts() or [""]
     generate_together(runs, [], how)  # without prompts it only says what does not fit
@@ -162,13 +193,11 @@ def main() -> None:
     if not INTERACTIVE.value:
         show(runs, given, how)
         return
-    while True:
-        if sys.stdin.isatty():
-            print("> ", end="", file=sys.stderr, flush=True)
-        line = sys.stdin.buffer.readline()
-        if not line:
-            return
-        show(runs, lines(line, "standard input") or [""], how)
+    if keeps:
+        converse(runs, how)
+        return
+    while (line := asked()) is not None:
+        show(runs, [line], how)
 
 
 if __name__ == "__main__":

@@ -103,6 +103,12 @@ class DataConfig(_Section):
     target_format: str = _field(
         "", "jsonl, tfds: the text, or what the decoder writes, e.g. '{label}'; both empty: `text` or `target`"
     )
+    turns: Names = _field(
+        Names(),
+        "conversations: how a turn of the user, and one of the model, is written in a source, e.g. 'Guest: {turn},Seller: "
+        "{turn}'; jsonl, tfds: a record's list `turns` (or what source_format names) becomes an example for each reply",
+    )
+    history: int = _field(0, "conversations: turns before a reply that its source holds at most; 0: all")
     cleaning: Names = _field(
         Names(), "steps of cleaning in order, each a name or name(numbers): see lm/data/cleaning.py"
     )
@@ -308,7 +314,7 @@ def validated(config: Config) -> Config:
     between("data.noise.mean_span", 1, 1000)
     for path in "data.prefix_least data.prefix_most data.noise.permutation".split():
         between(path, 0, 1)
-    for path in "training.eval_examples training.shards training.not_finite_most training.checkpoint_minutes".split():
+    for path in "data.history training.eval_examples training.shards training.not_finite_most training.checkpoint_minutes".split():
         between(path, 0)
     for path in "data.noise.rate data.noise.infilling data.noise.deletion model.dropout optimizer.b1 optimizer.b2 training.label_smoothing".split():
         value = get(config, path)
@@ -327,6 +333,21 @@ def validated(config: Config) -> Config:
     for path in "data.source_format data.target_format".split():
         if problem := formats.problem(get(config, path)):
             check(False, path, problem, "write fields in braces, e.g. '{question} {answers[text][0]}'")
+    for text in data.turns:
+        what = formats.problem(text) or ("" if "{turn}" in text else f"{text!r} does not name {{turn}}")
+        check(not what, "data.turns", what, "write e.g. 'Guest: {turn},Seller: {turn}'")
+    check(
+        len(data.turns) in (0, 2),
+        "data.turns",
+        f"has {len(data.turns)} formats",
+        "give two, of the user's turns and of the model's",
+    )
+    check(
+        not data.turns or TASKS[data.task].pairs,
+        "data.turns",
+        f"the task {data.task} has no replies",
+        "use config.data.task=seq2seq",
+    )
     layouts = TASKS[data.task].layouts
     check(
         data.layout in ("", *layouts),

@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -10,9 +11,9 @@ from etils import epath
 from tqdm import tqdm
 
 from lm.config import Config
+from lm.data.examples import Example
 from lm.data.pipeline import Encoded, TrainingData
 from lm.data.tokenizers import Tokenizer
-from lm.evaluation import Evaluator
 from lm.generation import Generation
 from lm.parallel import Devices
 
@@ -97,6 +98,8 @@ class Bar:
         if record["split"] == "train" and not self._bar.disable:
             return
         say(f"step {record['step']:>7,}  {record['seconds']:>8.1f} s  {record['split']:<10}  {figures(record)}")
+        for name, part in record.get("parts", {}).items():
+            say(f"  {name}: {figures({'split': record['split'], **part})}")
 
     def close(self) -> None:
         self._bar.close()
@@ -122,10 +125,10 @@ def figures(record: dict[str, Any]) -> str:
     return ", ".join(shown)
 
 
-def samples(evaluator: Evaluator, generations: list[Generation]) -> None:
+def samples(examples: Sequence[Example], generations: Sequence[Generation]) -> None:
     """A few outputs; beside their references where there are."""
     say("")
-    for one, example in zip(generations, evaluator.encoded.split.examples, strict=False):
+    for one, example in zip(generations, examples, strict=True):
         if example.source is None:
             say(f"{one.prompt}{one.output}")
             continue

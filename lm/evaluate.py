@@ -40,7 +40,7 @@ LENGTH_PENALTY = flags.DEFINE_float("length_penalty", 0.0, "of the beam's scores
 class Evaluation(NamedTuple):
     """Of a run on a split."""
 
-    figures: dict[str, Any]  # and signatures: NAME_signature
+    figures: dict[str, Any]  # and signatures: NAME_signature; of a mixture `parts`: those of each source
     measured: dict[str, Metric]  # the figures that have an interval
     outputs: list[dict[str, str]]  # of each example its source, reference and output, where the task generates
     fingerprint: str  # of the examples
@@ -81,7 +81,22 @@ def evaluate(
             {"source": example.source, "reference": example.target, "output": one.output}
             for example, one in zip(loaded.examples, generations, strict=True)
         ]
-    return Evaluation(figures | metrics.figures(measured), measured, outputs, loaded.fingerprint)
+    figures |= metrics.figures(measured)
+    parts = {}
+    for name, part in evaluator.parts.items():
+        of = slice(part.numbers.start, part.numbers.stop)
+        found = {key: metric._replace(stats_ns=metric.stats_ns[of]) for key, metric in measured.items()}
+        bits = found["bits_per_byte"]  # whose bytes are shares of the whole's
+        share = part.target_bytes / bits.stats_ns[:, 1].sum()
+        found["bits_per_byte"] = bits._replace(stats_ns=bits.stats_ns * [1, share])
+        if outputs:  # what BLEU takes for a word depends on all of the references
+            of_part = [one["output"] for one in outputs[of]], [one["reference"] for one in outputs[of]]
+            found |= metrics.measure(scores or task.scores, *of_part, lowercase, tokenize)
+        parts[name] = evaluator.figures(*found["loss"].stats_ns.sum(axis=0), part) | metrics.figures(found)
+        parts[name] |= {"generated": len(outputs[of])} if outputs else {}
+        parts[name]["intervals"] = {key: metrics.interval(metric) for key, metric in found.items()}
+    figures |= {"parts": parts} if parts else {}
+    return Evaluation(figures, measured, outputs, loaded.fingerprint)
 
 
 def write(run: Run, found: Evaluation, intervals: dict[str, tuple[float, float]]) -> str:
@@ -111,10 +126,10 @@ def show(run: Run, found: Evaluation) -> None:
     """A table, and the record."""
     intervals = {name: metrics.interval(metric) for name, metric in found.measured.items()}
     path = write(run, found, intervals)
-    for name, value in {"split": SPLIT.value, "step": run.step, **found.figures}.items():
-        line = f"{name:<24} {value:.6g}" if isinstance(value, float) else f"{name:<24} {value}"
-        low, high = intervals.get(name, (None, None))
-        console.say(line if low is None else f"{line:<38} [{low:.4g}, {high:.4g}]")
+    show_figures({"split": SPLIT.value, "step": run.step, **found.figures}, intervals)
+    for name, part in found.figures.get("parts", {}).items():
+        console.say(f"\n{name}")
+        show_figures(part, part["intervals"])
     if found.outputs and TASKS[run.config.data.task].ranks and len(run.labels) <= 12:
         texts = [one["output"] for one in found.outputs], [one["reference"] for one in found.outputs]
         width = max(5, *map(len, run.labels))
@@ -122,6 +137,16 @@ def show(run: Run, found: Evaluation) -> None:
         for label, row in zip(run.labels, metrics.confusion(run.labels, *texts), strict=True):
             console.say(f"  {label:<22} {' '.join(f'{count:>{width}}' for count in row)}")
     console.say(f"{'written to':<24} {path}")
+
+
+def show_figures(figures: dict[str, Any], intervals: dict[str, tuple[float, float]]) -> None:
+    """A line for each."""
+    for name, value in figures.items():
+        if isinstance(value, dict):
+            continue
+        line = f"{name:<24} {value:.6g}" if isinstance(value, float) else f"{name:<24} {value}"
+        low, high = intervals.get(name, (None, None))
+        console.say(line if low is None else f"{line:<38} [{low:.4g}, {high:.4g}]")
 
 
 def differing(a: str, b: str) -> list[str]:
@@ -157,6 +182,12 @@ def show_comparison(runs: list[Run], both: list[Evaluation]) -> None:
         console.say(note)
 
 
+def evaluate_as_asked(run: Run) -> Evaluation:
+    """As the flags say."""
+    options = Options(temperature=0, beam_size=BEAM_SIZE.value, length_penalty=LENGTH_PENALTY.value)
+    return evaluate(run, SPLIT.value, options, LOWERCASE.value, TOKENIZE.value, tuple(SCORES.value))
+
+
 def main() -> None:
     if TOKENIZE.value and TOKENIZE.value not in sacrebleu.BLEU.TOKENIZERS:
         mend = nearest(TOKENIZE.value, sacrebleu.BLEU.TOKENIZERS)
@@ -166,13 +197,11 @@ def main() -> None:
             raise UserError("--scores", f"{name!r} is unknown", nearest(name, metrics.SCORES))
     if len(WORKDIR.value) > 2:
         raise UserError("--workdir", f"is given {len(WORKDIR.value)} times", "give one run, or two to compare")
-    options = Options(temperature=0, beam_size=BEAM_SIZE.value, length_penalty=LENGTH_PENALTY.value)
     runs = [load(directory, CHECKPOINT.value) for directory in WORKDIR.value]
     for run in runs:
         if TASKS[run.config.data.task].ranks and BEAM_SIZE.value:
             raise UserError("--beam_size", "the task ranks its labels by likelihood", "leave it out")
-    how = (SPLIT.value, options, LOWERCASE.value, TOKENIZE.value, tuple(SCORES.value))
-    both = [evaluate(run, *how) for run in runs]
+    both = [evaluate_as_asked(run) for run in runs]
     for run, found in zip(runs, both, strict=True):
         show(run, found)
         console.say("") if len(runs) > 1 else None

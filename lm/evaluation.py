@@ -1,9 +1,10 @@
 """What a model is worth on a split: loss through `unroll`, and text through the loop that samples."""
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -89,6 +90,14 @@ def signature(
     )
 
 
+class Part(NamedTuple):
+    """Examples that figures are of: a split's, or those of one source of a mixture."""
+
+    numbers: range
+    target_bytes: int
+    floor: float | None  # nats an example, where the data knows it
+
+
 class Evaluator:
     """Scores one split, again and again, with the programs compiled once."""
 
@@ -106,6 +115,26 @@ class Evaluator:
         self.labels = labels
         self.devices, self.encoded = devices, encoded
         self._step = devices.map(make_eval_step(model))
+
+    @functools.cached_property
+    def parts(self) -> dict[str, Part]:
+        """Of a mixture of pairs: each source, as it is written."""
+        found: dict[str, Part] = {}
+        for name, numbers in (self.encoded.split.ranges if TASKS[self.config.data.task].pairs else {}).items():
+            examples = self.encoded.split.examples.read(numbers)
+            known = [example.log_prob for example in examples if example.log_prob is not None]
+            floor = 0.0 - math.fsum(known) / len(known) if len(known) == len(examples) else None
+            found[name] = Part(numbers, sum(len(example.target.encode()) for example in examples), floor)
+        return found
+
+    @functools.cached_property
+    def _rows_of(self) -> Callable:
+        return self.devices.map(make_row_step(self.model))
+
+    def chosen(self, limit: int | None) -> list[int]:
+        """The numbers of `limit` examples, the first ones; of a mixture as many of each source."""
+        ranges = [part.numbers for part in self.parts.values()] or [range(len(self.encoded.split.examples))]
+        return [number for numbers in ranges for number in numbers[: limit and -(-limit // len(ranges))]]
 
     def losses(self, params: Any, most_batches: int | None = None) -> tuple[float, float]:
         """(sum of nats, number of target tokens) over the split in one pass; `params` replicated on the devices."""
@@ -126,8 +155,8 @@ class Evaluator:
             yield padded, found
 
     def generate(self, params: Any, limit: int | None, options: Options) -> list[Generation]:
-        """One output for each of the first `limit` sources; `params` on the host or one device."""
-        prompts = [example.source for example in self.encoded.split.examples[:limit]]
+        """One output for each of the sources `chosen(limit)`; `params` on the host or one device."""
+        prompts = [example.source for example in self.encoded.split.examples.read(self.chosen(limit))]
         if self.labels:
             members = [(self.model, params)]
             return [one for (one,) in generation.classify(members, self.tokenizer, prompts, self.labels)]
@@ -140,33 +169,46 @@ class Evaluator:
             self.generate(Devices.first(params), 1, Options(temperature=0, max_new_tokens=1))
 
     def evaluate(self, params: Any, limit: int | None = None) -> dict[str, Any]:
-        """The figures of the contract; text of the first `limit` examples is generated greedily and scored."""
-        figures = self.figures(*self.losses(params))
-        if self._scores(limit):
-            generations = self.generate(Devices.first(params), limit, Options(temperature=0))
-            figures |= self.scored(generations)
-        return figures
+        """The figures of the contract; text of `chosen(limit)` examples is generated greedily and scored. Of a mixture
+        `parts` has those of each source."""
+        scores, of_parts = self._scores(limit), {}
+        generations = self.generate(Devices.first(params), limit, Options(temperature=0)) if scores else []
+        if self.parts:
+            stats_n2 = self.likelihoods(params)["loss"].stats_ns
+            nats, tokens = stats_n2.sum(axis=0)
+            of_number = dict(zip(self.chosen(limit), generations, strict=True)) if scores else {}
+            for name, part in self.parts.items():
+                of_parts[name] = self.figures(*stats_n2[part.numbers].sum(axis=0), part)
+                if scores:
+                    numbers = [number for number in part.numbers if number in of_number]
+                    of_parts[name] |= self.scored(numbers, [of_number[number] for number in numbers])
+        else:
+            nats, tokens = self.losses(params)
+        figures = self.figures(nats, tokens)
+        if scores:
+            figures |= self.scored(self.chosen(limit), generations)
+        return figures | ({"parts": of_parts} if of_parts else {})
 
-    def figures(self, nats: float, tokens: float) -> dict[str, Any]:
+    def figures(self, nats: float, tokens: float, part: Part | None = None) -> dict[str, Any]:
         """loss (nats per token), perplexity, bits_per_byte, and the distance to the floor where the data knows it."""
-        loss = nats / tokens
+        encoded, loss = self.encoded, nats / tokens
+        part = part or Part(range(len(encoded.corpus)), encoded.target_bytes, encoded.floor)
         figures = {
             "loss": loss,
             "perplexity": math.exp(loss) if loss < 700 else math.inf,
-            "bits_per_byte": nats / math.log(2) / self.encoded.target_bytes,
+            "bits_per_byte": nats / math.log(2) / part.target_bytes,
             "tokens": int(tokens),
         }
-        if self.encoded.floor is not None:
-            figures["nats_per_example"] = nats / len(self.encoded.corpus)
-            figures["floor_nats_per_example"] = self.encoded.floor
+        if part.floor is not None:
+            figures["nats_per_example"] = nats / len(part.numbers)
+            figures["floor_nats_per_example"] = part.floor
         return figures
 
-    def scored(self, generations: list[Generation], lowercase: bool = False, tokenize: str = "") -> dict[str, Any]:
-        """The task's scores of outputs for the first examples."""
-        references = [example.target for example in self.encoded.split.examples[: len(generations)]]
+    def scored(self, numbers: Sequence[int], generations: Sequence[Generation]) -> dict[str, Any]:
+        """The task's scores of outputs for the examples of these numbers."""
+        references = [example.target for example in self.encoded.split.examples.read(numbers)]
         outputs = [one.output for one in generations]
-        names = TASKS[self.config.data.task].scores
-        measured = metrics.measure(names, outputs, references, lowercase, tokenize)
+        measured = metrics.measure(TASKS[self.config.data.task].scores, outputs, references)
         return metrics.figures(measured) | {"generated": len(outputs)}
 
     def likelihoods(self, params: Any) -> dict[str, Metric]:
@@ -174,7 +216,6 @@ class Evaluator:
 
         `params` replicated on the devices. The stretches are the rows of `evaluation_streams`, window by window.
         """
-        rows_of = self.devices.map(make_row_step(self.model))
         bytes_v = np.array([*map(len, words.surfaces(self.tokenizer))])
         data, paired, numbers, found = self.config.data, self.model.has_encoder, [], []
 
@@ -184,7 +225,7 @@ class Evaluator:
                 yield batch
 
         passed = numbered() if paired else pipeline.evaluation_batches(self.encoded, data)
-        for padded, (nats_b,) in self._stepped(rows_of, params, passed):
+        for padded, (nats_b,) in self._stepped(self._rows_of, params, passed):
             counted = (padded.weights_bt, padded.weights_bt * bytes_v[padded.targets_bt])
             stats_b3 = np.stack([self.devices.join(nats_b), *(x.sum(axis=1) for x in counted)], axis=1)
             found.append(stats_b3[: len(numbers[-1])] if paired else stats_b3)

@@ -7,6 +7,7 @@ that nothing but what the record holds can be reached.
 import dataclasses
 import re
 import string
+from collections.abc import Sequence
 from typing import Any
 
 _FIELD = re.compile(r"[^\W\d]\w*(\[[^\[\]{}.!:]+\])*")
@@ -57,16 +58,39 @@ def fill(text: str, record: dict[str, Any]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Formats:
-    """How a record becomes an example; both empty: by its fields `text`, or `source` and `target`."""
+    """How a record becomes examples; all empty: by its fields `text`, or `source` and `target`."""
 
     source: str = ""  # empty beside a target: the example has no source
     target: str = ""  # empty beside a source: the field `target`
+    turns: tuple[str, ...] = ()  # how a turn of the user, and one of the model, is written in a source
+    history: int = 0  # turns that a source has at most, the last ones; 0: all
 
     def __bool__(self) -> bool:
-        return bool(self.source or self.target)
+        return bool(self.source or self.target or self.turns)
 
-    def filled(self, record: dict[str, Any]) -> dict[str, Any]:
-        """`text`, or `source` and `target`; raises `KeyError` with a sentence."""
+    def filled(self, record: dict[str, Any]) -> list[dict[str, Any]]:
+        """`text`, or `source` and `target`, and `log_prob` where the target is still what that was of.
+
+        With `turns`, a record whose field `turns` (or the one that `source` names) is a list is a conversation, in which
+        the model speaks last: each of its replies is a target, what was said before it the source.
+
+        Raises:
+            KeyError: with a sentence.
+        """
+        said = record.get(self.source.strip("{}") or "turns") if self.turns else None
+        if isinstance(said, list):
+            replies = [at for at in range(1, len(said)) if (len(said) - at) % 2]
+            return [{"source": self.conversation(said[:at]), "target": said[at]} for at in replies]
+        if not (self.source or self.target):
+            return [record]
+        known = {"log_prob": record.get("log_prob")} if self.target in ("", "{target}", "{text}") else {}
         if not self.source:
-            return {"text": fill(self.target, record)}
-        return {"source": fill(self.source, record), "target": fill(self.target or "{target}", record)}
+            return [{"text": fill(self.target, record)} | known]
+        target = fill(self.target or "{target}", record)
+        return [{"source": fill(self.source, record), "target": target} | known]
+
+    def conversation(self, said: Sequence[str]) -> str:
+        """What the encoder reads of the turns before a reply: the last one is the user's, the one before the model's, and
+        so on; each on a line."""
+        kept = said[-self.history :]
+        return "\n".join(fill(self.turns[(len(kept) - at + 1) % 2], {"turn": turn}) for at, turn in enumerate(kept))

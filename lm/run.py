@@ -53,6 +53,16 @@ class Run:
         """Outputs for each prompt: the beginning of a text for a language model, else the source."""
         return generate_together([self], prompts, options or Options())
 
+    def conversation(self, said: Sequence[str]) -> str:
+        """The source of the reply to `said`, turns of which the last is the user's, as training data has it: without the
+        oldest turns, where there are more than `data.history` or, in all, more tokens than training pairs have."""
+        data = self.config.data
+        for first in range(len(said)):
+            source = pipeline.formats_of(data).conversation(said[first:])
+            if len(self.tokenizer.encode(source)) < data.max_length:
+                break
+        return source
+
     def score(self, examples: Sequence[Example | str | tuple[str, str]]) -> list[Score]:
         """Log-probabilities of texts, or of targets given sources, as `Example`s, strings or (source, target)."""
 

@@ -49,6 +49,8 @@ OTHER = {
     "data.test": "jsonl:t.jsonl",
     "data.task": "classify",
     "data.layout": "packed",
+    "data.turns": ["Guest: {turn}", "Seller: {turn}"],
+    "data.history": 5,
     "data.cleaning": ["nfc", "length(1, 100)"],
     "data.batch_size": 96,
     "data.source_format": "{question} {context}",
@@ -298,6 +300,12 @@ INVALID = [
     ("training.init_params", Names(["a/.*", "("]), {}),
     ("training.init_mismatch", "warn", {}),
     ("data.cleaning", 3, {}),
+    ("data.turns", Names(["{turn}"]), {}),
+    ("data.turns", Names(["{turn}", "{turn}", "{turn}"]), {}),
+    ("data.turns", Names(["{turn}", "bot: {said}"]), {}),
+    ("data.turns", Names(["{turn}", "{turn!r}"]), {}),
+    ("data.turns", Names(["{turn}", "{turn}"]), {"data.task": "lm"}),
+    ("data.history", -1, {}),
     ("data.cleaning", [3], {}),
     ("data.layout", "buckets", {"data.task": "lm"}),
     ("data.layout", "streams", {"data.task": "denoise"}),
@@ -540,7 +548,7 @@ def load(file: pathlib.Path) -> Config:
     return module.get_config()
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "configs").glob("*.py")), ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", sorted((ROOT / "configs").rglob("*.py")), ids=lambda file: file.stem)
 def test_a_config_file_is_valid_and_its_model_shrunk_takes_a_step(file):
     config = validated(load(file))
     for spec in filter(None, (config.data.train, config.data.validation, config.data.test)):

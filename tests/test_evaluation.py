@@ -37,7 +37,14 @@ def runs(tmp_path_factory, sources, story_text) -> dict[str, pathlib.Path]:
         task = {"data.task": "classify", "training.steps": 150} if name == "classes" else {}
         layout = "streams" if name == "streams" else "buckets"
         training.train(tiny_config(layout, source, steps | task), epath.Path(folder / name))
-    return {name: folder / name for name in given}
+    parts = f"1*tsv:{folder}/few.tsv | classify: {{source}} + 1*jsonl:{folder}/reverse.jsonl | reverse: {{source}}"
+    (folder / "few.tsv").write_text("".join(lines[:40]))
+    pairs = [(" ".join(words[i % 8 :][:3]), " ".join(reversed(words[i % 8 :][:3]))) for i in range(90)]
+    records = [{"source": source, "target": target, "log_prob": -i / 90} for i, (source, target) in enumerate(pairs)]
+    (folder / "reverse.jsonl").write_text("\n".join(map(json.dumps, records)))
+    both = {"data.tokenizer.vocab_size": 290, "data.train": parts, "data.validation": parts, "data.test": parts}
+    training.train(tiny_config("buckets", parts, steps | both), epath.Path(folder / "several"))
+    return {name: folder / name for name in (*given, "several")}
 
 
 # ---- likelihoods ------------------------------------------------------------------------------------------------
@@ -62,6 +69,47 @@ def test_the_parts_of_a_likelihood_sum_to_the_whole_and_are_each_examples_own(co
             np.testing.assert_allclose(found["bits_per_byte"].stats_ns[:, 1], expected, rtol=0.02)
         else:
             assert found["loss"].stats_ns[:, 1].sum() == whole["tokens"] and len(found["loss"].stats_ns) > 3
+
+
+def test_each_source_of_a_mixture_has_the_figures_that_it_has_alone(runs):
+    run, options = load(str(runs["several"])), Options(temperature=0)
+    both = evaluate(run, "test", options)
+    classes, reverse = both.figures["parts"].values()
+    names = list(both.figures["parts"])
+    assert [name.split(" | ")[1] for name in names] == ["classify: {source}", "reverse: {source}"]
+    for name, part, floor in zip(names, (classes, reverse), (False, True), strict=True):
+        config = changed(run.config, {"data.test": name})
+        spec = types.SimpleNamespace(**{**vars(run), "config": config, "workdir": runs["several"] / "none"})
+        alone = evaluate(spec, "test", options).figures
+        assert ("floor_nats_per_example" in part) == floor
+        assert set(alone) == set(part) - {"intervals"}
+        for figure, value in alone.items():
+            assert part[figure] == (pytest.approx(value, rel=1e-5) if isinstance(value, float) else value) or (
+                figure.endswith("_signature")
+            ), figure
+        low, high = part["intervals"]["exact_match"]
+        assert low <= part["exact_match"] <= high
+    assert both.figures["tokens"] == classes["tokens"] + reverse["tokens"]
+    assert both.figures["generated"] == classes["generated"] + reverse["generated"] == 130
+    together = (40 * classes["exact_match"] + 90 * reverse["exact_match"]) / 130
+    assert both.figures["exact_match"] == pytest.approx(together)
+    assert "parts" not in alone
+
+
+def test_training_scores_as_many_outputs_of_each_source_of_a_mixture(runs):
+    records = [json.loads(line) for line in (runs["several"] / "metrics.jsonl").read_text().splitlines()]
+    (*_, last) = [record for record in records if record["split"] == "validation"]
+    assert [part["generated"] for part in last["parts"].values()] == [4, 4] and last["generated"] == 8
+    run, devices = load(str(runs["several"]), "latest"), Devices(jax.devices()[:1])
+    split = pipeline.load_splits(run.config.data, ("validation",))["validation"]
+    encoded = pipeline.encode(split, run.tokenizer, run.config.data)
+    evaluator = evaluation.Evaluator(run.model, run.tokenizer, run.config, devices, encoded)
+    whole = evaluator.figures(*evaluator.losses(devices.replicate(run.params)))
+    assert last["loss"] == pytest.approx(whole["loss"], rel=1e-4)
+    tokens = sum(part["tokens"] for part in last["parts"].values())
+    nats = sum(part["loss"] * part["tokens"] for part in last["parts"].values())
+    assert tokens == last["tokens"] and nats / tokens == pytest.approx(last["loss"], rel=1e-5)
+    assert evaluator.chosen(8) == [0, 1, 2, 3, 40, 41, 42, 43] and evaluator.chosen(None) == list(range(130))
 
 
 def test_a_signature_says_what_a_likelihood_depends_on(runs):

@@ -198,6 +198,31 @@ def test_a_mixture_has_every_example_and_the_shares_that_the_weights_say(weights
     assert split.fingerprint == load_splits(spec, f"tsv:{three}/a.tsv", "")["train"].fingerprint
 
 
+def test_sources_of_a_mixture_have_formats_of_their_own(three):
+    rows = [{"q": f"why {i}?", "a": [f"so {i}"], "target": "T", "log_prob": -i} for i in range(3)]
+    write(three / "a.jsonl", "\n".join(map(json.dumps, rows)))
+    parts = [
+        f"jsonl:{three}/a.jsonl | answer: {{q}} | {{a[0]}}",
+        f"tsv:{three}/c.tsv | + {{source}}",
+        f"jsonl:{three}/a.jsonl | ask: {{q}}",
+        f"tsv:{three}/c.tsv",
+    ]
+    for role in ("train", "validation"):
+        split = load_splits(" + ".join(parts), " + ".join(parts), "", (role,))[role]
+        found = list(split.examples)
+        assert found[:3] == [Example(f"answer: why {i}?", f"so {i}") for i in range(3)]
+        assert found[3:10] == [Example(f"+ c{i}", "x") for i in range(7)]
+        # What a target is worth is known only where the target is the record's own.
+        assert found[10:13] == [Example(f"ask: why {i}?", "T", -float(i)) for i in range(3)]
+        assert found[13:] == [Example(f"c{i}", "x") for i in range(7)]
+    assert split.ranges == dict(zip(parts, (range(3), range(3, 10), range(10, 13), range(13, 20)), strict=True))
+    weighted = " + ".join(f"{i + 1}*{part}" for i, part in enumerate(parts))
+    again = load_splits(weighted, weighted, "", ("validation",))["validation"]
+    assert (again.fingerprint, again.ranges) == (split.fingerprint, split.ranges)  # weights are of training alone
+    (only,) = load_splits(parts[0], parts[0], "", ("validation",)).values()
+    assert list(only.examples) == found[:3] and only.ranges == {}
+
+
 def test_what_a_mixture_holds_out_is_of_every_source_and_once(three):
     spec = f"1*tsv:{three}/a.tsv + 9*tsv:{three}/b.tsv"
     splits = load_splits(spec, "", "")
@@ -215,11 +240,62 @@ def test_what_a_mixture_holds_out_is_of_every_source_and_once(three):
         ("1*tsv:{0}/a.tsv + 1*tsv:{0}/d.tsv", "no such file"),
         ("1*tsv:{0}/a.tsv + 1*csv:{0}/b.tsv", "did you mean tsv"),
         ("1*tsv:{0}/a.tsv + 100000*tsv:{0}/c.tsv", "would be repeated"),
+        ("tsv:{0}/a.tsv + 1*tsv:{0}/b.tsv", "is no mixture"),
+        ("1.2.3*tsv:{0}/a.tsv + 1*tsv:{0}/b.tsv", "is no mixture"),
+        ("tsv:{0}/a.tsv | {{source}} | {{target}} | {{log_prob}}", "has 3 formats"),
+        ("tsv:{0}/a.tsv | answer", "'answer' names no field"),
+        ("tsv:{0}/a.tsv | {{question}}", "question.*is not there .fields are source, target"),
+        ("tsv:{0}/a.tsv + tsv:{0}/a.tsv | | {{source}}", "mixes texts with pairs"),
     ],
 )
 def test_mixtures_that_cannot_be_read(spec, what, three):
     with pytest.raises(UserError, match=what):
         load_splits(spec.format(three), "", "")
+
+
+# ---- conversations ----------------------------------------------------------------------------------------------
+
+TURNS = ("you: {turn}", "me: {turn}")
+
+
+def conversations(path: pathlib.Path, *records: dict, **formats) -> list[Example]:
+    write(path / "a.jsonl", "\n".join(map(json.dumps, records)))
+    spec = f"jsonl:{path}/a.jsonl"
+    return list(load_splits(spec, spec, "", ("train",), Formats(turns=TURNS, **formats))["train"].examples)
+
+
+def test_each_reply_of_a_conversation_is_an_example_with_all_that_was_said_before(tmp_path):
+    four, three = {"turns": ["a", "b", "c", "d"]}, {"turns": ["b", "c", "d"], "id": 3}
+    plain = {"source": "me: b\nyou: c", "target": "d", "log_prob": -1}
+    found = conversations(tmp_path, four, three, plain)
+    first, last = Example("you: a", "b"), Example("you: a\nme: b\nyou: c", "d")
+    assert found == [first, last, Example("me: b\nyou: c", "d"), Example("me: b\nyou: c", "d", -1.0)]
+    cut = conversations(tmp_path, four, history=2)
+    assert cut == [first, Example("me: b\nyou: c", "d")]
+    named = conversations(tmp_path, {"talk": ["a", "b"]}, plain | {"talk": "c"}, source="{talk}")
+    assert named == [first, Example("c", "d", -1.0)]
+
+
+@pytest.mark.parametrize(
+    ("record", "what"),
+    [
+        ({"turns": ["a"]}, "is a conversation without a reply"),
+        ({"turns": []}, "is a conversation without a reply"),
+        ({"turns": ["a", " "]}, "'target' is blank"),
+        ({"turns": ["a", 3]}, "'target' is 3, not a string"),
+        ({"turns": [["a"], "b"]}, "{turn} is list, not text"),
+        ({"turns": "a"}, "has the keys turns"),
+    ],
+)
+def test_conversations_that_are_none(record, what, tmp_path):
+    with pytest.raises(UserError, match=f"a.jsonl:1: .*{what}"):
+        conversations(tmp_path, record)
+
+
+def test_a_conversation_is_not_divided_between_training_and_validation(tmp_path):
+    write(tmp_path / "a.jsonl", json.dumps({"turns": ["a", "b", "c", "d"]}))
+    with pytest.raises(UserError, match="config.data.validation: .* one conversation would be on both sides"):
+        load_splits(f"jsonl:{tmp_path}/a.jsonl", "", "", formats=Formats(turns=TURNS))
 
 
 # ---- held out ---------------------------------------------------------------------------------------------------
@@ -511,8 +587,8 @@ def test_jsonl_records_become_examples_by_format(tmp_path):
     assert found == [Example("why? (3)", "so"), Example("how? (2)", "thus")]
     with pytest.raises(UserError, match=rf"{path}:2: {{a\[texts\]\[1\]}} is not there"):
         formatted(f"jsonl:{path}", "{q}", "{a[texts][1]}")
-    with pytest.raises(UserError, match="tsv: has no fields"):
-        formatted(f"tsv:{path}", "{q}", "{a}")
+    with pytest.raises(UserError, match="text: has no fields"):
+        formatted(f"text:{path}", "", "{text}")
 
 
 def test_tfds_blank_examples_are_left_out_and_counted():

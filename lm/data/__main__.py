@@ -51,7 +51,7 @@ def read_config(spec: str, overrides: Sequence[tuple[str, str]]) -> Config:
 
 def _task_of(config: Config) -> str:
     """lm for texts, seq2seq for pairs."""
-    formats = sources.Formats(config.data.source_format, config.data.target_format)
+    formats = pipeline.formats_of(config.data)
     split = sources.load_splits(config.data.train, config.data.train, "", ("train",), formats)["train"]
     return "lm" if split.examples.table[0, 0] < 0 else "seq2seq"
 

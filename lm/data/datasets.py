@@ -14,7 +14,7 @@ from etils import epath
 from lm.data import files
 from lm.data.examples import BLOCK, Example
 from lm.errors import UserError, nearest
-from lm.formats import Formats
+from lm.formats import Formats, fill
 
 
 class Dataset:
@@ -56,18 +56,18 @@ class Dataset:
         for start in range(0, len(self._records), BLOCK):  # in blocks: one by one they take three times as long
             numbers = list(range(start, min(start + BLOCK, len(self._records))))
             for number, record in zip(numbers, self._records.__getitems__(numbers), strict=True):
-                yield self._example(number, record)
+                yield from self._examples(number, record)
 
-    def _example(self, number: int, record: Any) -> Example:
+    def _examples(self, number: int, record: Any) -> Iterator[Example]:
         plain = _plain(self._builder.info.features, record)
         try:
-            texts = self._formats.filled(plain) if self._formats else plain
+            for texts in self._formats.filled(plain):
+                target = texts["text"] if "text" in texts else fill("{target}", texts)
+                log_prob = texts.get("log_prob")
+                yield Example(texts.get("source"), target, None if log_prob is None else float(log_prob))
         except KeyError as error:
             where, mend = f"tfds:{self._name}, example {number}", "mend config.data's formats"
             raise UserError(where, error.args[0], mend) from None
-        target = texts["text"] if "text" in texts else texts["target"]
-        log_prob = float(plain["log_prob"]) if "log_prob" in plain else None
-        return Example(texts.get("source"), target, log_prob)
 
 
 def _plain(feature: Any, value: Any) -> Any:

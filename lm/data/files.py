@@ -93,17 +93,17 @@ def json_lines(paths: Sequence[epath.Path], formats: Formats) -> Iterator[Exampl
         for number, line in enumerate(lines(path), start=1):
             if blank(line):
                 continue
-            example = _from_json(line, f"{path}:{number}", formats)
-            if texts is not None and texts != (example.source is None):
-                what = "texts and source-target pairs are mixed in one source"
-                mend = "put them into two files, as they are for different tasks"
-                raise UserError(f"{path}:{number}", what, mend)
-            texts = example.source is None
-            yield example
+            for example in _from_json(line, f"{path}:{number}", formats):
+                if texts is not None and texts != (example.source is None):
+                    what = "texts and source-target pairs are mixed in one source"
+                    mend = "put them into two files, as they are for different tasks"
+                    raise UserError(f"{path}:{number}", what, mend)
+                texts = example.source is None
+                yield example
 
 
-def _from_json(line: str, where: str, formats: Formats) -> Example:
-    """The example in a line of JSON."""
+def _from_json(line: str, where: str, formats: Formats) -> list[Example]:
+    """The examples in a line of JSON: one, or those of a conversation."""
     mend = 'write {"text": ...} or {"source": ..., "target": ...} on each line'
     try:
         record = json.loads(line)
@@ -113,11 +113,16 @@ def _from_json(line: str, where: str, formats: Formats) -> Example:
         raise UserError(where, f"is not valid JSON ({reason})", mend) from None
     if not isinstance(record, dict):
         raise UserError(where, f"is not a JSON object but {line.strip()[:20]!r}", mend)
-    if formats:
-        try:
-            record = formats.filled(record) | {"log_prob": record.get("log_prob")}
-        except KeyError as error:
-            raise UserError(where, error.args[0], "mend the record, or the format in config.data") from None
+    try:
+        found = formats.filled(record)
+    except KeyError as error:
+        raise UserError(where, error.args[0], "mend the record, or the format in config.data") from None
+    if not found:
+        raise UserError(where, "is a conversation without a reply", "give it two turns or more, or delete the line")
+    return [_checked(each, where, mend) for each in found]
+
+
+def _checked(record: dict[str, Any], where: str, mend: str) -> Example:
     names = [name for name in ("text", "source", "target") if name in record]
     if names not in (["text"], ["source", "target"]):
         raise UserError(where, f"has the keys {', '.join(record)[:80] or '(none)'}", mend)

@@ -20,6 +20,7 @@ from lm.data.sources import Split
 from lm.data.store import Finished, Records, Shard
 from lm.data.tokenizers import UNK, Tokenizer, train_tokenizer
 from lm.errors import UserError
+from lm.formats import Formats
 from lm.tasks import TASKS, layout_of
 
 
@@ -50,7 +51,7 @@ class Encoded:
 def load_splits(config: DataConfig, wanted: Collection[str] = ("train", "validation", "test")) -> dict[str, Split]:
     """The wanted splits of a configuration, cleaned; every example must fit the task."""
     cleaning.parse(config.cleaning)
-    formats = sources.Formats(config.source_format, config.target_format)
+    formats = formats_of(config)
     # What is dropped of the training data may depend on the others.
     read = ("train", "validation", "test") if "train" in wanted else wanted
     splits = sources.load_splits(config.train, config.validation, config.test, read, formats)
@@ -67,6 +68,11 @@ def load_splits(config: DataConfig, wanted: Collection[str] = ("train", "validat
             raise UserError("config.data.cleaning", "drops every training example", "take a step out of it")
         splits["train"] = dataclasses.replace(splits["train"], examples=kept, report=report)
     return {name: split for name, split in splits.items() if name in wanted}
+
+
+def formats_of(config: DataConfig) -> Formats:
+    """How the records of a configuration's sources become examples."""
+    return Formats(config.source_format, config.target_format, tuple(config.turns), config.history)
 
 
 def check_examples(examples: Examples, task: str, where: str) -> None:
@@ -119,7 +125,7 @@ def encode(split: Split, tokenizer: Tokenizer, config: DataConfig, seed: int = 0
         if not training:
             targets = (target for _, target in corpus.take(range(len(corpus)), 0))
             target_bytes = sum(len(tokenizer.decode(ids[ids < tokenizer.own_size]).encode()) for ids in targets)
-        floor = floor if len(corpus) == len(records) else None
+        floor = None  # that of the texts is not that of what is made of them
     return Encoded(split, corpus, int(records.total("unknown")), target_bytes, floor)
 
 

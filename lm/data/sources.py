@@ -1,7 +1,9 @@
 """Where text comes from: a string `scheme:location` becomes a split, a sequence of examples on disk.
 
-    2*SOURCE + 1*SOURCE             training data only: a mixture; numbers of examples are as the weights say, and no
-                                    source is read less than once an epoch
+    2*SOURCE + 1*SOURCE             a mixture: in training the numbers of examples are as the weights say, and no source is
+                                    read less than once an epoch; elsewhere, and without weights, each example is there once
+    SOURCE | SOURCE_FORMAT | TARGET_FORMAT
+                                    a source with formats of its own (the last may be left out)
     tfds:NAME[/CONFIG][:SPLIT]      any TensorFlow Datasets name; without SPLIT, the split named as the role; SPLIT may be a
                                     slice, e.g. train[:10%]
     text:GLOB                       plain text, each file one document; `**` crosses folders
@@ -10,8 +12,9 @@
     tsv:FILE                        source<TAB>target on each line; FILE may be a pattern here too
 
 A record of `tfds` or `jsonl` with other fields becomes an example by format strings (`data.source_format`,
-`data.target_format`; see `formats.py`). A label of `tfds` is its name, not its number. How files are read: see
-`files.py`.
+`data.target_format`, or the source's own; see `formats.py`); one of `tsv` or `parallel` has the fields source and target.
+So `1*tfds:squad | answer: {question} {context} | {answers[text][0]} + 2*tsv:pairs.tsv | translate: {source}` are two tasks
+for one model. A label of `tfds` is its name, not its number. How files are read: see `files.py`.
 
 A source is read once, as a stream, into the cache (`store.py`), under a name that says what its bytes are; what is held
 out of it, or how often a mixture repeats it, is a choice of numbers. Memory holds a few numbers for each example.
@@ -19,6 +22,7 @@ out of it, or how often a mixture repeats it, is a choice of numbers. Memory hol
 
 import dataclasses
 import itertools
+import math
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -31,6 +35,7 @@ from lm.data.datasets import Dataset
 from lm.data.examples import Chosen, Example, Examples, Joined, Part, blank
 from lm.errors import UserError, nearest
 from lm.formats import Formats
+from lm.formats import problem as problem_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +45,13 @@ class Split:
     examples: Examples
     note: str = ""  # what the user must know of it, in one line; empty if nothing
     report: Report | None = None  # of training data: what cleaning did to it
+    parts: tuple[tuple[str, int], ...] = ()  # of a mixture, not of training data: each source as written, its examples
+
+    @property
+    def ranges(self) -> dict[str, range]:
+        """The numbers of each part's examples."""
+        ends = itertools.accumulate((size for _, size in self.parts), initial=0)
+        return {name: range(begin, begin + size) for (name, size), begin in zip(self.parts, ends, strict=False)}
 
     @property
     def fingerprint(self) -> str:
@@ -64,37 +76,53 @@ def load_splits(
         UserError: a source that cannot be read, with the file and the line at fault.
     """
     formats = formats or Formats()
+    if formats.turns and not validation and "train" in wanted:
+        what = "held out by chance, replies of one conversation would be on both sides"
+        raise UserError("config.data.validation", what, "name a source")
     splits = {
-        role: _load(role, spec, formats)
+        role: _joined(role, spec, [_load(role, *part) for part in _mixture(role, spec, formats)[0]])
         for role, spec in (("validation", validation), ("test", test))
         if role in wanted and spec
     }
     if "train" in wanted or ("validation" in wanted and not validation):
-        parts = _mixture(train)
-        # In a mixture the formats are of those sources that have fields.
-        known = lambda spec: formats if len(parts) == 1 or spec.startswith(FIELDED) else Formats()
-        loaded = [_load("train", spec, known(spec)) for _, spec in parts]
+        parts, weights = _mixture("train", train, formats)
+        loaded = [_load("train", *part) for part in parts]
         if not validation:
             loaded, held = zip(*map(_hold_out, loaded), strict=True)
             splits["validation"] = _joined("validation", train, held)
-        weights = [weight for weight, _ in parts]
-        splits["train"] = _joined("train", train, loaded if len(parts) == 1 else _mixed(loaded, weights))
+        splits["train"] = _joined("train", train, _mixed(loaded, weights) if any(weights) else loaded)
     return {role: splits[role] for role in ("train", "validation", "test") if role in splits and role in wanted}
 
 
 FIELDED = ("tfds:", "jsonl:")  # sources whose records have fields that a format can name
-_WEIGHTED = re.compile(r"(\d+(?:\.\d+)?)\*(\w+:.*)", re.DOTALL)
 
 
-def _mixture(spec: str) -> list[tuple[float, str]]:
-    """(weight, source) of each part of `2*SOURCE + 1*SOURCE`; any other specification is a mixture of one."""
-    if not _WEIGHTED.fullmatch(spec):
-        return [(1.0, spec)]
-    parts = [_WEIGHTED.fullmatch(part) for part in re.split(r"\s+\+\s+", spec)]
-    if not all(parts) or not all(float(part[1]) > 0 for part in parts):
+def _mixture(role: str, spec: str, formats: Formats) -> tuple[list[tuple[str, Formats, str]], list[float]]:
+    """(source, its formats, its name) of each part of `2*SOURCE | FORMAT + 1*SOURCE`, and the weights: 0 where none are."""
+    field, parts, weights = f"config.data.{role}", [], []
+    written = re.split(r"\s+\+\s+(?=[\d.]*\*?\w+:)", spec)
+    for each in written:
+        weight, name = re.fullmatch(r"(?:([\d.]+)\*)?(.*)", each, re.DOTALL).groups()
+        source, *own = map(str.strip, re.split(r"\s\|(?=\s|$)", name))
+        if len(own) > 2:
+            raise UserError(field, f"{name!r} has {len(own)} formats", "write SOURCE | SOURCE_FORMAT | TARGET_FORMAT")
+        for problem in filter(None, map(problem_of, own)):
+            raise UserError(field, problem, "write fields in braces, e.g. 'answer: {question} {context}'")
+        if own:
+            known = Formats(*own, *[""] * (2 - len(own)), formats.turns, formats.history)
+        else:  # in a mixture the formats of the configuration are of those sources that have fields
+            known = formats if len(written) == 1 or source.startswith(FIELDED) else Formats()
+        parts.append((source, known, name))
+        weights.append(_number(weight) if weight else 0.0)
+    if any(weights) != all(weights) or not all(map(math.isfinite, weights)):
         what = f"{spec!r} is no mixture"
-        raise UserError("config.data.train", what, "write WEIGHT*SOURCE + WEIGHT*SOURCE, weights above 0")
-    return [(float(weight), source) for weight, source in (part.groups() for part in parts)]
+        raise UserError(field, what, "write WEIGHT*SOURCE + WEIGHT*SOURCE, weights above 0, or none of them")
+    return parts, weights
+
+
+def _number(text: str) -> float:
+    """NaN where it is none, or not above 0."""
+    return float(text) if re.fullmatch(r"\d+(\.\d+)?", text) and float(text) else math.nan
 
 
 def _mixed(splits: Sequence[Split], weights: Sequence[float]) -> list[Split]:
@@ -120,19 +148,21 @@ def _joined(name: str, spec: str, parts: Sequence[Split]) -> Split:
     if len(parts) == 1:
         return parts[0]
     if len({bool(part.examples.table[0, 0] < 0) for part in parts}) > 1:
-        raise UserError("config.data.train", f"{spec} mixes texts with pairs", "mix sources of one kind")
+        raise UserError(f"config.data.{name}", f"{spec} mixes texts with pairs", "mix sources of one kind")
     note = "; ".join(part.note for part in parts if part.note)
-    return Split(name, spec, Joined([part.examples for part in parts]), note)
+    sizes = () if name == "train" else tuple((part.spec, len(part.examples)) for part in parts)
+    return Split(name, spec, Joined([part.examples for part in parts]), note, parts=sizes)
 
 
-def _load(role: str, spec: str, formats: Formats) -> Split:
+def _load(role: str, spec: str, formats: Formats, name: str) -> Split:
+    """`name`: the source as it is written, its own formats included."""
     field = f"config.data.{role}"
     scheme, separator, location = spec.partition(":")
     if not separator or scheme not in SCHEMES:
         raise UserError(field, f"{spec!r} has no known scheme", f"write scheme:location; {nearest(scheme, SCHEMES)}")
     if not location:
         raise UserError(field, f"{spec!r} names nothing to read", "write scheme:location, e.g. text:corpus/*.txt")
-    if formats and scheme not in ("tfds", "jsonl"):
+    if formats and scheme == "text":
         what = f"{scheme}: has no fields that the formats of config.data could name"
         raise UserError(field, what, "use jsonl:FILE, or leave the formats out")
     read = SCHEMES[scheme](location, role, formats)
@@ -159,7 +189,7 @@ def _load(role: str, spec: str, formats: Formats) -> Split:
         raise UserError(field, f"{spec} holds no example", "check that it is the right file or split")
     left_out = sum(note["blanks"] for note in found.notes)
     said = f"{left_out:,} blank examples of {spec} are left out" if left_out else ""
-    return Split(role, spec, found, said)
+    return Split(role, name, found, said)
 
 
 VERSION = 1  # of how sources are read: raise it when the same bytes become other examples
@@ -216,12 +246,22 @@ def _parallel(location: str, role: str, formats: Formats) -> Source:
         raise UserError(f"config.data.{role}", what, "name as many of both, in the same order")
     pairs = list(zip(*paths, strict=True))
     aligned = itertools.chain.from_iterable(files.aligned(*pair) for pair in pairs)
-    return Source([files.digest(path) for pair in pairs for path in pair], aligned)
+    return Source([files.digest(path) for pair in pairs for path in pair], _formatted(aligned, role, formats))
 
 
 def _tsv(location: str, role: str, formats: Formats) -> Source:
     paths = files.named(location, role, "tsv")
-    return Source([files.digest(path) for path in paths], files.tab_separated(paths))
+    return Source([files.digest(path) for path in paths], _formatted(files.tab_separated(paths), role, formats))
+
+
+def _formatted(pairs: Iterable[Example], role: str, formats: Formats) -> Iterator[Example]:
+    """Pairs as records of source and target."""
+    for pair in pairs:
+        try:
+            (texts,) = formats.filled({"source": pair.source, "target": pair.target})
+        except KeyError as error:
+            raise UserError(f"config.data.{role}", error.args[0], "mend the format") from None
+        yield Example(texts.get("source"), texts["text"] if "text" in texts else texts["target"])
 
 
 def _jsonl(location: str, role: str, formats: Formats) -> Source:

@@ -1,0 +1,80 @@
+"""Pretraining on text without labels, then 500 labelled examples of each of TinyWorld's tasks.
+
+    python -m lm.pipeline configs/pipelines/tinyworld.py
+
+The text is that of all six tasks: stories, and the sources and the targets of the others, never a target beside its source.
+An encoder-decoder learns to fill in what was taken out of it. Each task is then fine-tuned from there, and from scratch with
+the same tokenizer. Text generation is a language model: it takes the embedding and the decoder.
+
+One stage alone: `python train.py --config=configs/pipelines/tinyworld.py:questions --config.training.init_from=RUN`.
+"""
+
+from lm.config import Config, DataConfig, ModelConfig, NoiseConfig, OptimizerConfig, TokenizerConfig, TrainingConfig
+
+TASKS = ("stories", "translate", "sentiment", "questions", "summaries", "dialogue")
+
+
+def get_config(stage: str = "pretrain") -> Config:
+    """Of `pretrain`, or of a task."""
+    return pretrain() if stage == "pretrain" else fine_tune(stage)
+
+
+def pretrain() -> Config:
+    texts = [("stories", ""), *((task, " | | {source}") for task in TASKS[1:])]
+    texts += [(task, " | | {target}") for task in ("translate", "summaries")]  # those of the others are a few words
+
+    def of(split: str) -> str:
+        return " + ".join(f"tfds:tinyworld/{task}:{split}{formats}" for task, formats in texts)
+
+    return Config(
+        data=DataConfig(
+            train=of("train"),
+            validation=of("validation[:10%]"),
+            test=of("test[:10%]"),
+            task="denoise",
+            batch_size=64,
+            max_length=192,
+            noise=NoiseConfig(rate=0.5, mean_span=8),
+            tokenizer=tokenizer(),
+        ),
+        model=model(),
+        optimizer=OptimizerConfig(learning_rate=3e-3, warmup=200, schedule="linear", final_fraction=0.02),
+        training=TrainingConfig(steps=8000, eval_every=1000, checkpoint_every=500, log_every=200),
+    )
+
+
+def fine_tune(task: str) -> Config:
+    config = Config(
+        data=DataConfig(
+            train=f"tfds:tinyworld/{task}:train[:500]",
+            validation=f"tfds:tinyworld/{task}:validation[:30%]",
+            test=f"tfds:tinyworld/{task}:test",
+            batch_size=32,
+            max_length=256,
+            buckets=2,
+            tokenizer=tokenizer(),
+        ),
+        model=model(dropout=0.3),
+        optimizer=OptimizerConfig(learning_rate=3e-3, warmup=50, schedule="linear", final_fraction=0.02),
+        training=TrainingConfig(
+            steps="25 epochs",
+            eval_every="5 epochs",
+            checkpoint_every="5 epochs",
+            log_every="5 epochs",
+            eval_examples=0,  # the outputs of the test split are scored in the end
+        ),
+    )
+    if task == "sentiment":
+        config.data.task = "classify"
+    if task == "stories":
+        config.data.task = "lm"
+        config.training.init_params = (r"embedding/.*", r"decoder/layers_.*", r"head_.*")
+    return config
+
+
+def model(dropout: float = 0.0) -> ModelConfig:
+    return ModelConfig(embed_dim=192, hidden_dim=192, layers=1, attention="dot", tied=True, dropout=dropout)
+
+
+def tokenizer() -> TokenizerConfig:
+    return TokenizerConfig(kind="unigram", vocab_size=1600)

@@ -1,0 +1,27 @@
+"""An encoder-decoder pretrained on TinyWorld's stories: it fills in the spans that were taken out of them.
+
+    python train.py --config=configs/pretrain.py
+    python train.py --config=configs/FINE_TUNED.py --config.training.init_from=runs/pretrain
+
+What starts from it needs a model of the same widths. `configs/pipelines/tinyworld.py` pretrains on the texts of all tasks.
+"""
+
+from lm.config import Config, DataConfig, ModelConfig, NoiseConfig, OptimizerConfig, TokenizerConfig, TrainingConfig
+
+
+def get_config() -> Config:
+    return Config(
+        data=DataConfig(
+            train="tfds:tinyworld/stories",
+            validation="tfds:tinyworld/stories",
+            test="tfds:tinyworld/stories",
+            task="denoise",
+            batch_size=64,
+            buckets=4,
+            noise=NoiseConfig(rate=0.5, mean_span=8),
+            tokenizer=TokenizerConfig(kind="unigram", vocab_size=500),
+        ),
+        model=ModelConfig(embed_dim=192, hidden_dim=192, layers=1, attention="dot", tied=True),
+        optimizer=OptimizerConfig(learning_rate=3e-3, warmup=100, final_fraction=0.02),
+        training=TrainingConfig(steps="8 epochs", eval_every="1 epoch", checkpoint_every="1 epoch", log_every=100),
+    )

@@ -1,0 +1,26 @@
+"""A language model of TinyWorld's short stories: text generation, and a language model to start others from.
+
+python train.py --config=configs/stories.py
+python sample.py --workdir=runs/stories --prompt='One rainy evening, Max is' --num_samples=3
+"""
+
+from lm.config import Config, DataConfig, ModelConfig, OptimizerConfig, TokenizerConfig, TrainingConfig
+
+
+def get_config() -> Config:
+    return Config(
+        data=DataConfig(
+            train="tfds:tinyworld/stories",
+            validation="tfds:tinyworld/stories",
+            test="tfds:tinyworld/stories",
+            task="lm",
+            batch_size=32,
+            window=96,
+            tokenizer=TokenizerConfig(kind="unigram", vocab_size=500),
+        ),
+        model=ModelConfig(embed_dim=128, hidden_dim=384, layers=1),
+        optimizer=OptimizerConfig(learning_rate=4e-3, warmup=100, final_fraction=0.02),
+        training=TrainingConfig(
+            steps="4 epochs", eval_every="0.5 epochs", checkpoint_every="0.5 epochs", log_every=100
+        ),
+    )

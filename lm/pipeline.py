@@ -1,0 +1,155 @@
+"""python -m lm.pipeline CONFIG [--workdir=runs/NAME] [--seeds=0,1,2] [--tasks=NAME,NAME]
+
+Pretrains, fine-tunes each task from there and from scratch, evaluates, and prints one table with and without pretraining.
+CONFIG is a Python file: `get_config(STAGE)` is the configuration of the stage `pretrain`, or of a task in its list `TASKS`;
+`CONFIG:STAGE` can be given to train.py too. Every stage is a run in the workdir. A stage that was evaluated is not
+run again, one that was interrupted goes on. The table is `table.md` and `table.json`.
+"""
+
+import itertools
+import json
+import pathlib
+import runpy
+import statistics
+import time
+from typing import Any
+
+import jax
+from absl import flags
+from etils import epath
+
+from lm import config as configuration
+from lm import console, evaluate, training, workdir
+from lm.config import Config, TokenizerConfig
+from lm.errors import UserError, nearest, program
+from lm.run import load
+
+# The flags of lm.evaluate hold for the evaluations, --workdir is for the folder of all runs.
+CONFIG = flags.DEFINE_multi_string("config", [], "the pipeline, a Python file")
+SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "of the fine-tunings; pretraining has that of its configuration")
+CHOSEN = flags.DEFINE_list("tasks", [], "tasks of the pipeline that are run; empty: all")
+STARTS = ("scratch", "pretrained")
+PRETRAIN = "pretrain"
+
+
+def fine_tunings(file: str, directory: epath.Path, tasks: list[str], seeds: list[int]) -> dict[str, Config]:
+    """The configuration of each by the name of its run, in order; `directory` holds the pretrained run."""
+    found, pretrained = {}, directory / PRETRAIN
+    model = pretrained / "tokenizer" / "tokenizer.model"
+    for task, seed, start in itertools.product(tasks, seeds, STARTS):
+        config = configuration.editable(configuration.from_file(f"{file}:{task}"))
+        config.seed = seed
+        if start == "pretrained":
+            config.training.init_from = str(pretrained)
+        else:
+            # Nothing but the parameters is to differ, so the tokenizer is the same.
+            config.training.init_params, config.training.init_mismatch = (), "refuse"
+            if model.exists():
+                config.data.tokenizer = TokenizerConfig(kind=str(model))
+        found[f"{task}-{start}-{seed}"] = config
+    return found
+
+
+def record_of(directory: epath.Path) -> epath.Path | None:
+    """The evaluation of a run on the split, where it is done."""
+    found = sorted((directory / "evaluations").glob(f"{evaluate.SPLIT.value}-*.json"), key=str)
+    return found[-1] if found else None
+
+
+def run_stage(directory: epath.Path, config: Config) -> dict[str, Any]:
+    """Trains what is left of a run and evaluates it; returns the record of that, as it is written."""
+    config = configuration.validated(config)
+    workdir.check(directory, config)
+    if record_of(directory) is None:
+        training.train(config, directory)
+        run = load(str(directory), evaluate.CHECKPOINT.value)
+        evaluate.show(run, evaluate.evaluate_as_asked(run))
+        jax.clear_caches()  # programs hold memory maps, of which a process has not many
+    return json.loads(record_of(directory).read_text())
+
+
+# ---- the table --------------------------------------------------------------------------------------------------
+
+ERRORS = {  # of a record: what is less where the model is better
+    "error": lambda record: 1 - record["exact_match"] if "exact_match" in record else None,
+    "nats above the floor": lambda record: (
+        record["nats_per_example"] - record["floor_nats_per_example"] if "nats_per_example" in record else None
+    ),
+}
+
+
+def compared(records: dict[str, dict[str, Any]], tasks: list[str], seeds: list[int]) -> list[dict[str, Any]]:
+    """For each task and each of `ERRORS` that all its records have: values by seed, their mean and standard deviation, from
+    scratch and pretrained, and the ratio of the means."""
+    rows = []
+    for task in tasks:
+        for name, error in ERRORS.items():
+            row: dict[str, Any] = {"task": task, "what": name}
+            for start in STARTS:
+                values = [error(records[f"{task}-{start}-{seed}"]) for seed in seeds]
+                if None not in values:
+                    spread = statistics.stdev(values) if len(values) > 1 else 0.0
+                    row[start] = {"values": values, "mean": statistics.mean(values), "deviation": spread}
+            if all(start in row for start in STARTS):
+                scratch, pretrained = (row[start]["mean"] for start in STARTS)
+                rows.append(row | {"ratio": pretrained / scratch if scratch > 0 else None})
+    return rows
+
+
+def table(rows: list[dict[str, Any]], seeds: list[int]) -> str:
+    """In Markdown."""
+
+    def cell(found: dict[str, Any], percent: bool) -> str:
+        scale, digits, unit = (100, 1, " %") if percent else (1, 2, "")
+        return f"{scale * found['mean']:.{digits}f} ± {scale * found['deviation']:.{digits}f}{unit}"
+
+    lines = [f"| task | {evaluate.SPLIT.value} | from scratch | pretrained | ratio |", "|---|---|---|---|---|"]
+    for row in rows:
+        cells = [cell(row[start], row["what"] == "error") for start in STARTS]
+        ratio = "-" if row["ratio"] is None else f"{row['ratio']:.2f}"
+        lines.append(f"| {row['task']} | {row['what']} | {' | '.join(cells)} | {ratio} |")
+    lines.append("")
+    for name in ERRORS:
+        of_it = [row for row in rows if row["what"] == name]
+        halved = sum(row["ratio"] is not None and row["ratio"] <= 0.5 for row in of_it)
+        lines.append(f"{name}: pretraining at least halves it on {halved} of {len(of_it)} tasks")
+    count = f"mean ± standard deviation of seeds {', '.join(map(str, seeds))}"
+    lines.append(f"{count}; error is the share of outputs that are not exactly the reference")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    if len(CONFIG.value) != 1 or len(evaluate.WORKDIR.value or [""]) != 1:
+        raise UserError("command line", "a pipeline is one file and one workdir", "give CONFIG --workdir=W")
+    (file,) = CONFIG.value
+    pretraining = configuration.from_file(f"{file}:{PRETRAIN}")
+    known = list(runpy.run_path(file).get("TASKS", ()))
+    tasks = CHOSEN.value or known
+    for task in tasks:
+        if task not in known:
+            raise UserError("--tasks", f"{task!r} is no task of {file}", nearest(task, known))
+    if not SEEDS.value or not all(seed.isdecimal() for seed in SEEDS.value):
+        raise UserError("--seeds", f"{','.join(SEEDS.value)!r} are no seeds", "give numbers, e.g. 0,1,2")
+    seeds = list(dict.fromkeys(map(int, SEEDS.value)))
+    directory = epath.Path((evaluate.WORKDIR.value or [f"runs/{pathlib.Path(file).stem}-pipeline"])[0]).expanduser()
+
+    begun, records = time.monotonic(), {}
+
+    def stage(name: str, config: Config) -> None:
+        number, count = len(records) + 1, 1 + len(tasks) * len(seeds) * len(STARTS)
+        minutes = (time.monotonic() - begun) / 60
+        console.say(f"\n==== {number} of {count}: {name}, after {minutes:.1f} minutes\n")
+        records[name] = run_stage(directory / name, config)
+
+    stage(PRETRAIN, pretraining)
+    for name, config in fine_tunings(file, directory, tasks, seeds).items():
+        stage(name, config)
+    rows = compared(records, tasks, seeds)
+    text = table(rows, seeds)
+    workdir.write_whole(directory / "table.md", text)
+    workdir.write_whole(directory / "table.json", json.dumps({"seeds": seeds, "rows": rows}, indent=2) + "\n")
+    console.say(f"\n{text}\nwritten to {directory / 'table.md'} and {directory / 'table.json'}")
+
+
+if __name__ == "__main__":
+    program(main, positional="config")

@@ -1,0 +1,117 @@
+"""The whole pipeline on tiny data: its stages meet in the run directories, and each is run once."""
+
+import json
+
+import pytest
+from conftest import run_program, run_programs, tree_of
+
+from lm import pipeline
+
+FILE = """
+from lm.config import *
+TASKS = ("reverse", "tell")
+
+def get_config(stage="pretrain"):
+    pairs, texts = "tsv:{0}/pairs.tsv", "tsv:{0}/pairs.tsv | | {{source}}"
+    task = {{"pretrain": "denoise", "reverse": "seq2seq", "tell": "lm"}}[stage]
+    source = pairs if stage == "reverse" else texts
+    return Config(
+        data=DataConfig(train=source, validation=source, test=source, task=task, batch_size=8, buckets=2, window=16,
+            noise=NoiseConfig(rate=0.5), tokenizer=TokenizerConfig("unigram", 280)),
+        model=ModelConfig(embed_dim=16, hidden_dim=16, layers=1, attention="dot", tied=True),
+        training=TrainingConfig(steps=8, eval_every=4, checkpoint_every=4, eval_examples=0,
+            init_params=("embedding/.*", "decoder/layers_.*") if stage == "tell" else ()),
+    )
+"""
+RUNS = [f"{task}-{start}-{seed}" for task in ("reverse", "tell") for seed in (0, 3) for start in pipeline.STARTS]
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory, pairs):
+    """A pipeline that ran to its end: its folder, the arguments and what it printed."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    (folder / "pairs.tsv").write_text("".join(f"{source}\t{target}\n" for source, target in pairs[:40]))
+    (folder / "tiny.py").write_text(FILE.format(folder))
+    arguments = ["-m", "lm.pipeline", f"{folder}/tiny.py", f"--workdir={folder}/runs", "--seeds=0,3"]
+    first = run_program(*arguments)
+    assert first.returncode == 0, first.stderr
+    return folder, arguments, first
+
+
+def test_every_stage_is_a_run_and_the_table_is_of_their_records(done):
+    folder, _, first = done
+    assert {path.name for path in (folder / "runs").iterdir()} == {"pretrain", *RUNS, "table.md", "table.json"}
+    records = {name: json.loads(next((folder / "runs" / name / "evaluations").iterdir()).read_text()) for name in RUNS}
+    found = json.loads((folder / "runs" / "table.json").read_text())
+    (row,) = found["rows"]  # no floor is known, and a language model has no outputs
+    assert (row["task"], row["what"]) == ("reverse", "error")
+    for start in pipeline.STARTS:
+        assert row[start]["values"] == [1 - records[f"reverse-{start}-{seed}"]["exact_match"] for seed in (0, 3)]
+    assert (folder / "runs" / "table.md").read_text() in first.stdout
+
+
+def test_pretraining_is_all_that_differs(done):
+    folder, _, first = done
+    for task in ("reverse", "tell"):
+        for seed in (0, 3):
+            scratch, pretrained = (
+                json.loads((folder / "runs" / f"{task}-{start}-{seed}" / "config.json").read_text())
+                for start in pipeline.STARTS
+            )
+            assert scratch["seed"] == pretrained["seed"] == seed
+            assert pretrained["training"].pop("init_from") == f"{folder}/runs/pretrain"
+            assert scratch["training"].pop("init_from") == "" and scratch["training"].pop("init_params") == []
+            pretrained["training"].pop("init_params")
+            assert scratch["data"].pop("tokenizer")["kind"] == f"{folder}/runs/pretrain/tokenizer/tokenizer.model"
+            pretrained["data"].pop("tokenizer")
+            assert scratch == pretrained
+    assert first.stdout.count(f"from {folder}/runs/pretrain: ") == 4
+
+
+def test_what_is_done_is_not_run_again_and_what_is_not_is(done):
+    folder, arguments, _ = done
+    before = tree_of(folder)
+    (again,) = run_programs((arguments, ""))
+    assert again.returncode == 0 and tree_of(folder) == before
+    (record,) = (folder / "runs" / RUNS[0] / "evaluations").iterdir()
+    content = json.loads(record.read_text())
+    record.unlink()
+    (again,) = run_programs((arguments, ""))
+    assert again.returncode == 0 and json.loads(record.read_text()) == content
+    changed = {name for name, bytes_ in tree_of(folder).items() if before.get(name) != bytes_}
+    assert all(name.startswith(f"runs/{RUNS[0]}/") for name in changed)
+
+
+def test_from_pretraining_to_samples_and_on_from_the_result(done):
+    """Pretrained, two tasks fine-tuned and evaluated: that was the pipeline."""
+    folder, _, _ = done
+    sampled, told, trained = run_programs(
+        (["sample.py", f"--workdir={folder}/runs/reverse-pretrained-0", "--prompt=ant bee", "--max_new_tokens=8"], ""),
+        (["sample.py", f"--workdir={folder}/runs/tell-pretrained-0", "--prompt=ant", "--max_new_tokens=8"], ""),
+        (
+            [
+                "train.py",
+                f"--config={folder}/tiny.py:reverse",
+                f"--workdir={folder}/again",
+                f"--config.training.init_from={folder}/runs/reverse-pretrained-0:best",
+            ],
+            "",
+        ),
+    )
+    assert sampled.returncode == told.returncode == trained.returncode == 0, trained.stderr
+    assert told.stdout.startswith("ant") and sampled.stdout.endswith("\n")
+    loaded = trained.stdout.split(f"from {folder}/runs/reverse-pretrained-0:best: ")[1]
+    assert " new: " not in loaded.split("\n\n")[0] and "skipped: " not in loaded.split("\n\n")[0]
+
+
+def test_what_cannot_be_is_refused_in_one_line(done):
+    folder, arguments, _ = done
+    for more, words in (
+        (["--tasks=revers"], ["--tasks", "did you mean reverse?"]),
+        (["--seeds=a"], ["--seeds", "'a'"]),
+        (["--seeds="], ["--seeds"]),
+        ([f"{folder}/none.py"], ["a pipeline is one file"]),
+    ):
+        (refused,) = run_programs(([*arguments, *more], ""))
+        assert refused.returncode == 2 and len(refused.stderr.splitlines()) == 1, refused.stderr
+        assert all(word in refused.stderr for word in words), refused.stderr
