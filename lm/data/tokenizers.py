@@ -306,6 +306,12 @@ class SentencePiece(Tokenizer):
     def _uncut(self) -> frozenset[str]:
         return super()._uncut | self._own
 
+    @functools.cached_property
+    def _added_ids(self) -> dict[str, list[int]]:
+        # With those that it was made with, or an added one would cut a longer one of them.
+        made_with = {piece: [self._ids[piece]] for piece in self._own} if self.added else {}
+        return made_with | super()._added_ids
+
     def _encode_batch(self, texts: list[str]) -> list[np.ndarray]:
         _check_unicode(texts)
         if self.kind == "sentencepiece":
