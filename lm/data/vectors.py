@@ -45,7 +45,7 @@ def read(path: epath.Path, dim: int, wanted: Collection[str]) -> dict[str, np.nd
         for field in fields[-dim:]:
             if not _number(field):
                 raise malformed(f"{field[:20]!r} is no finite number")
-        found[word] = np.array(fields[-dim:], np.float32)
+        found[word] = np.array([*map(float, fields[-dim:])], np.float32)
     if stated is not None and stated != number - 1:
         what = f"holds {number - 1:,} vectors, its first line says {stated:,}"
         raise UserError(str(path), what, "fetch the file again, or mend its first line")
@@ -55,6 +55,6 @@ def read(path: epath.Path, dim: int, wanted: Collection[str]) -> dict[str, np.nd
 def _number(text: str) -> bool:
     """Whether it is finite in float32."""
     try:
-        return bool(np.isfinite(np.float32(text)))
+        return bool(abs(float(text)) <= np.finfo(np.float32).max)
     except ValueError:
         return False
