@@ -293,41 +293,44 @@ def test_vectors_are_read_of_wanted_words_whatever_they_are(tmp_path):
 
 def test_pretraining_fine_tuning_evaluation_sampling_and_fine_tuning_again_go_hand_in_hand(sources, pairs, tmp_path):
     """They share nothing but what lies in the runs' directories."""
-    (tmp_path / "text.txt").write_text("".join(f"{source}\n" for source, _ in pairs))
     labels = ("long", "short")
-    lines = [f"{source}\t{labels[len(source) < 9]}\n" for source, _ in pairs]
-    (tmp_path / "labels.tsv").write_text("".join(lines))
+    classes = [f"{source}\t{labels[len(source) < 9]}\n" for source, _ in pairs]
+    files = {
+        "text.txt": "".join(f"{source}\n" for source, _ in pairs),
+        "pairs.tsv": "".join(f"{source}\t{target}\n" for source, target in pairs[:20]),
+        "labels.tsv": "".join(classes),
+        "few.tsv": "".join(classes[:20]),
+    }
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
     stage = SHORT | {"training.steps": 40, "training.eval_every": 20, "training.checkpoint_every": 20}
-    stage |= {"training.log_every": 20, "data.max_length": 32, "optimizer.ema_decay": 0.9}
-    data = {"data.train": f"text:{tmp_path}/text.txt", "data.test": "", "data.task": "denoise"}
+    stage |= {"training.log_every": 20, "data.max_length": 32, "data.test": f"tsv:{tmp_path}/pairs.tsv"}
     config = tiny_config("buckets", sources["seq2seq"], stage)
-    training.train(changed(config, data), epath.Path(tmp_path / "pretrained"))
+    plain = {"data.train": f"text:{tmp_path}/text.txt", "data.test": "", "data.task": "denoise"}
+    training.train(changed(config, plain | {"optimizer.ema_decay": 0.9}), epath.Path(tmp_path / "pretrained"))
 
-    tuned = changed(config, {"training.init_from": str(tmp_path / "pretrained"), "optimizer.ema_decay": 0.0})
+    tuned = changed(config, {"training.init_from": str(tmp_path / "pretrained")})
     gradual = {"optimizer.groups": ["embedding/.*=>0.1@10", ".*=>1"]}
     training.train(changed(tuned, gradual), epath.Path(tmp_path / "reversed"))
-    source = f"tsv:{tmp_path}/labels.tsv"
-    ranked = {"data.task": "classify", "data.train": source, "data.test": source}
-    training.train(changed(tuned, ranked), epath.Path(tmp_path / "classified"))
+    ranked = {"data.train": f"tsv:{tmp_path}/labels.tsv", "data.test": f"tsv:{tmp_path}/few.tsv"}
+    training.train(changed(tuned, ranked | {"data.task": "classify"}), epath.Path(tmp_path / "classified"))
     again = {"training.init_from": f"{tmp_path}/reversed:latest", "data.tokenizer.pieces": ["<sep>"]}
     training.train(changed(tuned, again | {"model.lora_rank": 4}), epath.Path(tmp_path / "again"))
 
-    runs = ("reversed", "classified", "again")
-    calls = [(["-m", "lm.evaluate", f"--workdir={tmp_path}/{name}"], "") for name in runs]
-    calls += [
-        (["sample.py", f"--workdir={tmp_path}/{name}", "--prompt=ant bee", "--prompt=<sep>"], "") for name in runs
-    ]
-    answers = run_programs(*calls)
-    for name, scored, sampled in zip(runs, answers[:3], answers[3:], strict=True):
-        assert (scored.returncode, sampled.returncode) == (0, 0), scored.stderr + sampled.stderr
+    evaluated, sampled = ("reversed", "classified"), ("classified", "again")
+    calls = [["-m", "lm.evaluate", f"--workdir={tmp_path}/{name}"] for name in evaluated]
+    calls += [["sample.py", f"--workdir={tmp_path}/{name}", "--prompt=ant bee", "--prompt=<sep>"] for name in sampled]
+    answers = run_programs(*((call, "") for call in calls))
+    assert [answer.returncode for answer in answers] == [0] * 4, answers
+    for name in evaluated:
         (written,) = (tmp_path / name / "evaluations").iterdir()
         record = json.loads(written.read_text())
-        assert 0 < record["loss"] < 5 and record["generated"] == len(record["outputs"]) > 0
+        assert 0 < record["loss"] < 5 and record["generated"] == len(record["outputs"]) == 20
         assert "weights:one-step" in record["loss_signature"]
-        run = load(str(tmp_path / name))
-        outputs = [one.output for (one,) in run.generate(["ant bee", "<sep>"], Options(temperature=0))]
-        assert sampled.stdout == "".join(f"{output}\n" for output in outputs)
-        assert name != "classified" or set(outputs) <= set(labels)
+    for name, answer in zip(sampled, answers[2:], strict=True):
+        found = load(str(tmp_path / name)).generate(["ant bee", "<sep>"], Options(temperature=0))
+        assert answer.stdout == "".join(f"{one.output}\n" for (one,) in found)
+        assert name != "classified" or {one.output for (one,) in found} <= set(labels)
     assert tree_of(tmp_path / "reversed" / "tokenizer") == tree_of(tmp_path / "pretrained" / "tokenizer")
     # Each stage goes on from where the one before it ended.
     assert validation_losses(tmp_path / "again")[0] < validation_losses(tmp_path / "reversed")[0]

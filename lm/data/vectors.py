@@ -55,6 +55,6 @@ def read(path: epath.Path, dim: int, wanted: Collection[str]) -> dict[str, np.nd
 def _number(text: str) -> bool:
     """Whether it is finite in float32."""
     try:
-        return bool(abs(float(text)) <= np.finfo(np.float32).max)
+        return bool(abs(float(text)) <= float(np.finfo(np.float32).max))
     except ValueError:
         return False
