@@ -14,7 +14,7 @@ import re
 import runpy
 import traceback
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from lm import formats
 from lm.errors import UserError, nearest
@@ -66,7 +66,11 @@ class TokenizerConfig(_Section):
     normalization: str = _field(
         "identity", f"unigram, bpe: how text is normalised before it is cut: one of {', '.join(NORMALIZATIONS)}"
     )
-    pieces: Names = _field(Names(), "unigram, bpe: pieces of your own that are never cut, e.g. <user>,<bot>")
+    pieces: Names = _field(
+        Names(),
+        "unigram, bpe: pieces of your own that are never cut, e.g. <user>,<bot>; init_from, any kind: those that the "
+        "taken tokenizer has not are added to it",
+    )
     sentinels: int = _field(0, "ids that stand for what noise took out; 0: as many as the task needs")
     multiple_of: int = _field(
         1, "the vocabulary is filled up to a multiple of this with ids that are never used, e.g. 128"
@@ -154,6 +158,12 @@ class ModelConfig(_Section):
         "equal parts of a layer that do not read each other's state (block-diagonal recurrent kernel); 1: all read all",
     )
     dtype: str = _field("float32", "type of the products: float32 or bfloat16; parameters and state are float32")
+    lora_rank: int = _field(
+        0,
+        "init_from: rank of what is learnt of the kernels of recurrent layers and of the head (LoRA, Hu et al., 2022), "
+        "all else frozen unless optimizer.groups says otherwise; 0: none",
+    )
+    lora_alpha: float = _field(16.0, "lora_rank: what is learnt counts alpha / rank times")
     backward: str = _field(
         "keep",
         "what a recurrent layer keeps for its gradient: keep (all, fastest), recompute (no gates) or "
@@ -171,14 +181,25 @@ class OptimizerConfig(_Section):
     weight_decay: float = _field(
         0.0, "adamw: decoupled decay per update, times the learning rate; sgd: L2 penalty, halved"
     )
+    groups: Names = _field(
+        Names(),
+        "which parameters learn how fast, the first whose regular expression matches the name whole: PATTERN=>FACTOR of "
+        "the learning rate, 0 is frozen; PATTERN=>FACTOR@DURATION learns from there on, e.g. "
+        "embedding/.*=>0,encoder/.*=>0.1@2 epochs,.*=>1; empty: all alike",
+    )
     decayed: str = _field(
-        r".*/(kernel|recurrent_kernel)|head_kernel",
+        r"(.*/(kernel|recurrent_kernel)|head_kernel)(_lora_[ab])?",
         "regular expression: names of the parameters that decay, matched whole",
     )
     b1: float = _field(0.9, "adam, adamw: decay of the mean of gradients; sgd: momentum")
     b2: float = _field(0.999, "adam, adamw: decay of the mean of squared gradients")
     epsilon: float = _field(1e-8, "adam, adamw: added to the root of the mean of squares")
     clip_norm: float = _field(1.0, "gradients are scaled to at most this global norm; 0: never")
+    ema_decay: float = _field(
+        0.0,
+        "decay, per update, of an exponential moving average of the parameters, which is then what is evaluated, kept as "
+        "best, sampled from and started from, e.g. 0.999; 0: none",
+    )
 
 
 @dataclasses.dataclass(unsafe_hash=True)
@@ -214,6 +235,9 @@ class TrainingConfig(_Section):
         "empty: all that have the same name",
     )
     init_mismatch: str = _field("refuse", "init_from: what to do with a parameter of another shape: refuse or skip")
+    word_vectors: str = _field(
+        "", "file of word vectors, `word v1 v2 ...` a line (GloVe, word2vec), that embeddings of whole words start from"
+    )
     accumulate: int = _field(
         1, "parts that a device's batch is cut into, one after the other, to save memory; same update"
     )
@@ -232,6 +256,34 @@ class Config(_Section):
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
+
+
+class Group(NamedTuple):
+    """Of parameters: those whose names a pattern matches whole, and no pattern before it."""
+
+    pattern: str
+    factor: float  # of the learning rate; 0: frozen
+    begin: int | str = 0  # the group does not change before: a duration, or in the optimizer a number of updates
+
+
+def parse_group(text: str) -> Group:
+    """Of `PATTERN=>FACTOR` or `PATTERN=>FACTOR@DURATION`; raises `UserError`."""
+    where, (pattern, arrow, rest) = "config.optimizer.groups", text.rpartition("=>")
+    factor, at, begin = rest.partition("@")
+    try:
+        re.compile(pattern)
+        number = float(factor)
+    except re.error as error:
+        raise UserError(where, f"{pattern!r} is not a regular expression ({error})", "mend it") from None
+    except ValueError:
+        number = -1
+    if not arrow or not 0 <= number < math.inf:
+        raise UserError(where, f"{text!r} is not PATTERN=>FACTOR", "give e.g. encoder/.*=>0.1, with 0 for frozen")
+    if at:
+        parse_duration(begin, where)
+        if not number:
+            raise UserError(where, f"{text!r} is frozen and begins", "give a factor, or leave out what follows it")
+    return Group(pattern, number, begin or 0)
 
 
 # ---- durations --------------------------------------------------------------------------------------------------
@@ -314,16 +366,23 @@ def validated(config: Config) -> Config:
     between("data.noise.mean_span", 1, 1000)
     for path in "data.prefix_least data.prefix_most data.noise.permutation".split():
         between(path, 0, 1)
-    for path in "data.history training.eval_examples training.shards training.not_finite_most training.checkpoint_minutes".split():
+    for path in (
+        "data.history model.lora_rank training.eval_examples training.shards training.not_finite_most "
+        "training.checkpoint_minutes"
+    ).split():
         between(path, 0)
-    for path in "data.noise.rate data.noise.infilling data.noise.deletion model.dropout optimizer.b1 optimizer.b2 training.label_smoothing".split():
+    for path in (
+        "data.noise.rate data.noise.infilling data.noise.deletion model.dropout optimizer.b1 optimizer.b2 "
+        "optimizer.ema_decay training.label_smoothing"
+    ).split():
         value = get(config, path)
         check(0 <= value < 1, path, f"{value!r} is out of range", "give at least 0 and less than 1")
     between("optimizer.final_fraction", 0, 1)
     between("data.reset_rate", 0, 1)
-    for (
-        path
-    ) in "optimizer.learning_rate optimizer.weight_decay optimizer.epsilon optimizer.clip_norm training.z_loss".split():
+    for path in (
+        "model.lora_alpha optimizer.learning_rate optimizer.weight_decay optimizer.epsilon optimizer.clip_norm "
+        "training.z_loss"
+    ).split():
         between(path, 0)
         check(math.isfinite(get(config, path)), path, "is not finite", "give a finite number")
     data, model, training = config.data, config.model, config.training
@@ -394,7 +453,8 @@ def validated(config: Config) -> Config:
         "use seq2seq, classify or streams, or give 0",
     )
     check(
-        kind in ("unigram", "bpe") or (data.tokenizer.normalization == "identity" and not data.tokenizer.pieces),
+        kind in ("unigram", "bpe")
+        or (data.tokenizer.normalization == "identity" and (not data.tokenizer.pieces or bool(training.init_from))),
         "data.tokenizer.kind",
         f"{kind} has no normalization and no pieces of its own",
         "use unigram or bpe, or the step nfkc of config.data.cleaning",
@@ -435,6 +495,13 @@ def validated(config: Config) -> Config:
         "training.init_from",
         "names no run",
         "give WORKDIR or WORKDIR:best",
+    )
+    groups = [parse_group(text) for text in config.optimizer.groups]
+    check(
+        not groups or any(group.factor for group in groups),
+        "optimizer.groups",
+        "freezes all parameters",
+        "give a pattern with a factor above 0, e.g. .*=>1 as the last",
     )
     for pattern in training.init_params:
         try:

@@ -8,9 +8,11 @@ from typing import Any
 import jax
 import numpy as np
 from etils import epath
+from flax.traverse_util import flatten_dict
 from tqdm import tqdm
 
-from lm.config import Config
+from lm import optimizers
+from lm.config import Config, Group
 from lm.data.examples import Example
 from lm.data.pipeline import Encoded, TrainingData
 from lm.data.tokenizers import Tokenizer
@@ -27,6 +29,7 @@ def header(
     tokenizer: Tokenizer,
     data: TrainingData,
     steps: int,
+    groups: Sequence[Group],
     start: int,
 ) -> None:
     """What will run, on what, where."""
@@ -39,6 +42,8 @@ def header(
     sizes = {name: sum(np.size(leaf) for leaf in jax.tree.leaves(tree)) for name, tree in params.items()}
     modules = ", ".join(f"{name} {size:,}" for name, size in sizes.items())
     rows.append(("parameters", f"{sum(sizes.values()):,} ({modules})"))
+    if len(groups) > 1:
+        rows += [("group", line) for line in group_lines(groups, params)]
     for name, split in encoded.items():
         text = f"{split.documents:,} examples, {split.tokens:,} target tokens, {split.target_bytes:,} bytes"
         if split.unknown:
@@ -62,12 +67,24 @@ def header(
     say("")
 
 
+def group_lines(groups: Sequence[Group], params: Any) -> list[str]:
+    """For each group of the optimizer, what it holds and how fast that learns."""
+    flat, group_of = flatten_dict(params, sep="/"), optimizers.assigned(groups, params)
+    lines = []
+    for group in groups:
+        own = [np.size(flat[name]) for name in flat if group_of[name] == group]
+        how = f"{group.factor:g} of the learning rate" if group.factor else "frozen"
+        how += f", from step {group.begin:,}" if group.begin else ""
+        lines.append(f"{group.pattern}: {sum(own):,} in {len(own)} arrays, {how}")
+    return lines
+
+
 def transferred(where: str, report: dict[str, list[str]]) -> None:
     """Which parameters came from another run."""
     say(f"from {where}: {len(report['loaded'])} parameters loaded")
-    for kind in ("loaded", "new", "skipped"):
-        if report[kind]:
-            say(f"  {kind}: {', '.join(report[kind])}")
+    for kind, names in report.items():
+        if names:
+            say(f"  {kind}: {', '.join(names)}")
 
 
 class Bar:

@@ -1,12 +1,15 @@
-"""Optax chains from the configuration."""
+"""Optax chains from the configuration, and which parameters learn how fast."""
 
 import re
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
 
-from lm.config import OptimizerConfig
+from lm.config import Config, Group, OptimizerConfig, parse_group
 from lm.errors import UserError
 
 
@@ -45,16 +48,83 @@ def decay_mask(config: OptimizerConfig, params) -> dict:
     return mask
 
 
-def optimizer(config: OptimizerConfig, rate: optax.Schedule, params) -> optax.GradientTransformation:
-    """Clipping, then the named rule; `params` (arrays or shapes) tells which ones decay."""
-    adam = {"b1": config.b1, "b2": config.b2, "eps": config.epsilon}
-    mask = decay_mask(config, params)
+# ---- groups -----------------------------------------------------------------------------------------------------
+
+ALL = Group(".*", 1.0)
+LORA = (Group(".*_lora_[ab]", 1.0), Group(".*", 0.0))
+
+
+def groups_of(config: Config) -> tuple[Group, ...]:
+    """Those of the configuration; without any, all parameters are one, or adapters learn and all else is frozen."""
+    given = tuple(map(parse_group, config.optimizer.groups))
+    return given or (LORA if config.model.lora_rank else (ALL,))
+
+
+def assigned(groups: Sequence[Group], params: Any) -> dict[str, Group]:
+    """The group of each parameter (arrays or shapes), by name.
+
+    Raises:
+        UserError: a parameter is in no group, or a group has no parameter.
+    """
+    names = sorted(flatten_dict(params, sep="/"))
+    found: dict[str, Group] = {}
+    for name in names:
+        matching = [group for group in groups if re.fullmatch(group.pattern, name)]
+        if not matching:
+            what, mend = f"no pattern matches the parameter {name}", "add one, e.g. .*=>1 as the last"
+            raise UserError("config.optimizer.groups", what, mend)
+        found[name] = matching[0]
+    for group in groups:
+        if group not in found.values():
+            what = f"{group.pattern!r} matches no parameter that those before it do not"
+            raise UserError("config.optimizer.groups", what, f"names: {', '.join(names)}")
+    return found
+
+
+def split(groups: Sequence[Group], params: Any) -> tuple[Any, Any]:
+    """(those that learn, at once or later; those that are frozen), each a part of the tree."""
+    flat, group_of = flatten_dict(params, sep="/"), assigned(groups, params)
+    learning = {name: leaf for name, leaf in flat.items() if group_of[name].factor}
+    frozen = {name: leaf for name, leaf in flat.items() if name not in learning}
+    return unflatten_dict(learning, sep="/"), unflatten_dict(frozen, sep="/")
+
+
+def joined(one: Any, other: Any) -> Any:
+    """The whole of two parts of a tree; where both have a parameter, that of `one`."""
+    return unflatten_dict(flatten_dict(other, sep="/") | flatten_dict(one, sep="/"), sep="/")
+
+
+def optimizer(
+    config: OptimizerConfig, rate: optax.Schedule, params: Any, groups: Sequence[Group] = (ALL,)
+) -> optax.GradientTransformation:
+    """Clipping, the named rule and the groups' factors, for the part of `params` (arrays or shapes) that learns.
+
+    `params` are all. `Group.begin` is in updates. A group that has not begun counts for nothing in the norm that is
+    clipped, and its moments are those of an optimizer that starts when it does; the learning rate is that of all.
+    """
+    group_of, (learning, _) = assigned(groups, params), split(groups, params)
+    of_each = lambda what: jax.tree_util.tree_map_with_path(lambda path, _: what(group_of[name_of(path)]), learning)
+    decay = optax.add_decayed_weights(config.weight_decay, decay_mask(config, learning))
+    decay = decay if config.weight_decay else optax.identity()
     rule = {
-        "adamw": lambda: optax.adamw(rate, **adam, weight_decay=config.weight_decay, mask=mask),
-        "adam": lambda: optax.adam(rate, **adam),
-        "sgd": lambda: optax.chain(
-            optax.add_decayed_weights(config.weight_decay, mask) if config.weight_decay else optax.identity(),
-            optax.sgd(rate, momentum=config.b1 or None),
-        ),
+        "adamw": lambda: optax.chain(optax.scale_by_adam(config.b1, config.b2, config.epsilon), decay),
+        "adam": lambda: optax.scale_by_adam(config.b1, config.b2, config.epsilon),
+        "sgd": lambda: optax.chain(decay, optax.trace(config.b1) if config.b1 else optax.identity()),
     }[config.name]()
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), rule) if config.clip_norm else rule
+    clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
+    factors = of_each(lambda group: group.factor)
+    scale = optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, updates, factors))
+    if all(factor == 1 for factor in jax.tree.leaves(factors)):
+        scale = optax.identity()
+
+    begins = of_each(lambda group: str(group.begin))
+    kinds = sorted(set(jax.tree.leaves(begins)))
+
+    def from_begin(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+        later = lambda begin: optax.conditionally_mask(inner, lambda count: count >= begin)
+        each = {begin: later(int(begin)) if int(begin) else inner for begin in kinds}
+        return optax.partition(each, begins)
+
+    if kinds != ["0"]:
+        clip, rule = optax.chain(from_begin(optax.identity()), clip), from_begin(rule)
+    return optax.chain(clip, rule, scale, optax.scale_by_learning_rate(rate))

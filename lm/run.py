@@ -31,12 +31,12 @@ class Run:
     tokenizer: Tokenizer
     model: EncoderDecoder
     params: Any
-    weights: str = "one step"  # or whatever mean of checkpoints the parameters are
+    weights: str = "one step"  # or whatever mean of steps or checkpoints the parameters are
 
     @property
     def averaged(self) -> bool:
         """Whether the parameters are a mean of several checkpoints'."""
-        return self.weights != "one step"
+        return self.weights.startswith("mean")
 
     @functools.cached_property
     def labels(self) -> tuple[str, ...]:
@@ -108,6 +108,8 @@ def load(directory: str, checkpoint: str = "best") -> Run:
     config = workdir.read_config(path)
     saved = checkpoints.open_to_read(path / "checkpoints")
     steps, weights = transfer.steps_of(saved, checkpoint)
+    if decay := config.optimizer.ema_decay:
+        weights = f"EMA {decay:g}" if weights == "one step" else f"{weights} of EMA {decay:g}"
     tokenizer = tokenizers.load_tokenizer(path / "tokenizer")
     model = EncoderDecoder(config.model, tokenizer.vocab_size, TASKS[config.data.task].has_source)
     shapes = jax.eval_shape(lambda: initial_params(model, config.seed))

@@ -5,7 +5,7 @@ import json
 import math
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,12 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from etils import epath
+from flax.traverse_util import flatten_dict
 from jax import lax
 
 import lm
 from lm import checkpoints, console, evaluation, hosts, losses, optimizers, transfer, workdir
 from lm import config as configuration
-from lm.config import Config, in_steps
+from lm.config import Config, Group, in_steps
 from lm.data import pipeline, tokenizers
 from lm.data.batches import Batch
 from lm.errors import Stopped, UserError
@@ -34,8 +35,26 @@ class TrainState(NamedTuple):
 
     step: jax.Array  # int32, updates done
     params: Any
-    opt_state: Any
+    opt_state: Any  # of the parameters that learn
     carry: Any  # the decoder's recurrent state after the last window (streams), leading axis batch; else ()
+    averaged: Any = ()  # with `optimizer.ema_decay` the average of the parameters that learn; else ()
+
+
+def weights(state: TrainState) -> Any:
+    """The parameters that are evaluated, sampled from and started from: averaged where there are averages."""
+    return optimizers.joined(state.averaged, state.params) if state.averaged else state.params
+
+
+def parted(state: TrainState) -> tuple[Any, TrainState]:
+    """(`weights`, the rest) as a checkpoint has them, so that its parameters are those that others want."""
+    return weights(state), state._replace(params=state.params if state.averaged else (), averaged=())
+
+
+def whole(groups: Sequence[Group], params: Any, rest: TrainState) -> TrainState:
+    """The inverse of `parted`."""
+    if not rest.params:
+        return rest._replace(params=params)
+    return rest._replace(averaged=optimizers.split(groups, params)[0])
 
 
 class Metrics(NamedTuple):
@@ -43,7 +62,7 @@ class Metrics(NamedTuple):
 
     loss_sum: jax.Array  # nats, label smoothing included
     tokens: jax.Array  # real target tokens
-    grad_norm: jax.Array  # global norm of the mean gradient, before clipping
+    grad_norm: jax.Array  # global norm of the mean gradient of what is not frozen, before clipping
 
 
 def initial_state(
@@ -53,7 +72,9 @@ def initial_state(
     carry = ()
     if layout_of(config.data) == "streams":
         carry = zero_states(config.model, config.data.batch_size)
-    return TrainState(jnp.int32(0), params, optimizer.init(params), carry)
+    learning, _ = optimizers.split(optimizers.groups_of(config), params)
+    averaged = jax.tree.map(jnp.array, learning) if config.optimizer.ema_decay else ()
+    return TrainState(jnp.int32(0), params, optimizer.init(learning), carry, averaged)
 
 
 def initial_params(model: EncoderDecoder, seed: int) -> Any:
@@ -76,11 +97,15 @@ def make_train_step(
     update. A row's dropout depends on (seed, step, row of the global batch) and not on the device.
     """
     parts, smoothing, z_loss = config.training.accumulate, config.training.label_smoothing, config.training.z_loss
-    gradient = jax.value_and_grad(losses.teacher_forced, argnums=1, has_aux=True)
+    groups, decay = optimizers.groups_of(config), config.optimizer.ema_decay
 
-    def device_gradient(params, step, carried, device):
+    @functools.partial(jax.value_and_grad, has_aux=True)
+    def gradient(learning, frozen, *rest):
+        return losses.teacher_forced(model, optimizers.joined(learning, frozen), *rest)
+
+    def device_gradient(learning, replicated, carried, device):
         """(gradients, (nats, tokens), carry) of one device's rows: sums, not means."""
-        carry, batch = carried
+        (frozen, step), (carry, batch) = replicated, carried
         rows = batch.inputs_bt.shape[0]
         keys_b = None
         if config.model.dropout:
@@ -90,20 +115,27 @@ def make_train_step(
 
         def part_gradient(total, part):
             carry, part_batch, part_keys = part
-            (loss, (count, carry)), grads = gradient(model, params, carry, part_batch, part_keys, smoothing, z_loss)
+            (loss, (count, carry)), grads = gradient(learning, frozen, carry, part_batch, part_keys, smoothing, z_loss)
             return jax.tree.map(jnp.add, total, (grads, (loss, count))), carry
 
-        zeros = (jax.tree.map(jnp.zeros_like, params), (jnp.float32(0), jnp.float32(0)))
+        zeros = (jax.tree.map(jnp.zeros_like, learning), (jnp.float32(0), jnp.float32(0)))
         cut = lambda x: x.reshape(parts, rows // parts, *x.shape[1:])
         (grads, sums), carry = lax.scan(part_gradient, zeros, jax.tree.map(cut, (carry, batch, keys_b)))
         return grads, sums, jax.tree.map(lambda x: x.reshape(rows, *x.shape[2:]), carry)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         summed = devices.summed(device_gradient)
-        grads, (loss, count), carry = summed(state.params, state.step, (state.carry, batch))
+        # What is frozen has no gradient, no moments and no part in any norm.
+        learning, frozen = optimizers.split(groups, state.params)
+        grads, (loss, count), carry = summed(learning, (frozen, state.step), (state.carry, batch))
         grads = jax.tree.map(lambda g: g / jnp.maximum(count, 1), grads)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        after = TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state, carry)
+        updates, opt_state = optimizer.update(grads, state.opt_state, learning)
+        learning, averaged = optax.apply_updates(learning, updates), state.averaged
+        if decay:
+            # Unbiased by its start (Kingma and Ba, 2015, section 3): at first a plain mean of the steps.
+            share = (1 - decay) / -jnp.expm1((state.step + 1) * math.log(decay))
+            averaged = jax.tree.map(lambda mean, new: mean + share * (new - mean), averaged, learning)
+        after = TrainState(state.step + 1, optimizers.joined(learning, frozen), opt_state, carry, averaged)
         metrics = Metrics(loss, count, optax.global_norm(grads))
         if config.training.not_finite == "skip":
             good = jnp.isfinite(metrics.loss_sum) & jnp.isfinite(metrics.grad_norm)
@@ -203,10 +235,20 @@ def train(config: Config, directory: epath.Path, profile: tuple[int, int] | None
     rate = optimizers.schedule(config.optimizer, schedule.warmup, schedule.steps)
     model = EncoderDecoder(config.model, tokenizer.vocab_size, TASKS[config.data.task].has_source)
     params = jax.device_get(initial_params(model, config.seed))
+    loaded: list[str] = []
     if origin:
         params, report = transfer.initialise(params, origin)
+        loaded = report["loaded"]
+        frozen = optimizers.split(schedule.groups, params)[1]
+        report["new, and frozen as they are"] = sorted(set(report["new"]) & set(flatten_dict(frozen, sep="/")))
         console.transferred(origin.where, report)
-    optimizer = optimizers.optimizer(config.optimizer, rate, params)
+    if training.word_vectors and not resumed:
+        if any(name.startswith(transfer.EMBEDDING) for name in loaded):
+            what, mend = f"{origin.where} has an embedding already", "leave one out, or load others by init_params"
+            raise UserError("config.training.word_vectors", what, mend)
+        params, count = transfer.with_word_vectors(params, tokenizer, training.word_vectors)
+        console.say(f"from {training.word_vectors}: vectors of {count:,} of {tokenizer.unused.start:,} pieces")
+    optimizer = optimizers.optimizer(config.optimizer, rate, params, schedule.groups)
     fresh = lambda params: initial_state(model, optimizer, config, params)
     with workdir.begun(directory, config, tokenizer, fingerprints):
         if config.data.cleaning and hosts.is_first():
@@ -220,23 +262,25 @@ def train(config: Config, directory: epath.Path, profile: tuple[int, int] | None
         def latest() -> TrainState:
             """The last good state on the host, `progress` as it was then."""
             shapes = jax.eval_shape(fresh, params)
-            found = saved.restore_latest(shapes.params, shapes._replace(params=()), console.say)
+            found = saved.restore_latest(*parted(shapes), console.say)
             vars(progress).update(vars(Progress()))
             if found is None:
                 return jax.device_get(fresh(params))
             vars(progress).update(found[2])
-            return found[1]._replace(params=found[0])
+            return whole(schedule.groups, *found[:2])
 
         state = latest()
         start = int(state.step)
-        console.header(config, directory, devices, state.params, encoded, tokenizer, data, schedule.steps, start)
+        console.header(
+            config, directory, devices, state.params, encoded, tokenizer, data, schedule.steps, schedule.groups, start
+        )
         evaluator = evaluation.Evaluator(model, tokenizer, config, devices, encoded["validation"], labels)
         jax.config.update("jax_debug_nans", debug)
         step_fn = devices.compile(make_train_step(model, optimizer, config, devices), donate=not debug)
         state = devices.place(state)
         if start < schedule.steps:
             console.say("compiling; then the first evaluation, as a rehearsal\n")
-            evaluator.rehearse(devices.replicated(state.params))
+            evaluator.rehearse(devices.replicated(weights(state)))
         bar = console.Bar(start, schedule.steps)
         stop, vote = StopSignal(), hosts.Vote(devices)
         divergence = Divergence()
@@ -319,7 +363,7 @@ def train(config: Config, directory: epath.Path, profile: tuple[int, int] | None
                     console.say(f"steps {profile[0]} to {step} are traced in {directory / 'profile'}")
                 if evaluates:
                     record = {"step": step, "split": "validation", "seconds": round(progress.seconds, 3)}
-                    record |= evaluator.evaluate(devices.replicated(state.params), training.eval_examples)
+                    record |= evaluator.evaluate(devices.replicated(weights(state)), training.eval_examples)
                     if not np.isfinite(record["loss"]):
                         not_finite(step, "the loss on validation data")
                     log.write(record)
@@ -331,8 +375,7 @@ def train(config: Config, directory: epath.Path, profile: tuple[int, int] | None
                     if not all_finite(state.params):
                         not_finite(step, "a parameter")
                     workdir.require_there(directory)
-                    kept = devices.saved(state)
-                    saved.save(step, kept.params, kept._replace(params=()), vars(progress))
+                    saved.save(step, *parted(devices.saved(state)), vars(progress))
                     progress.saving += time.perf_counter() - paused
                     last_saved = time.monotonic()
                 if number:
@@ -363,7 +406,7 @@ def train(config: Config, directory: epath.Path, profile: tuple[int, int] | None
         finally:
             bar.close()
             stop.restore()
-        closing(directory, evaluator, devices.first(devices.replicated(state.params)))
+        closing(directory, evaluator, devices.first(devices.replicated(weights(state))))
         console.waited(progress.waited, progress.seconds)
         console.saving(progress.saving, progress.seconds)
 
@@ -394,6 +437,12 @@ class Schedule:
         self.log_every = steps(training.log_every, "config.training.log_every")
         self.eval_every = steps(training.eval_every, "config.training.eval_every")
         self.checkpoint_every = steps(training.checkpoint_every, "config.training.checkpoint_every")
+        where = "config.optimizer.groups"
+        self.groups = tuple(g._replace(begin=steps(g.begin, where)) for g in optimizers.groups_of(config))
+        for group in self.groups:
+            if group.begin >= self.steps:
+                what = f"{group.pattern!r} begins to learn after step {group.begin}, and training ends at {self.steps}"
+                raise UserError(where, what, "let it begin earlier, or freeze it with factor 0")
         if profile and profile[1] > self.steps:
             what = f"step {profile[1]} is after the end of training, step {self.steps}"
             raise UserError("--profile", what, "give steps that are trained")

@@ -1,4 +1,4 @@
-"""Starting from another run: its tokenizer and its parameters."""
+"""Starting from another run, its tokenizer and its parameters; or from word vectors."""
 
 import dataclasses
 import re
@@ -7,22 +7,28 @@ from typing import Any
 import jax
 import numpy as np
 from etils import epath
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from lm import checkpoints, workdir
 from lm.config import Config
-from lm.data import tokenizers
+from lm.data import files, tokenizers, vectors
 from lm.data.tokenizers import Tokenizer
 from lm.errors import UserError
 from lm.optimizers import name_of
+from lm.recurrence.layer import LORA, adapted
+
+EMBEDDING = "embedding/embedding"
+VOCABULARY_AXIS = {EMBEDDING: 0, "head_kernel": 1, "head_bias": 0}  # of the parameters that have one
 
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
     where: str
     tokenizer: Tokenizer
-    params: Any  # a tree as the checkpoint holds it
+    params: Any  # a tree as the checkpoint holds it, adapters merged and rows of new pieces added
     patterns: tuple[str, ...] = ()  # as `config.training.init_params`
     skip_misfits: bool = False  # parameters of another shape are not an error
+    new_pieces: int = 0  # that the tokenizer has here and had not there
 
 
 def steps_of(saved: checkpoints.Checkpoints, which: str) -> tuple[list[int], str]:
@@ -49,19 +55,71 @@ def origin(config: Config) -> Origin | None:
     """What `config.training.init_from` names, or None."""
     training = config.training
     if not training.init_from:
-        for name, given in (("init_params", training.init_params), ("init_mismatch", training.init_mismatch == "skip")):
+        for name, given in (
+            ("training.init_params", training.init_params),
+            ("training.init_mismatch", training.init_mismatch == "skip"),
+            ("model.lora_rank", config.model.lora_rank),
+        ):
             if given:
-                raise UserError(f"config.training.{name}", "there is no run to load from", "give init_from")
+                what, mend = "there is no run to load from", "give config.training.init_from"
+                raise UserError(f"config.{name}", what, mend)
         return None
     named = re.fullmatch(r"(.+?):(best|latest|\d+|mean:\d+)", training.init_from)
     place, which = named.groups() if named else (training.init_from, "best")
     directory = epath.Path(place).expanduser()
-    workdir.read_config(directory)
+    alpha = workdir.read_config(directory).model.lora_alpha
     saved = checkpoints.open_to_read(directory / "checkpoints")
-    params = mean([saved.restore_params(step) for step in steps_of(saved, which)[0]])
+    params = mean([merged(saved.restore_params(step), alpha) for step in steps_of(saved, which)[0]])
     saved.close()
-    tokenizer = tokenizers.load_tokenizer(directory / "tokenizer")
-    return Origin(training.init_from, tokenizer, params, tuple(training.init_params), training.init_mismatch == "skip")
+    theirs = tokenizers.load_tokenizer(directory / "tokenizer")
+    tokenizer = theirs.extended(config.data.tokenizer.pieces)
+    new = tokenizer.unused.start - theirs.unused.start
+    params = grown(params, theirs, tokenizer) if new else params
+    rules = tuple(training.init_params)
+    return Origin(training.init_from, tokenizer, params, rules, training.init_mismatch == "skip", new)
+
+
+def merged(params: Any, alpha: float) -> Any:
+    """`params` with what adapters learnt in the kernels, and no adapters: the same model without LoRA."""
+    flat = flatten_dict(params, sep="/")
+    a, b = ({name.removesuffix(end): leaf for name, leaf in flat.items() if name.endswith(end)} for end in LORA)
+    plain = {name: leaf for name, leaf in flat.items() if not name.endswith(LORA)}
+    plain |= {name: np.asarray(adapted(flat[name], a[name], b[name], alpha)) for name in a}
+    return unflatten_dict(plain, sep="/")
+
+
+def grown(params: Any, old: Tokenizer, new: Tokenizer) -> Any:
+    """`params` of a vocabulary with rows for the pieces that `new` adds to `old`: the mean of the old rows.
+
+    With any other start a new piece may be likelier than all that was learnt; from the mean the old probabilities lose a
+    factor of at most `1 + pieces / vocabulary` (Hewitt, 2021, "Initializing new word embeddings for pretrained language
+    models").
+    """
+    flat = flatten_dict(params, sep="/")
+    for name in VOCABULARY_AXIS.keys() & flat.keys():
+        axis = VOCABULARY_AXIS[name]
+        rows = np.moveaxis(np.asarray(flat[name]), axis, 0)
+        known = rows[: old.unused.start]
+        filled = np.broadcast_to(known.mean(axis=0), (new.vocab_size, *rows.shape[1:])).copy()
+        filled[: len(known)] = known
+        flat[name] = np.moveaxis(filled, 0, axis)
+    return unflatten_dict(flat, sep="/")
+
+
+def with_word_vectors(params: Any, tokenizer: Tokenizer, name: str) -> tuple[Any, int]:
+    """`params` with the vectors of a file as embeddings of the pieces that are its words, and how many those are.
+
+    A piece is the word that it is without the space before it.
+    """
+    flat = flatten_dict(params, sep="/")
+    table_vd = np.array(flat[EMBEDDING])
+    words = [piece.removeprefix("\u2581").removeprefix(" ") for piece in tokenizer.pieces(range(len(table_vd)))]
+    found = vectors.read(files.path_of(name), table_vd.shape[1], frozenset(words))
+    if not found:
+        raise UserError("config.training.word_vectors", f"{name} has no word of the vocabulary", "give another file")
+    rows = [i for i, word in enumerate(words) if word in found]
+    table_vd[rows] = [found[words[i]] for i in rows]
+    return unflatten_dict(flat | {EMBEDDING: table_vd}, sep="/"), len(rows)
 
 
 def initialise(params: Any, origin: Origin) -> tuple[Any, dict[str, list[str]]]:
@@ -97,7 +155,9 @@ def initialise(params: Any, origin: Origin) -> tuple[Any, dict[str, list[str]]]:
             report["new"].append(name)
             return own
         used.add(there)
-        report["loaded"].append(name if there == name else f"{name} (of {there})")
+        notes = [f"of {there}"] * (there != name)
+        notes += [f"{origin.new_pieces} rows new"] * (origin.new_pieces > 0 and there in VOCABULARY_AXIS)
+        report["loaded"].append(name + f" ({', '.join(notes)})" * bool(notes))
         return theirs[there]
 
     chosen = jax.tree_util.tree_map_with_path(choose, params)

@@ -52,8 +52,8 @@ def surfaces(tokenizer: Tokenizer) -> list[bytes]:
         own = [piece.encode() for piece in pieces[len(SPECIALS) : tokenizer.own_size]]
     else:  # SentencePiece
         own = [_surface(piece) for piece in pieces[len(SPECIALS) : tokenizer.own_size]]
-    sentinels = [piece.encode() for piece in pieces[tokenizer.own_size : tokenizer.own_size + tokenizer.sentinels]]
-    return [b""] * len(SPECIALS) + own + sentinels + [b""] * len(tokenizer.unused)
+    extras = [piece.encode() for piece in pieces[tokenizer.own_size : tokenizer.unused.start]]
+    return [b""] * len(SPECIALS) + own + extras + [b""] * len(tokenizer.unused)
 
 
 def _surface(piece: str) -> bytes:

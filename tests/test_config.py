@@ -87,6 +87,8 @@ OTHER = {
     "model.tied": True,
     "model.heads": 2,
     "model.dtype": "bfloat16",
+    "model.lora_rank": 4,
+    "model.lora_alpha": 8.0,
     "model.backward": "segments",
     "optimizer.name": "sgd",
     "optimizer.learning_rate": 0.1 + 0.2,
@@ -94,11 +96,13 @@ OTHER = {
     "optimizer.warmup": "0.5 epochs",
     "optimizer.final_fraction": 0.25,
     "optimizer.weight_decay": 1e-4,
+    "optimizer.groups": [r"encoder/layer_(0|1)_.*=>0", "head_.*=>0.5@2.5 epochs", ".*=>1"],
     "optimizer.decayed": r".*kernel\b",
     "optimizer.b1": 0.8,
     "optimizer.b2": 0.95,
     "optimizer.epsilon": 1e-6,
     "optimizer.clip_norm": 0.0,
+    "optimizer.ema_decay": 0.999,
     "training.steps": "3 epochs",
     "training.eval_every": 17,
     "training.checkpoint_every": "1500000 tokens",
@@ -113,6 +117,7 @@ OTHER = {
     "training.not_finite_most": 3,
     "training.init_params": ["encoder/.*", "head_bias=>other/bias"],
     "training.init_mismatch": "skip",
+    "training.word_vectors": "glove.txt",
     "training.accumulate": 4,
     "training.label_smoothing": 0.05,
     "training.z_loss": 1e-4,
@@ -276,11 +281,12 @@ INVALID = [
     ("data.tokenizer.vocab_size", 0, {"data.tokenizer.kind": "unigram"}),
     ("data.tokenizer.vocab_size", 0, {"data.tokenizer.kind": "bpe"}),
     ("data.tokenizer.kind", "", {}),
+    *((name, -1, {}) for name in ("model.lora_rank", "model.lora_alpha")),
     *((f"training.{name}", -1, {}) for name in ("eval_examples", "shards", "not_finite_most")),
     *(("training.checkpoint_minutes", value, {}) for value in (-1.0, NAN)),
     *(
         (path, value, {})
-        for path in "model.dropout optimizer.b1 optimizer.b2 training.label_smoothing".split()
+        for path in "model.dropout optimizer.b1 optimizer.b2 optimizer.ema_decay training.label_smoothing".split()
         for value in (-0.1, 1.0, NAN)
     ),
     *((path, v, {}) for path in ("optimizer.final_fraction", "data.reset_rate") for v in (-0.1, 1.1, NAN)),
@@ -290,6 +296,11 @@ INVALID = [
         for value in (-1e-9, INFINITY, NAN)
     ),
     ("optimizer.decayed", "(", {}),
+    *(
+        ("optimizer.groups", [text, ".*=>1"], {})
+        for text in ("a", "a=>", "a=>b", "a=>-1", "a=>nan", "(=>1", "a=>1@", "a=>1@soon", "a=>0@3 epochs")
+    ),
+    ("optimizer.groups", ["a=>0", ".*=>0"], {}),
     ("optimizer.weight_decay", 0.1, {"optimizer.name": "adam"}),
     ("model.tied", True, {"model.embed_dim": 8, "model.hidden_dim": 16}),
     # Without a source there is no attention, and nothing that brings the features to the embedding's width.

@@ -1,6 +1,7 @@
 """Learning rates over time, which parameters decay, and the rules against their textbook form."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +9,9 @@ import numpy as np
 import optax
 import pytest
 
-from lm.config import OptimizerConfig
+from lm.config import Config, Group, ModelConfig, OptimizerConfig, parse_group
 from lm.errors import UserError
-from lm.optimizers import decay_mask, name_of, optimizer, schedule
+from lm.optimizers import ALL, LORA, decay_mask, groups_of, joined, name_of, optimizer, schedule, split
 
 PEAK, WARMUP, STEPS = 0.5, 10, 50
 NAMES = ("adamw", "adam", "sgd")
@@ -131,6 +132,73 @@ def test_a_pattern_that_fits_no_parameter_is_refused_and_the_names_are_listed():
     assert "layer/recurrent_kernel" in str(caught.value) and "\n" not in str(caught.value)
     without = dataclasses.replace(config, weight_decay=0.0)
     assert not any(jax.tree.leaves(decay_mask(without, params())))
+
+
+FEW = (Group("embedding/.*", 0.0), Group("layer/.*", 0.25), Group(".*", 1.0))
+
+
+def updates(groups, gradients, rate=lambda count: 0.1, **fields):
+    """What each of `gradients` makes of the parameters that learn, which stay as they are."""
+    config = OptimizerConfig(**{"clip_norm": 0.0, **fields})
+    rule, (learning, _) = optimizer(config, rate, params(), groups), split(groups, params())
+    state, found = rule.init(learning), []
+    for gradient in gradients:
+        update, state = rule.update(split(groups, gradient)[0], state, learning)
+        found.append(update)
+    return found, state
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_factor_is_of_the_learning_rate_and_what_is_frozen_has_no_state(name):
+    given, decay = [grads(seed) for seed in range(3)], {"weight_decay": 0.0 if name == "adam" else 0.3}
+    plain, _ = updates([ALL], given, name=name, **decay)
+    grouped, state = updates(FEW, given, name=name, **decay)
+    for one, other in zip(grouped, plain, strict=True):
+        assert set(one) == {"layer", "head_kernel"}
+        close(one["layer"], jax.tree.map(lambda x: 0.25 * x, other["layer"]))
+        np.testing.assert_array_equal(one["head_kernel"], other["head_kernel"])
+    shapes = {leaf.shape for leaf in jax.tree.leaves(state)}
+    assert params()["embedding"]["embedding"].shape not in shapes and params()["head_kernel"].shape in shapes
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_group_that_begins_later_does_then_what_a_new_optimizer_does_at_the_rate_of_all(name):
+    given, rate = [grads(seed) for seed in range(6)], lambda count: 0.1 / (1 + count)
+    groups = (Group("layer/.*", 0.5, 2), Group(".*", 1.0))
+    found, _ = updates(groups, given, rate, name=name, clip_norm=0.5)
+    only = lambda tree, name: {name: tree[name]}
+    rest = [{**g, "layer": jax.tree.map(jnp.zeros_like, g["layer"])} for g in given[:2]]
+    plain, _ = updates([ALL], [*rest, *given[2:]], rate, name=name, clip_norm=0.5)
+    late, _ = updates([ALL], given[2:], lambda count: 0.5 * rate(count + 2), name=name, clip_norm=0.5)
+    for i, one in enumerate(found):
+        # It counts for nothing in the norm that the others are clipped to.
+        close(only(one, "head_kernel"), only(plain[i], "head_kernel"))
+        expected = late[i - 2] if i >= 2 else jax.tree.map(jnp.zeros_like, one)
+        close(only(one, "layer"), only(expected, "layer"))
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(only(found[1], "layer")))
+
+
+def test_the_first_pattern_that_matches_holds_and_none_may_be_without_a_match():
+    learning, frozen = split(FEW, params())
+    assert {name_of(p) for p, _ in jax.tree_util.tree_leaves_with_path(frozen)} == {"embedding/embedding"}
+    close(joined(learning, frozen), params(), rtol=0)
+    for groups, words in (
+        ([Group("layer/.*", 1)], "no pattern matches the parameter embedding/embedding; add one"),
+        ([Group("layr/.*", 0), ALL], "'layr/.*' matches no parameter that those before it do not; names: embedding/"),
+        ([ALL, Group("layer/.*", 0)], "'layer/.*' matches no parameter that those before it do not"),
+    ):
+        with pytest.raises(UserError, match=re.escape(f"error: config.optimizer.groups: {words}")) as caught:
+            split(groups, params())
+        assert "\n" not in str(caught.value)
+
+
+def test_groups_are_those_of_the_configuration_else_all_alike_else_the_adapters():
+    texts = ("embedding/.*=>0", "a=>b=>0.5@2.5 epochs", ".*=>1")
+    expected = (Group("embedding/.*", 0.0), Group("a=>b", 0.5, "2.5 epochs"), Group(".*", 1.0))
+    assert tuple(map(parse_group, texts)) == expected
+    adapts = ModelConfig(lora_rank=2)
+    assert groups_of(Config(model=adapts, optimizer=OptimizerConfig(groups=texts))) == expected
+    assert groups_of(Config()) == (ALL,) and groups_of(Config(model=adapts)) == LORA
 
 
 # ---- rules ------------------------------------------------------------------------------------------------------

@@ -351,6 +351,54 @@ def test_a_size_that_its_own_pieces_do_not_allow_names_the_one_it_does():
     assert train_tokenizer(TokenizerConfig("unigram", allowed, pieces=own), TEXTS).vocab_size == allowed
 
 
+ADDED = ("<user>", "at", "<bot>")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_added_pieces_are_never_cut_and_all_other_ids_keep_their_meaning(trained, extended, kind, tmp_path):
+    for old in (trained[kind], extended[kind]):
+        new = old.extended(ADDED)
+        assert new.extended(reversed(ADDED)).added == new.added and old.extended(()).fingerprint == old.fingerprint
+        used = range(old.unused.start)
+        assert new.pieces(used) == old.pieces(used) and new.sentinels == old.sentinels
+        assert new.pieces(range(used.stop, new.unused.start)) == list(new.added)
+        assert new.vocab_size == max(old.vocab_size, new.unused.start)  # ids that filled up are used first
+        plain = "the dog sits on the log!"
+        np.testing.assert_array_equal(new.encode(plain), old.encode(plain))
+        text = "<user>the cat <bot><user<user>"
+        (ids, *_), again = new.encode_batch([text, plain]), new.encode(text)
+        np.testing.assert_array_equal(ids, again)
+        expected = [" <bot>" if kind == "words" else "<bot>", "<user>"]
+        assert [piece for piece in new.pieces(ids) if piece in new.added and "at" not in piece][1:] == expected
+        assert new.pieces(ids).count("at") == 1 and new.pieces(ids)[0] == "<user>"
+        assert kind not in LOSSLESS or new.decode(ids) == text
+        save_tokenizer(new, tmp_path)
+        loaded = load_tokenizer(tmp_path)
+        assert loaded.added == new.added and loaded.fingerprint == new.fingerprint != old.fingerprint
+        np.testing.assert_array_equal(loaded.encode(text), ids)
+
+
+@pytest.mark.parametrize("kind", LOSSLESS)
+@settings(deadline=None)
+@given(parts=st.lists(st.text() | st.sampled_from(["<extra_0>", *ADDED, "<user", " ", "▁"])))
+def test_text_with_added_pieces_is_decoded_to_itself(extended, kind, parts):
+    tokenizer, text = extended[kind].extended(ADDED), "".join(parts)
+    assert tokenizer.decode(tokenizer.encode(text)) == tokenizer.decode(tokenizer.encode_marked(text)) == text
+    if kind != "bytes":
+        sampled = tokenizer.sample_batch([text, text], 0.3, 0)
+        assert [tokenizer.decode(ids) for ids in sampled] == [text, text]
+        assert all(np.isin(tokenizer.pieces(ids), ADDED).sum() >= text.count("<bot>") for ids in sampled)
+
+
+def test_an_added_piece_cuts_none_that_a_tokenizer_was_made_with():
+    made = train_tokenizer(TokenizerConfig("unigram", 300, pieces=Names(["<user>:"])), TEXTS)
+    tokenizer = made.extended(["<user>", "<user>:"])
+    assert tokenizer.added == ("<user>",)
+    assert tokenizer.pieces(tokenizer.encode("<user>:<user>;"))[:2] == ["<user>:", "<user>"]
+    assert tokenizer.encode("<user>:").tolist() == made.encode("<user>:").tolist()
+    assert error_of(made.extended, ["a b"]).startswith("error: config.data.tokenizer.pieces: ")
+
+
 # ---- sentinels, unused ids --------------------------------------------------------------------------------------
 
 

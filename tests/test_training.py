@@ -82,7 +82,8 @@ class Setup:
 
     def optimizer(self) -> optax.GradientTransformation:
         rate = optimizers.schedule(self.config.optimizer, warmup=5, steps=100)
-        return optimizers.optimizer(self.config.optimizer, rate, self.params)
+        groups = training.Schedule(self.config, self.data).groups
+        return optimizers.optimizer(self.config.optimizer, rate, self.params, groups)
 
     def updates(self, devices: Devices, given: list[Batch]) -> tuple[list[training.Metrics], training.TrainState]:
         """The metrics of an update by each batch, and the state after them."""

@@ -123,8 +123,9 @@ def encode(split: Split, tokenizer: Tokenizer, config: DataConfig, seed: int = 0
         longest = next((n for n in range(config.max_length - 1, 0, -1) if max(sizes(n)) < config.max_length), 1)
         corpus = Pieces(corpus, longest, made, sizes, seed)
         if not training:
-            targets = (target for _, target in corpus.take(range(len(corpus)), 0))
-            target_bytes = sum(len(tokenizer.decode(ids[ids < tokenizer.own_size]).encode()) for ids in targets)
+            sentinels = range(tokenizer.own_size, tokenizer.own_size + tokenizer.sentinels)
+            targets = (target[~np.isin(target, sentinels)] for _, target in corpus.take(range(len(corpus)), 0))
+            target_bytes = sum(len(tokenizer.decode(ids).encode()) for ids in targets)
         floor = None  # that of the texts is not that of what is made of them
     return Encoded(split, corpus, int(records.total("unknown")), target_bytes, floor)
 

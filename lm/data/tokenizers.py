@@ -11,8 +11,8 @@
 bytes), and with `characters` and `words` where all of it is in the vocabulary. A normalisation other than identity
 loses what it normalises, once.
 
-After a tokenizer's own ids come sentinels, `<extra_0>` and so on, that no text is encoded as, and then ids that fill
-the vocabulary up and are never used.
+After a tokenizer's own ids come sentinels, `<extra_0>` and so on, that no text is encoded as; pieces that were added to
+it later (`Tokenizer.extended`); and ids that fill the vocabulary up and are never used.
 """
 
 import bisect
@@ -28,6 +28,7 @@ import math
 import random
 import re
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import sentencepiece
@@ -50,6 +51,7 @@ class Tokenizer:
 
     kind: str  # bytes, characters, words, unigram, bpe, sentencepiece (made elsewhere)
     sentinels: int = 0
+    added: tuple[str, ...] = ()
     multiple_of: int = 1
 
     @property
@@ -60,12 +62,16 @@ class Tokenizer:
     @property
     def vocab_size(self) -> int:
         """Number of all ids."""
-        return -(-(self.own_size + self.sentinels) // self.multiple_of) * self.multiple_of
+        return -(-self._used // self.multiple_of) * self.multiple_of
+
+    @property
+    def _used(self) -> int:
+        return self.own_size + self.sentinels + len(self.added)
 
     @property
     def unused(self) -> range:
         """The ids that fill the vocabulary up."""
-        return range(self.own_size + self.sentinels, self.vocab_size)
+        return range(self._used, self.vocab_size)
 
     def sentinel(self, number: int) -> int:
         """The id of a sentinel."""
@@ -76,16 +82,38 @@ class Tokenizer:
     @functools.cached_property
     def fingerprint(self) -> str:
         """Of the kind and the whole vocabulary."""
-        more = (self.sentinels, self.multiple_of)
+        more = (self.sentinels, self.multiple_of, *([self.added] if self.added else []))
         return _fingerprint(self.kind, self._content() + (b"" if more == (0, 1) else f"\0{more}".encode()))
+
+    def extended(self, pieces: Iterable[str]) -> "Tokenizer":
+        """With those of the pieces that it has not: they are never cut, and all ids in use keep their meaning.
+
+        Raises:
+            UserError: a piece that cannot be had.
+        """
+        pieces = tuple(pieces)
+        _check_pieces(pieces)
+        if self.kind == "words":  # a word with a space before it is another one
+            pieces = tuple(form for piece in pieces for form in (piece, f" {piece}"))
+        new = tuple(piece for piece in pieces if piece not in self._uncut)
+        return dataclasses.replace(self, added=(*self.added, *new))
+
+    @property
+    def _uncut(self) -> frozenset[str]:
+        """What every text is cut into where it stands."""
+        return frozenset(self.added)
 
     def encode(self, text: str) -> np.ndarray:
         """int32 ids, shape (length,), without BOS and EOS. Raises `UnicodeEncodeError` for lone surrogates."""
-        raise NotImplementedError
+        return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: list[str]) -> list[np.ndarray]:
         """Each text's `encode`, faster."""
-        return [self.encode(text) for text in texts]
+        return _around(texts, self._added_ids, self._encode_batch)
+
+    @functools.cached_property
+    def _added_ids(self) -> dict[str, list[int]]:
+        return {piece: [i] for i, piece in enumerate(self.added, start=self.own_size + self.sentinels)}
 
     def sample_batch(self, texts: list[str], alpha: float, seed: int) -> list[np.ndarray]:
         """As `encode_batch`, each text cut in a way that is drawn: a function of the arguments, in every process.
@@ -94,7 +122,7 @@ class Tokenizer:
         arXiv:1804.10959, over all of them); with `bpe`, each merge is left out with probability `alpha`
         (Provilkov et al. 2020, arXiv:1910.13267). Other kinds have one segmentation and raise `NotImplementedError`.
         """
-        raise NotImplementedError(self.kind)
+        return _around(texts, self._added_ids, lambda parts: self._sample_batch(parts, alpha, seed))
 
     def encode_marked(self, text: str) -> np.ndarray:
         """As `encode`, but the names of sentinels stand for sentinels."""
@@ -107,7 +135,7 @@ class Tokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of all ids; PAD, BOS, EOS and unused ids are nothing, UNK is U+FFFD, a sentinel is its name."""
-        ids = [i for i in map(int, ids) if i < self.own_size + self.sentinels]
+        ids = [i for i in map(int, ids) if i < self._used]
         text, start = [], 0
         for place in [place for place, i in enumerate(ids) if i >= self.own_size]:
             text += [self._decode(ids[start:place]), self._extra(ids[place])]
@@ -120,11 +148,24 @@ class Tokenizer:
 
     def _extra(self, i: int) -> str:
         i -= self.own_size
-        return f"<extra_{i}>" if i < self.sentinels else f"<unused_{i - self.sentinels}>"
+        if i < self.sentinels:
+            return f"<extra_{i}>"
+        i -= self.sentinels
+        return self.added[i] if i < len(self.added) else f"<unused_{i - len(self.added)}>"
 
     def _content(self) -> bytes:
         """What the fingerprint is of, beside the kind."""
         raise NotImplementedError
+
+    def _encode_batch(self, texts: list[str]) -> list[np.ndarray]:
+        """Into own ids, as the following two."""
+        return [self._encode(text) for text in texts]
+
+    def _encode(self, text: str) -> np.ndarray:
+        raise NotImplementedError
+
+    def _sample_batch(self, texts: list[str], alpha: float, seed: int) -> list[np.ndarray]:
+        raise NotImplementedError(self.kind)
 
     def _decode(self, ids: list[int]) -> str:
         """Of own ids."""
@@ -135,6 +176,27 @@ class Tokenizer:
         raise NotImplementedError
 
 
+def _around(
+    texts: list[str], signs: dict[str, list[int]], encode: Callable[[list[str]], list[np.ndarray]]
+) -> list[np.ndarray]:
+    """The ids of texts: those of each sign where it stands, and what `encode` makes of the parts between."""
+    if not any(sign in text for text in texts for sign in signs):
+        return encode(texts)
+    parts = [_one_of(signs).split(text) for text in texts]
+    coded = iter(encode([part for text in parts for part in text[::2]]))
+    joined = []
+    for text in parts:
+        ids = [signs[part] if number % 2 else next(coded) for number, part in enumerate(text)]
+        joined.append(np.concatenate(ids).astype(np.int32))
+    return joined
+
+
+def _one_of(pieces: Iterable[str]) -> re.Pattern[str]:
+    """The longest at a place; one group, so that what is split alternates between other text and pieces."""
+    longest_first = sorted(pieces, key=lambda piece: (-len(piece), piece))
+    return re.compile(f"({'|'.join(map(re.escape, longest_first))})")
+
+
 @dataclasses.dataclass(frozen=True)
 class Bytes(Tokenizer):
     kind: str = "bytes"
@@ -143,7 +205,7 @@ class Bytes(Tokenizer):
     def own_size(self) -> int:
         return len(SPECIALS) + 256
 
-    def encode(self, text: str) -> np.ndarray:
+    def _encode(self, text: str) -> np.ndarray:
         return np.frombuffer(text.encode(), np.uint8).astype(np.int32) + len(SPECIALS)
 
     def _content(self) -> bytes:
@@ -173,7 +235,11 @@ class Vocabulary(Tokenizer):
     def own_size(self) -> int:
         return len(SPECIALS) + len(self.known)
 
-    def encode(self, text: str) -> np.ndarray:
+    @property
+    def _uncut(self) -> frozenset[str]:
+        return super()._uncut.union(self.known)
+
+    def _encode(self, text: str) -> np.ndarray:
         if self.kind == "words":
             ids = self._ids
             return np.fromiter((ids.get(word, UNK) for word in _words(text)), np.int32)
@@ -236,22 +302,35 @@ class SentencePiece(Tokenizer):
     def own_size(self) -> int:
         return len(self._theirs)
 
-    def encode(self, text: str) -> np.ndarray:
-        return self.encode_batch([text])[0]
+    @property
+    def _uncut(self) -> frozenset[str]:
+        return super()._uncut | self._own
 
-    def encode_batch(self, texts: list[str]) -> list[np.ndarray]:
+    @functools.cached_property
+    def _added_ids(self) -> dict[str, list[int]]:
+        # With those that it was made with, or an added one would cut a longer one of them.
+        made_with = {piece: [self._ids[piece]] for piece in self._own} if self.added else {}
+        return made_with | super()._added_ids
+
+    def _encode_batch(self, texts: list[str]) -> list[np.ndarray]:
+        _check_unicode(texts)
         if self.kind == "sentencepiece":
-            _check_unicode(texts)
             return self._encode_parts(texts)
-        return self._around_signs(texts, self._encode_parts)
+        return _around(texts, self._sign, self._encode_parts)
 
-    def sample_batch(self, texts: list[str], alpha: float, seed: int) -> list[np.ndarray]:
+    @functools.cached_property
+    def _sign(self) -> dict[str, list[int]]:
+        """A text with SentencePiece's sign for a space would come back with spaces: the sign is written in bytes."""
+        return {_SPACE: self._bytes_of(_SPACE)}
+
+    def _sample_batch(self, texts: list[str], alpha: float, seed: int) -> list[np.ndarray]:
         # SentencePiece's own sampling is no function of its seed: Abseil's generator is salted by process.
         if self.kind == "sentencepiece":
-            return super().sample_batch(texts, alpha, seed)
+            return super()._sample_batch(texts, alpha, seed)
+        _check_unicode(texts)
         draw = random.Random(seed).random
         cut = self._cut_unigram(alpha, draw) if self.kind == "unigram" else self._cut_bpe(alpha, draw)
-        own = self._own_pieces
+        own = _one_of(self._own) if self._own else None
 
         def sample(part: str) -> np.ndarray:
             ids, part = [], self._normalized(part).replace(" ", _SPACE)
@@ -263,27 +342,13 @@ class SentencePiece(Tokenizer):
                         ids += cut(word)
             return np.array(ids, np.int32)
 
-        return self._around_signs(texts, lambda parts: list(map(sample, parts)))
+        return _around(texts, self._sign, lambda parts: list(map(sample, parts)))
 
     def _encode_parts(self, parts: list[str]) -> list[np.ndarray]:
         if self._normalizes:
             parts = list(map(self._normalized, parts))
         threads = 2 if len(parts) > 1 else 1
         return [self._ours[ids] for ids in self._processor.encode(parts, out_type="numpy", num_threads=threads)]
-
-    def _around_signs(self, texts: list[str], encode: Callable[[list[str]], list[np.ndarray]]) -> list[np.ndarray]:
-        """A text with SentencePiece's sign for a space would come back with spaces: the sign is written in bytes."""
-        _check_unicode(texts)
-        if not any(_SPACE in text for text in texts):
-            return encode(texts)
-        parts = [text.split(_SPACE) for text in texts]
-        coded = iter(encode([part for text in parts for part in text]))
-        sign = np.array(self._bytes_of(_SPACE), np.int32)
-        joined = []
-        for text in parts:
-            first, *rest = itertools.islice(coded, len(text))
-            joined.append(np.concatenate([first, *(ids for part in rest for ids in (sign, part))]))
-        return joined
 
     def _normalized(self, part: str) -> str:
         """As often as it takes: SentencePiece parts a ligature, and joins a mark to its last letter only then."""
@@ -381,11 +446,6 @@ class SentencePiece(Tokenizer):
         """Whether it is for us to normalise; a model made elsewhere does as it does."""
         rule = sentencepiece_model_pb2.ModelProto.FromString(self.model).normalizer_spec.name
         return self.kind != "sentencepiece" and rule != "identity"
-
-    @functools.cached_property
-    def _own_pieces(self) -> re.Pattern[str] | None:
-        longest_first = sorted(self._own, key=lambda piece: (-len(piece), piece))
-        return re.compile(f"({'|'.join(map(re.escape, longest_first))})") if longest_first else None
 
     def _ids_of(self, piece: str) -> list[int]:
         i = self._ids.get(piece)
@@ -552,8 +612,8 @@ def save_tokenizer(tokenizer: Tokenizer, directory: epath.PathLike) -> None:
     directory = epath.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     record = {"version": 1, "kind": tokenizer.kind, "fingerprint": tokenizer.fingerprint}
-    extras = {"sentinels": (tokenizer.sentinels, 0), "multiple_of": (tokenizer.multiple_of, 1)}
-    record |= {name: value for name, (value, default) in extras.items() if value != default}
+    extras = {"sentinels": tokenizer.sentinels, "added": tokenizer.added, "multiple_of": tokenizer.multiple_of}
+    record |= {name: value for name, value in extras.items() if value != getattr(Tokenizer, name)}
     if isinstance(tokenizer, SentencePiece):
         (directory / "tokenizer.model").write_bytes(tokenizer.model)
     if isinstance(tokenizer, Vocabulary):
@@ -572,7 +632,8 @@ def load_tokenizer(directory: epath.PathLike) -> Tokenizer:
         if record["version"] != 1:
             raise damaged
         kind, fingerprint = record["kind"], record["fingerprint"]
-        extras = {"sentinels": record.get("sentinels", 0), "multiple_of": record.get("multiple_of", 1)}
+        extras = {name: record.get(name, getattr(Tokenizer, name)) for name in ("sentinels", "added", "multiple_of")}
+        extras["added"] = tuple(extras["added"])
         if kind == "bytes":
             tokenizer = Bytes(**extras)
         elif kind in ("characters", "words"):
@@ -590,7 +651,7 @@ def load_tokenizer(directory: epath.PathLike) -> Tokenizer:
     return tokenizer
 
 
-def _read_model(kind: str, path: epath.Path, extras: dict[str, int]) -> SentencePiece:
+def _read_model(kind: str, path: epath.Path, extras: dict[str, Any]) -> SentencePiece:
     try:
         return SentencePiece(kind, path.read_bytes(), **extras)
     except (OSError, ImportError) as error:  # ImportError: a bucket, without the package that reads it

@@ -10,6 +10,7 @@ from lm.models.embedding import Embedding
 from lm.models.encoder import Encoder, Memory, segments
 from lm.recurrence import State
 from lm.recurrence.base import dot
+from lm.recurrence.layer import adaptable
 
 PAD = 0  # the id that fills rows up; the same for every tokenizer
 
@@ -33,7 +34,10 @@ class EncoderDecoder(nn.Module):
         if not self.config.tied:
             # The decoder's features are as wide as a recurrent layer.
             shape = (self.config.hidden_dim, self.vocab_size)
-            self.head_kernel = self.param("head_kernel", nn.initializers.lecun_normal(), shape)
+            head_kernel = self.param("head_kernel", nn.initializers.lecun_normal(), shape)
+            self.head_kernel = adaptable(
+                self, "head_kernel", head_kernel, self.config.lora_rank, self.config.lora_alpha
+            )
         self.head_bias = self.param("head_bias", nn.initializers.zeros, (self.vocab_size,))
 
     def encode(

@@ -18,6 +18,28 @@ def _orthogonal_blocks(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return jnp.concatenate([orthogonal(k, (hidden, hidden)) for k in keys], axis=1)
 
 
+LORA = ("_lora_a", "_lora_b")  # what the names of a kernel's adapters end in
+
+
+def adapted(kernel: jax.Array, a: jax.Array, b: jax.Array, alpha: float) -> jax.Array:
+    """`kernel + alpha / rank * a @ b` (Hu et al., 2022, "LoRA"), each kernel of a stack for itself."""
+    return kernel + alpha / a.shape[-1] * (a @ b)
+
+
+def adaptable(module: nn.Module, name: str, kernel: jax.Array, rank: int, alpha: float) -> jax.Array:
+    """The kernel, [..., inputs, width]; with a rank above 0, adapted by parameters of the module's own.
+
+    They are called NAME_lora_a and NAME_lora_b. The second starts from zero, so nothing changes at first.
+    """
+    if not rank:
+        return kernel
+    *stack, inputs, width = kernel.shape
+    gaussian = nn.initializers.normal(inputs**-0.5)
+    a = module.param(name + LORA[0], gaussian, (*stack, inputs, rank))
+    b = module.param(name + LORA[1], nn.initializers.zeros, (*stack, rank, width))
+    return adapted(kernel, a, b, alpha)
+
+
 class RecurrentLayer(nn.Module):
     """`step` and `unroll` with the same parameters: `kernel` [inputs, g], `bias` [g], those of the cell's own, [h] each, and of
     gated cells `recurrent_kernel`: [h, g], or with `heads` [heads, h / heads, g / heads].
@@ -25,6 +47,8 @@ class RecurrentLayer(nn.Module):
     `backward` is what the gradient finds kept, beside inputs, outputs and what the cell carries, all of them [t, b, h]:
     "keep": the gates [t, b, g] too, fastest. "recompute": nothing; gates are computed again, a step at a time.
     "segments": what is carried after every sqrt(t)-th step alone; the stretch from there is run again.
+
+    With a `lora_rank` above 0 both kernels are `adaptable`.
     """
 
     cell: type[Cell]
@@ -33,6 +57,8 @@ class RecurrentLayer(nn.Module):
     heads: int = 1
     dtype: str = "float32"
     backward: str = "keep"
+    lora_rank: int = 0
+    lora_alpha: float = 1.0
 
     def setup(self):
         cell, hidden, heads = self.cell, self.hidden, self.heads
@@ -43,6 +69,11 @@ class RecurrentLayer(nn.Module):
         if cell.recurrent:
             shape = (hidden, width) if heads == 1 else (heads, hidden // heads, width // heads)
             self.recurrent_kernel = self.param("recurrent_kernel", _orthogonal_blocks, shape)
+        lora = self.lora_rank, self.lora_alpha
+        self.adapted_kernel = adaptable(self, "kernel", self.kernel, *lora)
+        self.adapted_recurrent_kernel = None
+        if cell.recurrent:
+            self.adapted_recurrent_kernel = adaptable(self, "recurrent_kernel", self.recurrent_kernel, *lora)
         self.own = {name: self.param(name, initial) for name, initial in cell.own(hidden).items()}
 
     def step(self, inputs_bd: jax.Array, state: State) -> State:
@@ -91,4 +122,4 @@ class RecurrentLayer(nn.Module):
         return self.cell.unroll(run, weights, inputs_tbd, state, mask_tb, reset_tb, starts_tbz)
 
     def _weights(self):
-        return Weights(self.kernel, self.bias, self.recurrent_kernel, self.own)
+        return Weights(self.adapted_kernel, self.bias, self.adapted_recurrent_kernel, self.own)
