@@ -13,8 +13,8 @@ import numpy as np
 
 from lm import decoding, losses, metrics, words
 from lm.data.examples import Example
-from lm.data.spans import span
-from lm.data.tokenizers import BOS, EOS, PAD, UNK, Tokenizer, surfaces
+from lm.data.spans import Spans
+from lm.data.tokenizers import BOS, EOS, PAD, UNK, Tokenizer
 from lm.errors import UserError
 from lm.models.decoder import zero_states
 from lm.models.encoder_decoder import EncoderDecoder
@@ -395,21 +395,22 @@ def extract(
     `BEST_SPANS` likeliest spans.
     """
     models, params = zip(*members, strict=True)
-    ids = [[*tokenizer.encode_marked(prompt), EOS] for prompt in prompts]
+    spans, ids = Spans(tokenizer), [tokenizer.encode(prompt) for prompt in prompts]
+    parts = list(map(spans.parts, prompts, ids))
     order = sorted(range(len(prompts)), key=lambda i: len(ids[i]))
     found: list[list[Generation]] = [[] for _ in prompts]
     for at in range(0, len(order), ROWS):
         chosen = order[at : at + ROWS]
-        source_bs = _pad([ids[i] for i in chosen], _power_of_two(len(chosen), 1))
-        targets_kbn, nats_kb = jax.device_get(_best_spans(models, params, source_bs))
+        source_bs = _pad([[*ids[i], EOS] for i in chosen], _power_of_two(len(chosen), 1))
+        best_kb, nats_kb = jax.device_get(_best_spans(models, params, source_bs))
         for row, i in enumerate(chosen):
             answers: dict[str, Generation] = {}
             for k in np.argsort(-nats_kb[:, row], kind="stable"):
-                answer = targets_kbn[k, row]
-                answer = answer[(answer != PAD) & (answer != EOS)]
-                text, nats = tokenizer.decode(answer).strip(), float(nats_kb[k, row])
+                first, more = divmod(int(best_kb[k, row]), models[0].span)
+                span, nats = parts[i][first : first + more + 1], float(nats_kb[k, row])
+                text = spans.text(span)
                 if nats > IMPOSSIBLE / 2 and text not in answers:
-                    answers[text] = Generation(prompts[i], text, nats, len(answer) + 1, True)
+                    answers[text] = Generation(prompts[i], text, nats, len(span) + 1, True)
             found[i] = list(answers.values())[:num_samples]
     return found
 
@@ -419,24 +420,16 @@ BEST_SPANS = 16
 
 @functools.partial(jax.jit, static_argnums=0)
 def _best_spans(models, params, source_bs):
-    """(targets_kbn, nats_kb): of the k likeliest spans their ids, ended by EOS, and the log-probability of their text."""
+    """(choices_kb, nats_kb): the k likeliest spans, and the log-probability of the text of each."""
     each = [_choices(model, own, source_bs) for model, own in zip(models, params, strict=True)]
     nats_bc = jax.nn.logsumexp(jnp.stack(each), axis=0) - math.log(len(each))
-    length = models[0].span
     _, best_bk = jax.lax.top_k(nats_bc, min(BEST_SPANS, nats_bc.shape[1]))
 
     def text(best_b):
-        at_bn = (best_b // length)[:, None] + jnp.arange(length + 1)
-        inside_bn = jnp.arange(length + 1) <= (best_b % length)[:, None]
-        ids_bn = jnp.take_along_axis(source_bs, at_bn, axis=1, mode="fill", fill_value=PAD)
-        ids_bn = jnp.where(inside_bn, ids_bn, PAD)
-        empty_b1 = ids_bn[:, :1] == EOS  # the span without text
-        ends_bn = (jnp.arange(length + 1) == (best_b % length + 1)[:, None]) & ~empty_b1
-        targets_bn = jnp.where(ends_bn, EOS, ids_bn)
-        gold_bc = models[0].apply({"params": params[0]}, source_bs, targets_bn, method="gold")
-        return targets_bn, jax.nn.logsumexp(jnp.where(gold_bc, nats_bc, IMPOSSIBLE), axis=-1)
+        same_bc = models[0].apply({"params": params[0]}, source_bs, best_b, method="same")
+        return jax.nn.logsumexp(jnp.where(same_bc, nats_bc, IMPOSSIBLE), axis=-1)
 
-    return jax.lax.map(text, best_bk.T)
+    return best_bk.T, jax.lax.map(text, best_bk.T)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -454,9 +447,9 @@ def score(
     """The log-probability of each example's target (given its source), from a fresh state; -inf of what is no choice."""
     targets = label_ids(tokenizer, [example.target for example in examples])
     if isinstance(model, Extractor):
-        pieces = surfaces(tokenizer)
+        spans = Spans(tokenizer)
         for i, example in enumerate(examples):
-            found = span(tokenizer.encode(example.source), np.array(targets[i][:-1]), pieces)
+            found = spans.find(example.source, tokenizer.encode(example.source), example.target)
             targets[i] = [*found.tolist(), EOS] if len(found) else targets[i]
     order = sorted(range(len(examples)), key=lambda i: len(targets[i]))
     results: list[Any] = [None] * len(examples)

@@ -17,9 +17,9 @@ from lm.data.corpus import Copies, Corpus, Pair, Pieces, Stored, Subset
 from lm.data.examples import Examples, Joined
 from lm.data.packing import Packed
 from lm.data.sources import Split
-from lm.data.spans import span
+from lm.data.spans import Spans
 from lm.data.store import Finished, Records, Shard
-from lm.data.tokenizers import UNK, Tokenizer, surfaces, train_tokenizer
+from lm.data.tokenizers import UNK, Tokenizer, train_tokenizer
 from lm.errors import UserError
 from lm.tasks import TASKS, layout_of
 
@@ -146,7 +146,7 @@ def _records(split: Split, tokenizer: Tokenizer, config: DataConfig, copy: int |
     task = TASKS[config.task]
     kind = f"spans of {config.span}" if task.points else "labels" if task.ranks else "texts"
     key = store.key_of("ids", kind, versions, examples.fingerprint, tokenizer.fingerprint, alpha, copy)
-    pieces = surfaces(tokenizer) if task.points else []
+    spans = Spans(tokenizer) if task.points else None
 
     def ids(texts: list[str], seed: int) -> list[np.ndarray]:
         return tokenizer.sample_batch(texts, alpha, seed) if copy is not None else tokenizer.encode_batch(texts)
@@ -155,13 +155,13 @@ def _records(split: Split, tokenizer: Tokenizer, config: DataConfig, copy: int |
         chosen = examples.read(numbers)
         seed = numbers.start * config.tokenizer.copies + copy if copy is not None else 0
         texts = [example.target for example in chosen]
-        # A label is one of a list, so it is cut in one way.
-        targets = ids(texts, seed) if kind == "texts" else tokenizer.encode_batch(texts)
         found = [example.source for example in chosen if example.source is not None]
-        sources_ = ids(found, seed + 2**31) if found else [np.zeros(0, np.int32)] * len(targets)
-        if task.points:
-            spans = (span(*pair, pieces) for pair in zip(sources_, targets, strict=True))
-            targets = [each[: len(each) * (len(each) <= config.span)] for each in spans]
+        sources_ = ids(found, seed + 2**31) if found else [np.zeros(0, np.int32)] * len(texts)
+        if spans:
+            spanned = map(spans.find, found, sources_, texts)
+            targets = [each[: len(each) * (len(each) <= config.span)] for each in spanned]
+        else:  # a label is one of a list, so it is cut in one way
+            targets = tokenizer.encode_batch(texts) if task.ranks else ids(texts, seed)
         log_probs = [example.log_prob for example in chosen if example.log_prob is not None]
         goes_on = examples.table[numbers.start + 1 : numbers.stop + 1, 2]  # whether the next one continues it
         closed = 1 - np.append(goes_on, np.zeros(len(numbers) - len(goes_on), np.int32))

@@ -429,6 +429,12 @@ def surfaces(tokenizer: Tokenizer) -> list[bytes]:
     return [b""] * len(SPECIALS) + own + sentinels + [b""] * len(tokenizer.unused)
 
 
+def cut(tokenizer: Tokenizer, text: str) -> list[bytes]:
+    """The text as characters or words have it, the unknown ones too; of other kinds nothing: `surfaces` know them all."""
+    cuts = {"characters": list, "words": _words}.get(tokenizer.kind, lambda text: [])
+    return [part.encode() for part in cuts(text)]
+
+
 def _surface(piece: str) -> bytes:
     byte = re.fullmatch("<0x([0-9A-F]{2})>", piece)
     return bytes([int(byte[1], 16)]) if byte else piece.replace(_SPACE, " ").encode()

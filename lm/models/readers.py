@@ -14,7 +14,7 @@ from flax import linen as nn
 from lm.config import ModelConfig
 from lm.models.attention import Attention
 from lm.models.embedding import Embedding, dropout
-from lm.models.encoder import Encoder
+from lm.models.encoder import Encoder, take
 from lm.models.encoder_decoder import EOS, PAD
 
 IMPOSSIBLE = -1e30  # the logit of what is no choice; a finite number, as in `Attention.weights`
@@ -111,11 +111,18 @@ class Extractor(Reader):
         return jnp.where(within_bsn, logits_bsn, IMPOSSIBLE).reshape(len(source_bs), -1)
 
     def gold(self, source_bs, targets_bt):
-        length = self.span
-        targets_bn = jnp.pad(targets_bt, [(0, 0), (0, max(0, length - targets_bt.shape[1]))])[:, :length]
-        count_b1 = jnp.maximum(jnp.sum(targets_bt != PAD, axis=1, keepdims=True) - 1, 1)  # its own EOS, of no text
-        same_bsn = jnp.cumprod(self._spans(source_bs) == targets_bn[:, None], axis=-1) > 0
-        return (same_bsn & (jnp.arange(1, length + 1) == count_b1)[:, None]).reshape(len(source_bs), -1)
+        targets_bn = jnp.pad(targets_bt, [(0, 0), (0, max(0, self.span - targets_bt.shape[1]))])[:, : self.span]
+        count_b = jnp.maximum(jnp.sum(targets_bt != PAD, axis=1) - 1, 1)  # without its EOS, or that alone
+        return self._equal(source_bs, targets_bn, count_b)
+
+    def same(self, source_bs: jax.Array, choices_b: jax.Array) -> jax.Array:
+        """bool [b, c]: the choices of the same ids as one of them."""
+        first_b, more_b = jnp.divmod(choices_b, self.span)
+        return self._equal(source_bs, take(self._spans(source_bs), first_b[:, None])[:, 0], more_b + 1)
+
+    def _equal(self, source_bs, ids_bn, count_b):
+        same_bsn = jnp.cumprod(self._spans(source_bs) == ids_bn[:, None], axis=-1) > 0
+        return (same_bsn & (jnp.arange(1, self.span + 1) == count_b[:, None])[:, None]).reshape(len(source_bs), -1)
 
     def _spans(self, each_bs):
         """[b, s, n]: what stands at each position and at those after it, 0 beyond the end."""
