@@ -59,7 +59,7 @@ DIVERSITY_PENALTY = flags.DEFINE_float(
     "diversity_penalty", 0.0, "nats that a token costs for each group before that took it at this step"
 )
 SEED = flags.DEFINE_integer("seed", 0, "of what is drawn; the same seed and prompt give the same text")
-# What a task that ranks labels has no use for.
+# What a task that chooses its output has no use for.
 HOW = (
     "max_new_tokens min_new_tokens temperature top_k top_p min_p typical_p repetition_penalty no_repeat_ngram ban force "
     "greedy mbr_samples beam_size length_penalty coverage_penalty beam_groups diversity_penalty seed"
@@ -71,10 +71,10 @@ def options(task: str):
     from lm.generation import Options
     from lm.tasks import TASKS
 
-    if TASKS[task].ranks:
+    if TASKS[task].chooses:
         unused = [f"--{name}" for name in HOW if flags.FLAGS[name].value != flags.FLAGS[name].default]
         if unused:
-            raise UserError(unused[0], f"the task {task} ranks its labels by likelihood", "leave it out")
+            raise UserError(unused[0], f"the task {task} {TASKS[task].chooses}", "leave it out")
         return Options(num_samples=NUM_SAMPLES.value)
     has_encoder = TASKS[task].has_source
 

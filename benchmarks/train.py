@@ -86,7 +86,7 @@ def part(name: str):
         apply = functools.partial(model.apply, method="unroll")
 
         def features(params):
-            return apply({"params": params}, batch.inputs_bt, carry)[0]
+            return apply({"params": params}, batch.inputs_bt, carry)[0].values_btd
 
         given = features(params)
         kernel, bias = model.apply({"params": params}, method="head")

@@ -1,4 +1,4 @@
-"""News articles and their highlights (See et al., 2017, arXiv:1704.04368).
+"""News articles and their highlights, by a pointer-generator with coverage (See et al., 2017, arXiv:1704.04368).
 
     python train.py --config=configs/cnn_dailymail.py
 
@@ -25,7 +25,16 @@ def get_config() -> Config:
             max_length=800,
             tokenizer=TokenizerConfig(kind="unigram", vocab_size=32000, multiple_of=128),
         ),
-        model=ModelConfig(embed_dim=512, hidden_dim=512, layers=2, attention="dot", dropout=0.2, tied=True),
+        model=ModelConfig(
+            embed_dim=512,
+            hidden_dim=512,
+            layers=2,
+            attention="dot",
+            copy=True,
+            coverage=1.0,
+            dropout=0.2,
+            tied=True,
+        ),
         optimizer=OptimizerConfig(learning_rate=1e-3, warmup=1000, final_fraction=0.02),
         training=TrainingConfig(steps="10 epochs", eval_every="0.5 epochs", checkpoint_every="0.5 epochs"),
     )

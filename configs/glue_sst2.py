@@ -1,6 +1,7 @@
 """Sentiment of sentences from film reviews (Socher et al., 2013), as GLUE has it.
 
     python train.py --config=configs/glue_sst2.py
+    python train.py --config=configs/glue_sst2.py --config.model.pool=mean   # a head on the pooled encoder
 
 No score is claimed: the data set has not been downloaded where this was written. A test runs it on a tiny data set with the
 same features.

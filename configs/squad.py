@@ -1,6 +1,7 @@
 """Questions about a paragraph (Rajpurkar et al., 2016), the answer generated.
 
     python train.py --config=configs/squad.py
+    python train.py --config=configs/squad.py --config.data.task=extract --config.model.tied=false   # a span of the source
 
 No score is claimed: the data set has not been downloaded where this was written. A test runs it on a tiny data set with the
 same features.

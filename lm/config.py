@@ -25,6 +25,7 @@ from lm.tasks import TASKS, layout_of
 TOKENIZERS = ("bytes", "characters", "words", "unigram", "bpe")
 NORMALIZATIONS = ("identity", "nfkc", "nmt_nfkc", "nfkc_cf", "nmt_nfkc_cf")  # the rules that SentencePiece has
 NOISES = ("spans", "bart")
+POOLS = ("mean", "max", "last")
 UNITS = ("steps", "epochs", "tokens")
 
 
@@ -134,6 +135,7 @@ class DataConfig(_Section):
     )
     prefix_least: float = _field(0.25, "prefix: least share of a text that the encoder reads, 0 to 1")
     prefix_most: float = _field(0.75, "prefix: most of it; each text's share is drawn between the two")
+    span: int = _field(30, "extract: most tokens of an answer; longer ones are as those that are not in the source")
     workers: int = _field(0, "processes that make batches ahead; 0: threads of the main one")
     noise: NoiseConfig = dataclasses.field(default_factory=NoiseConfig)
     tokenizer: TokenizerConfig = dataclasses.field(default_factory=TokenizerConfig)
@@ -149,6 +151,17 @@ class ModelConfig(_Section):
         "bidirectional", "encoder's direction: unidirectional or bidirectional; a task without source has none"
     )
     attention: str = _field("none", "what the decoder sees beside the fixed-length vector: none, dot or additive")
+    copy: bool = _field(
+        False, "whether the decoder may copy what it attends to (pointer-generator, See et al., 2017); with attention"
+    )
+    coverage: float = _field(
+        0.0, "weight in training of the attention that is paid twice (See et al., 2017), e.g. 1; with attention"
+    )
+    pool: str = _field(
+        "",
+        f"classify: {', '.join(POOLS)} of the encoder's outputs under a head over the labels, without decoder; empty: the "
+        "decoder ranks them",
+    )
     dropout: float = _field(
         0.0, "probability of dropping a unit between layers, 0 to 1; one mask per sequence (variational)"
     )
@@ -344,6 +357,7 @@ def validated(config: Config) -> Config:
     choice("model.cell", CELLS)
     choice("model.encoder", ("unidirectional", "bidirectional"))
     choice("model.attention", ("none", "dot", "additive"))
+    choice("model.pool", ("", *POOLS))
     choice("model.dtype", ("float32", "bfloat16"))
     choice("model.backward", BACKWARD)
     choice("optimizer.name", ("adamw", "adam", "sgd"))
@@ -353,7 +367,7 @@ def validated(config: Config) -> Config:
     choice("training.init_mismatch", ("refuse", "skip"))
     for path in (
         "data.batch_size data.window data.max_length data.buckets data.evaluation_streams model.embed_dim "
-        "model.hidden_dim model.layers model.heads training.keep_checkpoints training.accumulate"
+        "model.hidden_dim model.layers model.heads data.span training.keep_checkpoints training.accumulate"
     ).split():
         between(path, 1)
     between("seed", 0, 2**32 - 1)
@@ -380,8 +394,8 @@ def validated(config: Config) -> Config:
     between("optimizer.final_fraction", 0, 1)
     between("data.reset_rate", 0, 1)
     for path in (
-        "model.lora_alpha optimizer.learning_rate optimizer.weight_decay optimizer.epsilon optimizer.clip_norm "
-        "training.z_loss"
+        "model.lora_alpha model.coverage optimizer.learning_rate optimizer.weight_decay optimizer.epsilon "
+        "optimizer.clip_norm training.z_loss"
     ).split():
         between(path, 0)
         check(math.isfinite(get(config, path)), path, "is not finite", "give a finite number")
@@ -477,7 +491,35 @@ def validated(config: Config) -> Config:
         f"{model.heads} does not divide the width {model.hidden_dim}",
         "choose a divisor of model.hidden_dim",
     )
-    attends = model.attention != "none" and TASKS[data.task].has_source
+    task, pools = TASKS[data.task], model.pool != ""
+    check(not pools or task.ranks, "model.pool", f"the task {data.task} has no labels", "use data.task=classify, or ''")
+    check(
+        not pools or layout_of(data) == "buckets",
+        "model.pool",
+        "the encoder's outputs are pooled over a row, and packed rows hold several examples",
+        "use data.layout=buckets",
+    )
+    check(
+        not task.points or model.attention != "none",
+        "model.attention",
+        f"the task {data.task} points by attention",
+        "use dot or additive",
+    )
+    decodes = not pools and not task.points
+    attends = model.attention != "none" and task.has_source and decodes
+    for name in ("copy", "coverage"):
+        check(
+            attends or not getattr(model, name),
+            f"model.{name}",
+            "there is no decoder with attention to a source",
+            "set model.attention=dot for a task with a source, or leave it out",
+        )
+    check(
+        not model.tied or decodes,
+        "model.tied",
+        "there is no head over the vocabulary to tie",
+        "leave it out",
+    )
     check(
         not model.tied or model.embed_dim == model.hidden_dim or attends,
         "model.tied",

@@ -48,6 +48,8 @@ def header(
         text = f"{split.documents:,} examples, {split.tokens:,} target tokens, {split.target_bytes:,} bytes"
         if split.unknown:
             text += f", {split.unknown:,} tokens unknown"
+        if split.unpointed:
+            text += f", {split.unpointed:,} more whose target is no span of their source are left out of the loss"
         note = f" ({split.split.note})" if split.split.note else ""
         rows.append((name, f"{split.split.spec}: {text}{note}"))
         if split.split.report:
@@ -134,6 +136,8 @@ def figures(record: dict[str, Any]) -> str:
     shown.append(f"{record['bits_per_byte']:.3f} bits/byte")
     if "exact_match" in record:
         shown.append(f"exact match {record['exact_match']:.1%} of {record['generated']:,}")
+    if "squad_f1" in record:
+        shown.append(f"F1 {record['squad_f1']:.1%}")
     if "bleu" in record:
         shown.append(f"BLEU {record['bleu']:.1f}")
     if "nats_per_example" in record:

@@ -60,6 +60,8 @@ def evaluate(
     devices = Devices(jax.local_devices())
     encoded = pipeline.encode(loaded, run.tokenizer, run.config.data, run.config.seed)
     labels = run.labels if task.ranks else ()
+    if run.config.model.pool:
+        evaluation.check_labels(loaded, labels)
     evaluator = Evaluator(run.model, run.tokenizer, run.config, devices, encoded, labels)
     measured = evaluator.likelihoods(devices.replicate(run.params))
     sums = measured["loss"].stats_ns.sum(axis=0)
@@ -112,7 +114,7 @@ def write(run: Run, found: Evaluation, intervals: dict[str, tuple[float, float]]
     record = {"split": SPLIT.value, "step": run.step, **found.figures, "intervals": intervals}
     if found.outputs:
         task = TASKS[run.config.data.task]
-        how = {"labels": list(run.labels)} if task.ranks else {}
+        how = {"labels": list(run.labels)} if task.ranks else {"span": run.config.data.span} if task.points else {}
         record["decoding"] = how or {"beam_size": BEAM_SIZE.value, "length_penalty": LENGTH_PENALTY.value}
         if task.ranks:
             texts = [one["output"] for one in found.outputs], [one["reference"] for one in found.outputs]
@@ -199,8 +201,11 @@ def main() -> None:
         raise UserError("--workdir", f"is given {len(WORKDIR.value)} times", "give one run, or two to compare")
     runs = [load(directory, CHECKPOINT.value) for directory in WORKDIR.value]
     for run in runs:
-        if TASKS[run.config.data.task].ranks and BEAM_SIZE.value:
-            raise UserError("--beam_size", "the task ranks its labels by likelihood", "leave it out")
+        chooses = TASKS[run.config.data.task].chooses
+        for flag in (BEAM_SIZE, LENGTH_PENALTY):
+            if chooses and flag.value:
+                what = f"the task {run.config.data.task} {chooses}"
+                raise UserError(f"--{flag.name}", what, "leave it out")
     both = [evaluate_as_asked(run) for run in runs]
     for run, found in zip(runs, both, strict=True):
         show(run, found)

@@ -11,26 +11,28 @@ import numpy as np
 from jax import lax
 
 import lm
-from lm import generation, metrics, words
+from lm import generation, metrics
 from lm.config import Config
 from lm.data import batches, pipeline, store
 from lm.data.batches import Batch
 from lm.data.examples import Examples
 from lm.data.pipeline import Encoded
-from lm.data.tokenizers import Tokenizer
+from lm.data.sources import Split
+from lm.data.tokenizers import Tokenizer, surfaces
 from lm.errors import UserError
 from lm.generation import Generation, Options
 from lm.losses import teacher_forced
 from lm.metrics import Metric
 from lm.models.decoder import zero_states
 from lm.models.encoder_decoder import EncoderDecoder
+from lm.models.readers import Reader
 from lm.parallel import AXIS, Devices
 from lm.tasks import TASKS
 
 MOST_LABELS = 1000  # that a task may rank
 
 
-def make_eval_step(model: EncoderDecoder) -> Callable[[Any, Any, Batch], tuple[jax.Array, jax.Array, Any]]:
+def make_eval_step(model: EncoderDecoder | Reader) -> Callable[[Any, Any, Batch], tuple[jax.Array, jax.Array, Any]]:
     """(params, carry, batch) -> (sum of nats, real targets, carry), sums over all devices; no dropout, no smoothing."""
 
     def eval_step(params, carry, batch):
@@ -40,7 +42,7 @@ def make_eval_step(model: EncoderDecoder) -> Callable[[Any, Any, Batch], tuple[j
     return eval_step
 
 
-def make_row_step(model: EncoderDecoder) -> Callable[[Any, Any, Batch], tuple[jax.Array, Any]]:
+def make_row_step(model: EncoderDecoder | Reader) -> Callable[[Any, Any, Batch], tuple[jax.Array, Any]]:
     """(params, carry, batch) -> (nats_b, carry): as `make_eval_step`, but for each row."""
 
     def row_step(params, carry, batch):
@@ -65,6 +67,15 @@ def labels_of(examples: Examples) -> tuple[str, ...]:
 
     # All of the text is read for it, so not at every start.
     return tuple(store.remembered(store.key_of("labels", examples.fingerprint), found))
+
+
+def check_labels(split: Split, labels: Sequence[str]) -> None:
+    """Raises `UserError` for a label that a head over these has not: its probability is 0."""
+    unknown = sorted(set(labels_of(split.examples)) - set(labels))
+    if unknown:
+        mend = "leave it out, or rank by the decoder: config.model.pool=''"
+        what = f"the label {unknown[0]!r} is none of the training data's"
+        raise UserError(f"config.data.{split.name}", what, mend)
 
 
 def signature(
@@ -103,7 +114,7 @@ class Evaluator:
 
     def __init__(
         self,
-        model: EncoderDecoder,
+        model: EncoderDecoder | Reader,
         tokenizer: Tokenizer,
         config: Config,
         devices: Devices,
@@ -157,10 +168,8 @@ class Evaluator:
     def generate(self, params: Any, limit: int | None, options: Options) -> list[Generation]:
         """One output for each of the sources `chosen(limit)`; `params` on the host or one device."""
         prompts = [example.source for example in self.encoded.split.examples.read(self.chosen(limit))]
-        if self.labels:
-            members = [(self.model, params)]
-            return [one for (one,) in generation.classify(members, self.tokenizer, prompts, self.labels)]
-        return [one for (one,) in generation.generate(self.model, params, self.tokenizer, prompts, options)]
+        given = (self.model, params, self.tokenizer, prompts, options, self.labels)
+        return [one for (one,) in generation.generate(*given)]
 
     def rehearse(self, params: Any) -> None:
         """Evaluates one batch and generates one token, so that what is broken breaks before the first update."""
@@ -216,7 +225,7 @@ class Evaluator:
 
         `params` replicated on the devices. The stretches are the rows of `evaluation_streams`, window by window.
         """
-        bytes_v = np.array([*map(len, words.surfaces(self.tokenizer))])
+        bytes_v = np.array([*map(len, surfaces(self.tokenizer))])
         data, paired, numbers, found = self.config.data, self.model.has_encoder, [], []
 
         def numbered() -> Iterator[Batch]:

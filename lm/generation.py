@@ -13,10 +13,12 @@ import numpy as np
 
 from lm import decoding, losses, metrics, words
 from lm.data.examples import Example
+from lm.data.spans import Spans
 from lm.data.tokenizers import BOS, EOS, PAD, UNK, Tokenizer
 from lm.errors import UserError
 from lm.models.decoder import zero_states
 from lm.models.encoder_decoder import EncoderDecoder
+from lm.models.readers import IMPOSSIBLE, Classifier, Extractor, Reader
 
 ROWS = 64  # sequences decoded side by side
 WINDOW = 512  # most tokens of a prompt or target that go through `unroll` at once
@@ -119,21 +121,35 @@ class Score(NamedTuple):
 
 
 def generate(
-    model: EncoderDecoder, params: Any, tokenizer: Tokenizer, prompts: Sequence[str], options: Options
+    model: EncoderDecoder | Reader,
+    params: Any,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    options: Options,
+    labels: Sequence[str] = (),
 ) -> list[list[Generation]]:
-    """`options.num_samples` outputs for each prompt.
+    """`options.num_samples` outputs for each prompt; of the `labels`, where there are some.
 
     What a prompt gives depends on the prompt, the seed and, if a prompt is given several times, which time it is; not
     on the prompts beside it.
     """
-    return generate_together([(model, params)], tokenizer, prompts, options)
+    return generate_together([(model, params)], tokenizer, prompts, options, labels)
 
 
 def generate_together(
-    members: Sequence[tuple[EncoderDecoder, Any]], tokenizer: Tokenizer, prompts: Sequence[str], options: Options
+    members: Sequence[tuple[EncoderDecoder | Reader, Any]],
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    options: Options,
+    labels: Sequence[str] = (),
 ) -> list[list[Generation]]:
-    """As `generate`, of several models that share a tokenizer: the mean of their probabilities at each token."""
+    """As `generate`, of several models that share a tokenizer: the mean of their probabilities at each token, or of their
+    labels' or spans'."""
     models, params = zip(*members, strict=True)
+    if labels:
+        return classify(members, tokenizer, prompts, labels, options.num_samples)
+    if isinstance(models[0], Extractor):
+        return extract(members, tokenizer, prompts, options.num_samples)
     for model in models:
         if options.coverage_penalty and not (model.has_encoder and model.config.attention != "none"):
             raise UserError("--coverage_penalty", "the model has no attention to a source", "leave it out")
@@ -298,36 +314,47 @@ def _beam(
 
 
 def _attention(model, params, state, memory):
-    """weights_ns, float32, with which a step attended, read from the state after it.
+    """weights_ns, float32, with which a step attended, read from the state after it."""
 
-    The context that attention makes of the rows of a unit matrix is its weights.
-    """
+    def weights(module):
+        weights_n1s = module.decoder.attention.weights(
+            state[0].output_bh[:, None], memory.keys_bsk, memory.mask_bs[:, None]
+        )
+        return weights_n1s[:, 0]
 
-    def weights(module, output_h, keys_sk, mask_s):
-        values_ss = jnp.eye(mask_s.shape[0])
-        attended = module.decoder.attention(output_h[None, None], keys_sk[None], values_ss[None], mask_s[None, None])
-        return attended[0, 0]
-
-    each = lambda *row: model.apply({"params": params}, *row, method=weights)
-    return jax.vmap(each)(state[0].output_bh, memory.keys_bsk, memory.mask_bs)
+    return model.apply({"params": params}, method=weights)
 
 
 def rank(
-    members: Sequence[tuple[EncoderDecoder, Any]], tokenizer: Tokenizer, sources: Sequence[str], labels: Sequence[str]
+    members: Sequence[tuple[EncoderDecoder | Classifier, Any]],
+    tokenizer: Tokenizer,
+    sources: Sequence[str],
+    labels: Sequence[str],
 ) -> np.ndarray:
     """float64 [sources, labels]: nats of each label, EOS included, given each source; of several models, of their mean."""
     each = [_label_nats(model, params, tokenizer, sources, labels) for model, params in members]
     return np.logaddexp.reduce(each, axis=0) - math.log(len(each))
 
 
+def label_ids(tokenizer: Tokenizer, labels: Sequence[str]) -> list[list[int]]:
+    """The ids of each label, its EOS included."""
+    return [[*tokenizer.encode(label).tolist(), EOS] for label in labels]
+
+
 def _label_nats(model, params, tokenizer, sources, labels):
-    targets = [[*tokenizer.encode(label), EOS] for label in labels]
+    targets = label_ids(tokenizer, labels)
     source_ids = [[*tokenizer.encode_marked(source), EOS] for source in sources]
-    order, rows = sorted(range(len(sources)), key=lambda i: len(source_ids[i])), max(1, ROWS // len(labels))
+    pooled = isinstance(model, Classifier)
+    rows = ROWS if pooled else max(1, ROWS // len(labels))
+    order = sorted(range(len(sources)), key=lambda i: len(source_ids[i]))
     found = np.zeros((len(sources), len(labels)))
     for at in range(0, len(order), rows):
         chosen = order[at : at + rows]
         count = _power_of_two(len(chosen), 1)
+        if pooled:
+            nats_bl = _choices(model, params, _pad([source_ids[i] for i in chosen], count))
+            found[chosen] = np.asarray(nats_bl, np.float64)[: len(chosen)]
+            continue
         encoded = _encode(model, params, _pad([source_ids[i] for i in chosen], count))
         memory, state = decoding.tile_beams(encoded, len(labels))
         targets_bt = np.tile(_pad(targets, len(labels)), (count, 1))
@@ -342,7 +369,7 @@ def _label_nats(model, params, tokenizer, sources, labels):
 
 
 def classify(
-    members: Sequence[tuple[EncoderDecoder, Any]],
+    members: Sequence[tuple[EncoderDecoder | Classifier, Any]],
     tokenizer: Tokenizer,
     prompts: Sequence[str],
     labels: Sequence[str],
@@ -359,12 +386,71 @@ def classify(
     return found
 
 
+def extract(
+    members: Sequence[tuple[Extractor, Any]], tokenizer: Tokenizer, prompts: Sequence[str], num_samples: int = 1
+) -> list[list[Generation]]:
+    """The `num_samples` likeliest answers to each prompt, in the form of `generate`, or as many as there are.
+
+    An answer is the text of a span and has the probability of all spans of the same ids. Answers are looked for among the
+    `BEST_SPANS` likeliest spans.
+    """
+    models, params = zip(*members, strict=True)
+    spans, ids = Spans(tokenizer), [tokenizer.encode(prompt) for prompt in prompts]
+    parts = list(map(spans.parts, prompts, ids))
+    order = sorted(range(len(prompts)), key=lambda i: len(ids[i]))
+    found: list[list[Generation]] = [[] for _ in prompts]
+    for at in range(0, len(order), ROWS):
+        chosen = order[at : at + ROWS]
+        source_bs = _pad([[*ids[i], EOS] for i in chosen], _power_of_two(len(chosen), 1))
+        best_kb, nats_kb = jax.device_get(_best_spans(models, params, source_bs))
+        for row, i in enumerate(chosen):
+            answers: dict[str, Generation] = {}
+            for k in np.argsort(-nats_kb[:, row], kind="stable"):
+                first, more = divmod(int(best_kb[k, row]), models[0].span)
+                span, nats = parts[i][first : first + more + 1], float(nats_kb[k, row])
+                text = spans.text(span)
+                if nats > IMPOSSIBLE / 2 and text not in answers:
+                    answers[text] = Generation(prompts[i], text, nats, len(span) + 1, True)
+            found[i] = list(answers.values())[:num_samples]
+    return found
+
+
+BEST_SPANS = 16
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _best_spans(models, params, source_bs):
+    """(choices_kb, nats_kb): the k likeliest spans, and the log-probability of the text of each."""
+    each = [_choices(model, own, source_bs) for model, own in zip(models, params, strict=True)]
+    nats_bc = jax.nn.logsumexp(jnp.stack(each), axis=0) - math.log(len(each))
+    _, best_bk = jax.lax.top_k(nats_bc, min(BEST_SPANS, nats_bc.shape[1]))
+
+    def text(best_b):
+        same_bc = models[0].apply({"params": params[0]}, source_bs, best_b, method="same")
+        return jax.nn.logsumexp(jnp.where(same_bc, nats_bc, IMPOSSIBLE), axis=-1)
+
+    return best_bk.T, jax.lax.map(text, best_bk.T)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _choices(model, params, source_bs):
+    """nats_bc of each choice of a `Reader`."""
+    return jax.nn.log_softmax(model.apply({"params": params}, source_bs, method="logits"))
+
+
 # ---- scoring ----------------------------------------------------------------------------------------------------
 
 
-def score(model: EncoderDecoder, params: Any, tokenizer: Tokenizer, examples: Sequence[Example]) -> list[Score]:
-    """The log-probability of each example's target (given its source), from a fresh state."""
-    targets = [[*tokenizer.encode(example.target), EOS] for example in examples]
+def score(
+    model: EncoderDecoder | Reader, params: Any, tokenizer: Tokenizer, examples: Sequence[Example]
+) -> list[Score]:
+    """The log-probability of each example's target (given its source), from a fresh state; -inf of what is no choice."""
+    targets = label_ids(tokenizer, [example.target for example in examples])
+    if isinstance(model, Extractor):
+        spans = Spans(tokenizer)
+        for i, example in enumerate(examples):
+            found = spans.find(example.source, tokenizer.encode(example.source), example.target)
+            targets[i] = [*found.tolist(), EOS] if len(found) else targets[i]
     order = sorted(range(len(examples)), key=lambda i: len(targets[i]))
     results: list[Any] = [None] * len(examples)
     for at in range(0, len(order), ROWS):
@@ -374,11 +460,14 @@ def score(model: EncoderDecoder, params: Any, tokenizer: Tokenizer, examples: Se
         inputs_bt = _pad([[BOS, *targets[i][:-1]] for i in chosen], count)
         if model.has_encoder:
             source_bs = _pad([[*tokenizer.encode(examples[i].source), EOS] for i in chosen], count)
+        nats, end = np.zeros(count), targets_bt.shape[1]
+        if isinstance(model, Reader):
+            nats, end = np.asarray(_choice_nats(model, params, source_bs, targets_bt), np.float64), 0
+        elif model.has_encoder:
             memory, state = _encode(model, params, source_bs)
         else:
             memory, state = None, zero_states(model.config, count)
-        nats = np.zeros(count)
-        for begin in range(0, targets_bt.shape[1], WINDOW):
+        for begin in range(0, end, WINDOW):
             window = slice(begin, begin + WINDOW)
             nats_b, state = _score_window(model, params, memory, state, inputs_bt[:, window], targets_bt[:, window])
             nats += np.asarray(nats_b, np.float64)
@@ -388,11 +477,16 @@ def score(model: EncoderDecoder, params: Any, tokenizer: Tokenizer, examples: Se
 
 
 @functools.partial(jax.jit, static_argnums=0)
+def _choice_nats(model, params, source_bs, targets_bt):
+    return losses.choice_losses(model, params, source_bs, targets_bt)
+
+
+@functools.partial(jax.jit, static_argnums=0)
 def _score_window(model, params, memory, state, inputs_bt, targets_bt):
     variables = {"params": params}
-    features_btd, state = model.apply(variables, inputs_bt, state, memory, method="unroll")
-    head = model.apply(variables, method="head")
-    nats_bt = losses.token_losses(features_btd, head, targets_bt, model.config.dtype)
+    features, state = model.apply(variables, inputs_bt, state, memory, method="unroll")
+    head, copying = model.apply(variables, method="head"), losses.copying_of(features, memory, targets_bt)
+    nats_bt = losses.token_losses(features.values_btd, head, targets_bt, model.config.dtype, copying)
     return jnp.sum(jnp.where(targets_bt != PAD, nats_bt, 0), axis=1), state
 
 

@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lm.models.decoder import zero_states
+from lm.models.decoder import Features, log_mixture, zero_states
+from lm.models.encoder import Memory
+from lm.models.readers import IMPOSSIBLE, Reader
 from lm.recurrence.base import dot
 
 BOUND = 64 * 2**20  # bytes that the loss and its gradient hold at a time, beside their operands and results
@@ -21,15 +23,38 @@ def cross_entropy(
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
     dtype: str = "float32",
+    copying: tuple[jax.Array, jax.Array] | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Returns (sum of weighted nats, sum of weights) over all positions, float32 scalars.
 
     With `label_smoothing` e the target distribution is `(1 - e) one_hot + e / V` (Szegedy et al., 2016). With `z_loss` z each
     position costs `z log(Z)^2` more, Z the normaliser of its softmax (Chowdhery et al., 2022, "PaLM").
+
+    With `copying`, as `copying_of` has it, a target's probability is that of the mixture. Of what is copied only the
+    target's own probability is needed, so no more is held than without; smoothing is then of the softmax alone.
     """
     width = features_btd.shape[-1]
     flat = (features_btd.reshape(-1, width), targets_bt.reshape(-1), weights_bt.reshape(-1).astype(jnp.float32))
-    return _loss(*head, *flat, label_smoothing, z_loss, dtype), flat[2].sum()
+    copying = jax.tree.map(jnp.ravel, copying)
+    return _loss(*head, *flat, copying, label_smoothing, z_loss, dtype), flat[2].sum()
+
+
+def copying_of(features: Features, memory: Memory | None, targets_bt: jax.Array) -> tuple[jax.Array, jax.Array] | None:
+    """(gate, probability that copying writes the target), both [b, t]: the attention paid to it wherever it stands in
+    the source; None of a model that does not copy."""
+    if features.gate_bt is None:
+        return None
+    same_bts = memory.ids_bs[:, None] == targets_bt[..., None]
+    return features.gate_bt, jnp.sum(features.attention_bts * same_bts, axis=-1)
+
+
+def coverage_loss(attention_bts: jax.Array, weights_bt: jax.Array) -> jax.Array:
+    """The attention that is paid again: the weighted sum of sum_s min(a_ts, what steps before t paid to s).
+
+    See et al. (2017), equation 12. The examples of a packed row attend to their own sources, so they do not mix.
+    """
+    paid_bts = jnp.pad(jnp.cumsum(attention_bts, axis=1)[:, :-1], [(0, 0), (1, 0), (0, 0)])
+    return jnp.sum(jnp.minimum(attention_bts, paid_bts).sum(axis=-1) * weights_bt)
 
 
 def teacher_forced(
@@ -40,50 +65,86 @@ def teacher_forced(
     keys_b: jax.Array | None = None,
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
+    coverage: float = 0.0,
 ) -> tuple[jax.Array, tuple[jax.Array, Any]]:
-    """The loss of a `Batch` under an `EncoderDecoder`: (sum of nats, (number of real targets, state after the batch)).
+    """The loss of a `Batch` under an `EncoderDecoder` or a `Reader`: (sum of nats, (number of real targets, state after
+    the batch)).
 
     `carry` is the decoder's state before the batch; (): what a sequence starts from, read from the source where there is
-    one, and then () comes back.
+    one, and then () comes back. `coverage` is the weight of the `coverage_loss` that is added, of a model with attention.
     """
     variables = {"params": params}
+    if isinstance(model, Reader):
+        nats_b = choice_losses(model, params, batch.source_bs, batch.targets_bt, keys_b, label_smoothing, z_loss)
+        return jnp.sum(jnp.where(batch.weights_bt[:, 0] > 0, nats_b, 0)), (jnp.sum(batch.weights_bt), ())
     memory, state = None, carry or zero_states(model.config, batch.inputs_bt.shape[0])
     if model.has_encoder:
         memory = model.apply(variables, batch.source_bs, keys_b, batch.source_ends_bk, method="encode")
         state = model.apply(variables, memory, method="initial_state")
-    features_btd, state = model.apply(
-        variables, batch.inputs_bt, state, memory, batch.resets_bt, keys_b, method="unroll"
-    )
-    head = model.apply(variables, method="head")
-    total, count = cross_entropy(
-        features_btd, head, batch.targets_bt, batch.weights_bt, label_smoothing, z_loss, model.config.dtype
-    )
+    features, state = model.apply(variables, batch.inputs_bt, state, memory, batch.resets_bt, keys_b, method="unroll")
+    head, copying = model.apply(variables, method="head"), copying_of(features, memory, batch.targets_bt)
+    given = (features.values_btd, head, batch.targets_bt, batch.weights_bt)
+    total, count = cross_entropy(*given, label_smoothing, z_loss, model.config.dtype, copying)
+    if coverage:
+        total += coverage * coverage_loss(features.attention_bts, batch.weights_bt)
     return total, (count, state if carry else ())
 
 
-def token_losses(features_btd, head, targets_bt, dtype: str = "float32") -> jax.Array:
+def choice_losses(
+    model: Reader,
+    params: Any,
+    source_bs: jax.Array,
+    targets_bt: jax.Array,
+    keys_b: jax.Array | None = None,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+) -> jax.Array:
+    """nats_b of the choices that stand for the target, all of them together; infinite where none does.
+
+    Smoothing is over the choices that a row has, `z_loss` of their normaliser; see `cross_entropy`.
+    """
+    logits_bc, gold_bc = model.apply({"params": params}, source_bs, targets_bt, keys_b, method="choices")
+    normalizer_b = jax.nn.logsumexp(logits_bc, axis=-1)
+    # A finite number, or the gradient of rows without any (padding of the batch) would be NaN.
+    nats_b = normalizer_b - jax.nn.logsumexp(jnp.where(gold_bc, logits_bc, IMPOSSIBLE), axis=-1)
+    if label_smoothing:
+        possible_bc = logits_bc > IMPOSSIBLE
+        spread_b = normalizer_b - jnp.mean(logits_bc, axis=-1, where=possible_bc | ~possible_bc.any(-1, keepdims=True))
+        nats_b = (1 - label_smoothing) * nats_b + label_smoothing * spread_b
+    nats_b = nats_b + z_loss * normalizer_b**2 if z_loss else nats_b
+    return jnp.where(gold_bc.any(axis=-1), nats_b, jnp.inf)
+
+
+def token_losses(features_btd, head, targets_bt, dtype: str = "float32", copying=None) -> jax.Array:
     """nats_bt of each target, one batch of logits at a time; for scoring, where positions are looked at singly."""
     kernel_dv, bias_v = head
 
     def one(args):
-        features_td, targets_t = args
-        return _nll(dot(features_td, kernel_dv, dtype) + bias_v, targets_t, 0.0, 0.0)[0]
+        features_td, targets_t, copying = args
+        return _nll(dot(features_td, kernel_dv, dtype) + bias_v, targets_t, copying, 0.0, 0.0)[0]
 
-    return lax.map(one, (features_btd, targets_bt))
+    return lax.map(one, (features_btd, targets_bt, copying))
 
 
-def _nll(logits_nv, targets_n, smoothing, z):
-    """(loss of each position, log of its softmax's normaliser)."""
+def _nll(logits_nv, targets_n, copying, smoothing, z):
+    """(loss of each position, log of its softmax's normaliser, what the gradient needs of the mixture: how much of the
+    target's probability is the softmax's, and the derivative of its logarithm by the probability of copying)."""
     normalizer_n = jax.nn.logsumexp(logits_nv, axis=-1)
-    gold_n = jnp.take_along_axis(logits_nv, targets_n[:, None], axis=-1)[:, 0]
+    loss_n = normalizer_n - jnp.take_along_axis(logits_nv, targets_n[:, None], axis=-1)[:, 0]
+    written_n, slope_n = jnp.ones_like(loss_n), None
+    if copying is not None:
+        gate_n, copied_n = copying
+        log_written_n = jax.nn.log_sigmoid(gate_n) - loss_n
+        loss_n = -log_mixture(gate_n, -loss_n, copied_n)
+        written_n = jnp.exp(log_written_n + loss_n)
+        slope_n = jnp.exp(jnp.minimum(jax.nn.log_sigmoid(-gate_n) + loss_n, 80))  # finite
     if smoothing:
-        gold_n = (1 - smoothing) * gold_n + smoothing * logits_nv.mean(axis=-1)
-    loss_n = normalizer_n - gold_n
-    return loss_n + z * normalizer_n**2 if z else loss_n, normalizer_n
+        loss_n = (1 - smoothing) * loss_n + smoothing * (normalizer_n - logits_nv.mean(axis=-1))
+    return loss_n + z * normalizer_n**2 if z else loss_n, normalizer_n, (written_n, slope_n)
 
 
-def _chunks(kernel_dv, features_nd, targets_n, weights_n):
-    """The positions in equal chunks; the last is filled with weight 0."""
+def _chunks(kernel_dv, features_nd, *of_positions):
+    """Features, and what else there is of each position, in equal chunks; the last is filled with 0, so with weight 0."""
     positions, vocab = features_nd.shape[0], kernel_dv.shape[1]
     # Logits and their gradient, float32, and a quarter of the bound for all else.
     count = min(positions, -(-positions * vocab * 8 // (BOUND * 3 // 4)))
@@ -94,41 +155,47 @@ def _chunks(kernel_dv, features_nd, targets_n, weights_n):
         array = jnp.pad(array, [(0, fill)] + [(0, 0)] * (array.ndim - 1))
         return array.reshape(-1, size, *array.shape[1:])
 
-    return cut(features_nd), cut(targets_n), cut(weights_n)
+    return jax.tree.map(cut, (features_nd, *of_positions))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7))
-def _loss(kernel_dv, bias_v, features_nd, targets_n, weights_n, smoothing, z, dtype):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7, 8))
+def _loss(kernel_dv, bias_v, features_nd, targets_n, weights_n, copying, smoothing, z, dtype):
     def body(total, chunk):
-        features, targets, weights = chunk
-        loss, _ = _nll(dot(features, kernel_dv, dtype) + bias_v, targets, smoothing, z)
+        features, targets, weights, copying = chunk
+        loss, *_ = _nll(dot(features, kernel_dv, dtype) + bias_v, targets, copying, smoothing, z)
         return total + jnp.sum(loss * weights), None
 
-    return lax.scan(body, bias_v.dtype.type(0), _chunks(kernel_dv, features_nd, targets_n, weights_n))[0]
+    return lax.scan(body, bias_v.dtype.type(0), _chunks(kernel_dv, features_nd, targets_n, weights_n, copying))[0]
 
 
-def _loss_forward(kernel_dv, bias_v, features_nd, targets_n, weights_n, smoothing, z, dtype):
+def _loss_forward(kernel_dv, bias_v, features_nd, targets_n, weights_n, copying, smoothing, z, dtype):
     """The gradient of a chunk is taken while its logits are there, so nothing is computed twice or kept."""
     vocab = kernel_dv.shape[1]
 
     def body(carry, chunk):
         total, d_kernel, d_bias = carry
-        features, targets, weights = chunk
+        features, targets, weights, copying = chunk
         logits = dot(features, kernel_dv, dtype) + bias_v
-        loss, normalizer = _nll(logits, targets, smoothing, z)
+        loss, normalizer, (written, slope) = _nll(logits, targets, copying, smoothing, z)
         total = total + jnp.sum(loss * weights)
-        gold = (targets[:, None] == jnp.arange(vocab)) * (1 - smoothing) + smoothing / vocab
-        share = jnp.exp(logits - normalizer[:, None])
-        share = share * (1 + 2 * z * normalizer)[:, None] if z else share
+        # With copying the target's softmax is answerable for its part of the mixture alone.
+        written = (1 - smoothing) * written
+        gold = (targets[:, None] == jnp.arange(vocab)) * written[:, None] + smoothing / vocab
+        share = jnp.exp(logits - normalizer[:, None]) * (written + smoothing + 2 * z * normalizer)[:, None]
         d_logits = (share - gold) * weights[:, None]
         d_kernel = _add_product(d_kernel, features, d_logits, dtype)
-        return (total, d_kernel, d_bias + d_logits.sum(0)), dot(d_logits, kernel_dv.T, dtype)
+        d_copying = None
+        if copying is not None:
+            scale = weights * (1 - smoothing)
+            d_copying = scale * jax.nn.sigmoid(copying[0]) - weights * written, -scale * slope
+        return (total, d_kernel, d_bias + d_logits.sum(0)), (dot(d_logits, kernel_dv.T, dtype), d_copying)
 
     zeros = (bias_v.dtype.type(0), jnp.zeros_like(kernel_dv), jnp.zeros_like(bias_v))
-    chunks = _chunks(kernel_dv, features_nd, targets_n, weights_n)
-    (total, d_kernel, d_bias), d_features = lax.scan(body, zeros, chunks)
-    d_features = d_features.reshape(-1, features_nd.shape[1])[: features_nd.shape[0]]
-    return total, (d_kernel, d_bias, d_features)
+    chunks = _chunks(kernel_dv, features_nd, targets_n, weights_n, copying)
+    (total, d_kernel, d_bias), cut = lax.scan(body, zeros, chunks)
+    whole = lambda x: x.reshape(-1, *x.shape[2:])[: features_nd.shape[0]]
+    d_features, d_copying = jax.tree.map(whole, cut)
+    return total, (d_kernel, d_bias, d_features, d_copying)
 
 
 def _add_product(sum_dv, features_nd, d_logits_nv, dtype):
@@ -149,7 +216,8 @@ def _add_product(sum_dv, features_nd, d_logits_nv, dtype):
 
 
 def _loss_backward(smoothing, z, dtype, saved, gradient):
-    return *(gradient * each for each in saved), None, None
+    d_kernel, d_bias, d_features, d_copying = jax.tree.map(lambda each: gradient * each, saved)
+    return d_kernel, d_bias, d_features, None, None, d_copying
 
 
 _loss.defvjp(_loss_forward, _loss_backward)

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from lm import checkpoints, evaluation, generation, transfer, workdir
+from lm import checkpoints, evaluation, generation, models, transfer, workdir
 from lm.config import Config
 from lm.data import pipeline, tokenizers
 from lm.data.examples import Example, Listed
@@ -17,6 +17,7 @@ from lm.data.tokenizers import Tokenizer
 from lm.errors import UserError
 from lm.generation import Generation, Options, Score
 from lm.models.encoder_decoder import EncoderDecoder
+from lm.models.readers import Reader
 from lm.tasks import TASKS
 from lm.training import initial_params
 
@@ -29,7 +30,7 @@ class Run:
     step: int
     config: Config
     tokenizer: Tokenizer
-    model: EncoderDecoder
+    model: EncoderDecoder | Reader
     params: Any
     weights: str = "one step"  # or whatever mean of steps or checkpoints the parameters are
 
@@ -41,13 +42,7 @@ class Run:
     @functools.cached_property
     def labels(self) -> tuple[str, ...]:
         """What a task that ranks chooses from."""
-        path = self.workdir / "labels.json"
-        if not path.exists():  # a run of before it was written
-            return evaluation.labels_of(pipeline.load_splits(self.config.data, ("train",))["train"].examples)
-        try:
-            return tuple(map(str, json.loads(path.read_text())))
-        except ValueError:
-            raise UserError(str(path), "is not valid JSON", "move it away: it is made of the training data") from None
+        return _labels(self.workdir, self.config)
 
     def generate(self, prompts: Sequence[str], options: Options | None = None) -> list[list[Generation]]:
         """Outputs for each prompt: the beginning of a text for a language model, else the source."""
@@ -76,21 +71,37 @@ class Run:
         return generation.score(self.model, self.params, self.tokenizer, made)
 
 
+def _labels(directory: epath.Path, config: Config) -> tuple[str, ...]:
+    path = directory / "labels.json"
+    if not path.exists():  # a run of before it was written
+        return evaluation.labels_of(pipeline.load_splits(config.data, ("train",))["train"].examples)
+    try:
+        return tuple(map(str, json.loads(path.read_text())))
+    except ValueError:
+        raise UserError(str(path), "is not valid JSON", "move it away: it is made of the training data") from None
+
+
+def _kind(run: Run) -> tuple:
+    """What runs that generate together have in common."""
+    task, data = TASKS[run.config.data.task], run.config.data
+    chosen = (data.span,) if task.points else run.labels if task.ranks else ()
+    return run.tokenizer.fingerprint, run.model.has_encoder, task.chooses, chosen
+
+
 def generate_together(runs: Sequence[Run], prompts: Sequence[str], options: Options) -> list[list[Generation]]:
     """As `Run.generate`, of several runs: the mean of their probabilities at each token.
 
     Raises:
-        UserError: they do not share a tokenizer, or some have an encoder and some have none.
+        UserError: they do not share a tokenizer, or have tasks of other kinds.
     """
     first = runs[0]
     for run in runs[1:]:
-        if run.tokenizer.fingerprint != first.tokenizer.fingerprint or run.model.has_encoder != first.model.has_encoder:
+        if _kind(run) != _kind(first):
             what = f"has another tokenizer or kind of task than {first.workdir}"
             raise UserError(str(run.workdir), what, "give runs of one tokenizer, e.g. with other seeds")
     members = [(run.model, run.params) for run in runs]
-    if TASKS[first.config.data.task].ranks:
-        return generation.classify(members, first.tokenizer, prompts, first.labels, options.num_samples)
-    return generation.generate_together(members, first.tokenizer, prompts, options)
+    labels = first.labels if TASKS[first.config.data.task].ranks else ()
+    return generation.generate_together(members, first.tokenizer, prompts, options, labels)
 
 
 def load(directory: str, checkpoint: str = "best") -> Run:
@@ -111,7 +122,8 @@ def load(directory: str, checkpoint: str = "best") -> Run:
     if decay := config.optimizer.ema_decay:
         weights = f"EMA {decay:g}" if weights == "one step" else f"{weights} of EMA {decay:g}"
     tokenizer = tokenizers.load_tokenizer(path / "tokenizer")
-    model = EncoderDecoder(config.model, tokenizer.vocab_size, TASKS[config.data.task].has_source)
+    labels = _labels(path, config) if config.model.pool else ()
+    model = models.build(config, tokenizer.vocab_size, generation.label_ids(tokenizer, labels))
     shapes = jax.eval_shape(lambda: initial_params(model, config.seed))
     params = transfer.mean([saved.restore(step, shapes)[0] for step in steps])
     saved.close()

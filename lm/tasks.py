@@ -13,6 +13,14 @@ class Task:
     layouts: tuple[str, ...]  # how its examples can be laid out (lm/data/batches.py, packing.py); its own first
     scores: tuple[str, ...]  # names in `lm.metrics.SCORES`, computed on generated text
     ranks: bool = False  # whether the output is the most likely of the targets seen in training, and nothing else
+    points: bool = False  # whether the output is a span of the source, and nothing else
+
+    @property
+    def chooses(self) -> str:
+        """How an output is chosen where it is not decoded; empty where it is."""
+        return (
+            "ranks its labels by likelihood" if self.ranks else "points at spans of the source" if self.points else ""
+        )
 
 
 TASKS = {
@@ -20,6 +28,7 @@ TASKS = {
     "prefix": Task(pairs=False, has_source=True, layouts=("buckets", "packed"), scores=()),
     "denoise": Task(pairs=False, has_source=True, layouts=("buckets", "packed"), scores=()),
     "seq2seq": Task(True, True, layouts=("buckets", "packed"), scores=("exact_match", "bleu", "chrf")),
+    "extract": Task(True, True, layouts=("buckets",), scores=("exact_match", "squad"), points=True),
     "classify": Task(True, True, ("buckets", "packed"), scores=("exact_match", "accuracy", "macro_f1"), ranks=True),
 }
 

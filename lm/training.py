@@ -17,7 +17,7 @@ from flax.traverse_util import flatten_dict
 from jax import lax
 
 import lm
-from lm import checkpoints, console, evaluation, hosts, losses, optimizers, transfer, workdir
+from lm import checkpoints, console, evaluation, generation, hosts, losses, models, optimizers, transfer, workdir
 from lm import config as configuration
 from lm.config import Config, Group, in_steps
 from lm.data import pipeline, tokenizers
@@ -26,6 +26,7 @@ from lm.errors import Stopped, UserError
 from lm.generation import Options, generate
 from lm.models.decoder import zero_states
 from lm.models.encoder_decoder import EncoderDecoder
+from lm.models.readers import Classifier, Reader
 from lm.parallel import Devices, devices_for
 from lm.tasks import TASKS, layout_of
 
@@ -60,13 +61,13 @@ def whole(groups: Sequence[Group], params: Any, rest: TrainState) -> TrainState:
 class Metrics(NamedTuple):
     """Of one update, over all devices, float32."""
 
-    loss_sum: jax.Array  # nats, label smoothing included
+    loss_sum: jax.Array  # nats, label smoothing and all that is added to the loss included
     tokens: jax.Array  # real target tokens
     grad_norm: jax.Array  # global norm of the mean gradient of what is not frozen, before clipping
 
 
 def initial_state(
-    model: EncoderDecoder, optimizer: optax.GradientTransformation, config: Config, params: Any
+    model: EncoderDecoder | Reader, optimizer: optax.GradientTransformation, config: Config, params: Any
 ) -> TrainState:
     """Before the first update, on one device; `carry` for the whole batch."""
     carry = ()
@@ -77,7 +78,7 @@ def initial_state(
     return TrainState(jnp.int32(0), params, optimizer.init(learning), carry, averaged)
 
 
-def initial_params(model: EncoderDecoder, seed: int) -> Any:
+def initial_params(model: EncoderDecoder | Reader, seed: int) -> Any:
     """A pure function of the seed."""
     return _initial_params(model, np.uint32(seed))
 
@@ -89,14 +90,15 @@ def _initial_params(model, seed):
 
 
 def make_train_step(
-    model: EncoderDecoder, optimizer: optax.GradientTransformation, config: Config, devices: Devices
+    model: EncoderDecoder | Reader, optimizer: optax.GradientTransformation, config: Config, devices: Devices
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """One update, for `devices.compile`.
 
     The mean is over real target tokens of all devices and all of the `accumulate` parts, so that neither changes the
     update. A row's dropout depends on (seed, step, row of the global batch) and not on the device.
     """
-    parts, smoothing, z_loss = config.training.accumulate, config.training.label_smoothing, config.training.z_loss
+    training, parts = config.training, config.training.accumulate
+    extra = (training.label_smoothing, training.z_loss, config.model.coverage)
     groups, decay = optimizers.groups_of(config), config.optimizer.ema_decay
 
     @functools.partial(jax.value_and_grad, has_aux=True)
@@ -115,7 +117,7 @@ def make_train_step(
 
         def part_gradient(total, part):
             carry, part_batch, part_keys = part
-            (loss, (count, carry)), grads = gradient(learning, frozen, carry, part_batch, part_keys, smoothing, z_loss)
+            (loss, (count, carry)), grads = gradient(learning, frozen, carry, part_batch, part_keys, *extra)
             return jax.tree.map(jnp.add, total, (grads, (loss, count))), carry
 
         zeros = (jax.tree.map(jnp.zeros_like, learning), (jnp.float32(0), jnp.float32(0)))
@@ -233,7 +235,9 @@ def train(config: Config, directory: epath.Path, profile: tuple[int, int] | None
     # Model, optimizer and state: the run's own last checkpoint, else `init_from`, else from the seed.
     schedule = Schedule(config, data, profile)
     rate = optimizers.schedule(config.optimizer, schedule.warmup, schedule.steps)
-    model = EncoderDecoder(config.model, tokenizer.vocab_size, TASKS[config.data.task].has_source)
+    model = models.build(config, tokenizer.vocab_size, generation.label_ids(tokenizer, labels))
+    for name in splits.keys() - {"train"} if isinstance(model, Classifier) else ():
+        evaluation.check_labels(splits[name], labels)
     params = jax.device_get(initial_params(model, config.seed))
     loaded: list[str] = []
     if origin:

@@ -4,13 +4,12 @@ They read the bytes of each token, so it does not matter how a string is cut: on
 segmentation, and any segmentation of one that is forced will do.
 """
 
-import re
 from collections.abc import Collection, Sequence
 
 import jax.numpy as jnp
 import numpy as np
 
-from lm.data.tokenizers import EOS, SPECIALS, Tokenizer
+from lm.data.tokenizers import EOS, Tokenizer, surfaces
 from lm.decoding import Words
 from lm.errors import UserError
 
@@ -41,24 +40,6 @@ def automata(
     next_psv = np.stack([np.pad(next_sv, [(0, states - len(next_sv)), (0, 0)]) for next_sv, _ in made])
     progress_ps = np.stack([np.pad(progress_s, (0, states - len(progress_s))) for _, progress_s in made])
     return Words(jnp.asarray(next_psv), jnp.asarray(progress_ps), int(progress_ps.max(axis=1).sum()))
-
-
-def surfaces(tokenizer: Tokenizer) -> list[bytes]:
-    """The bytes that each id adds to a text; a tokenizer may leave out some of the first one's."""
-    pieces = tokenizer.pieces(range(tokenizer.vocab_size))
-    if tokenizer.kind == "bytes":
-        own = [bytes([i]) for i in range(256)]
-    elif tokenizer.kind in ("characters", "words"):
-        own = [piece.encode() for piece in pieces[len(SPECIALS) : tokenizer.own_size]]
-    else:  # SentencePiece
-        own = [_surface(piece) for piece in pieces[len(SPECIALS) : tokenizer.own_size]]
-    extras = [piece.encode() for piece in pieces[tokenizer.own_size : tokenizer.unused.start]]
-    return [b""] * len(SPECIALS) + own + extras + [b""] * len(tokenizer.unused)
-
-
-def _surface(piece: str) -> bytes:
-    byte = re.fullmatch("<0x([0-9A-F]{2})>", piece)
-    return bytes([int(byte[1], 16)]) if byte else piece.replace("\u2581", " ").encode()
 
 
 def _utf8(text: str, flag: str) -> bytes:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 import lm
 from lm import config as configuration
-from lm import optimizers, training
+from lm import models, optimizers, training
 from lm.config import (
     Config,
     DataConfig,
@@ -37,7 +37,6 @@ from lm.data.corpus import InMemory
 from lm.data.examples import Example, Listed
 from lm.data.sources import Split
 from lm.errors import UserError
-from lm.models.encoder_decoder import EncoderDecoder
 from lm.parallel import Devices
 from lm.tasks import TASKS
 
@@ -47,7 +46,7 @@ OTHER = {
     "data.train": "text:a b,c=*.txt",
     "data.validation": "tsv:é.tsv",
     "data.test": "jsonl:t.jsonl",
-    "data.task": "classify",
+    "data.task": "seq2seq",
     "data.layout": "packed",
     "data.turns": ["Guest: {turn}", "Seller: {turn}"],
     "data.history": 5,
@@ -62,6 +61,7 @@ OTHER = {
     "data.evaluation_streams": 5,
     "data.prefix_least": 0.1,
     "data.prefix_most": 0.9,
+    "data.span": 9,
     "data.workers": 2,
     "data.noise.kind": "bart",
     "data.noise.rate": 0.3,
@@ -83,6 +83,9 @@ OTHER = {
     "model.layers": 3,
     "model.encoder": "unidirectional",
     "model.attention": "additive",
+    "model.copy": True,
+    "model.coverage": 0.5,
+    "model.pool": "max",
     "model.dropout": 0.3,
     "model.tied": True,
     "model.heads": 2,
@@ -125,7 +128,10 @@ OTHER = {
 
 
 def base() -> Config:
-    return Config(data=DataConfig(train="text:a.txt", tokenizer=TokenizerConfig(kind="unigram", vocab_size=512)))
+    tokenizer = TokenizerConfig(kind="unigram", vocab_size=512)
+    return Config(
+        data=DataConfig(train="text:a.txt", task="classify", tokenizer=tokenizer), model=ModelConfig(attention="dot")
+    )
 
 
 def changed(config: Config, values: dict) -> Config:
@@ -167,7 +173,9 @@ def test_every_override_changes_its_field_of_the_resolved_json_and_no_other(tmp_
     file = tmp_path / "base.py"
     file.write_text(
         "from lm.config import *\n"
-        "def get_config(): return Config(data=DataConfig(train='text:a.txt', tokenizer=TokenizerConfig(vocab_size=512)))"
+        "tokenizer = TokenizerConfig(vocab_size=512)\n"
+        "data = DataConfig(train='text:a.txt', task='classify', tokenizer=tokenizer)\n"
+        "def get_config(): return Config(data=data, model=ModelConfig(attention='dot'))"
     )
     arguments = [[f"--config={file}"]]
     written = lambda value: ",".join(value) if isinstance(value, list) else value
@@ -203,6 +211,8 @@ def test_json_there_and_back_is_exact(data):
     values |= {path: data.draw(values) for path, values in free.items()}
     if "model.tied" in values:  # the widths must be equal then
         values = {path: value for path, value in values.items() if not path.endswith("_dim")}
+    if "data.task" in values or {"model.copy", "model.coverage", "model.tied", "data.layout"} & set(values):
+        values.pop("model.pool", None)  # for labels alone, without a decoder
     config = validated(changed(base(), values))
     text = configuration.to_json(config)
     again = configuration.from_json(text, "config.json")
@@ -253,10 +263,10 @@ def test_text_that_is_no_json_object_is_refused(text):
 
 AT_LEAST_ONE = (
     "data.batch_size data.window data.max_length data.buckets data.evaluation_streams model.embed_dim "
-    "model.hidden_dim model.layers model.heads training.keep_checkpoints training.accumulate"
+    "model.hidden_dim model.layers model.heads data.span training.keep_checkpoints training.accumulate"
 ).split()
 NAMES = (
-    "data.task data.tokenizer.kind model.cell model.encoder model.attention model.dtype model.backward optimizer.name "
+    "data.task data.tokenizer.kind model.cell model.encoder model.attention model.dtype model.backward model.pool optimizer.name "
     "optimizer.schedule training.parallel training.not_finite data.layout data.noise.kind data.tokenizer.normalization"
 ).split()
 DURATIONS = "training.steps training.eval_every training.checkpoint_every training.log_every".split()
@@ -292,7 +302,7 @@ INVALID = [
     *((path, v, {}) for path in ("optimizer.final_fraction", "data.reset_rate") for v in (-0.1, 1.1, NAN)),
     *(
         (name, value, {})
-        for name in "optimizer.learning_rate optimizer.weight_decay optimizer.epsilon optimizer.clip_norm training.z_loss".split()
+        for name in "optimizer.learning_rate optimizer.weight_decay optimizer.epsilon optimizer.clip_norm training.z_loss model.coverage".split()
         for value in (-1e-9, INFINITY, NAN)
     ),
     ("optimizer.decayed", "(", {}),
@@ -302,10 +312,20 @@ INVALID = [
     ),
     ("optimizer.groups", ["a=>0", ".*=>0"], {}),
     ("optimizer.weight_decay", 0.1, {"optimizer.name": "adam"}),
-    ("model.tied", True, {"model.embed_dim": 8, "model.hidden_dim": 16}),
+    ("model.tied", True, {"model.embed_dim": 8, "model.hidden_dim": 16, "model.attention": "none"}),
     # Without a source there is no attention, and nothing that brings the features to the embedding's width.
     ("model.tied", True, {"model.embed_dim": 8, "model.hidden_dim": 16, "model.attention": "dot", "data.task": "lm"}),
     ("model.heads", 3, {"model.hidden_dim": 16}),
+    ("model.copy", True, {"model.attention": "none"}),
+    ("model.copy", True, {"data.task": "lm"}),
+    ("model.copy", True, {"data.task": "extract"}),
+    ("model.copy", True, {"model.pool": "mean"}),
+    ("model.coverage", 1.0, {"model.attention": "none"}),
+    ("model.pool", "mean", {"data.task": "seq2seq"}),
+    ("model.pool", "mean", {"data.layout": "packed"}),
+    ("model.attention", "none", {"data.task": "extract"}),
+    ("model.tied", True, {"data.task": "extract"}),
+    ("data.layout", "packed", {"data.task": "extract"}),
     ("training.accumulate", 3, {"data.batch_size": 64}),
     ("training.init_from", ":", {}),
     ("training.init_params", Names(["a/.*", "("]), {}),
@@ -516,22 +536,29 @@ NOISE = {f"data.noise.{name}" for name in "kind rate mean_span infilling deletio
 PREFIX = {"data.prefix_least", "data.prefix_most"}
 SEGMENTED = {f"data.tokenizer.{name}" for name in "normalization pieces copies".split()}  # the texts' are characters
 STREAMED = {"data.window", "data.reset_rate", "data.evaluation_streams"}
+CHOSEN = {"data.span", "model.pool"}  # of tasks that choose
 UNREAD = {
-    "lm": {"data.max_length", "data.buckets", "model.attention", *NOISE, *PREFIX, *SEGMENTED},
-    "seq2seq": {*STREAMED, *NOISE, *PREFIX},
-    "classify": {*STREAMED, *NOISE, *PREFIX},
-    "prefix": {*STREAMED, *NOISE, *SEGMENTED},
-    "denoise": {*STREAMED, *PREFIX, *SEGMENTED, *(f"data.noise.{x}" for x in "infilling deletion permutation".split())},
-    "denoise bart": {*STREAMED, *PREFIX, *SEGMENTED, "data.noise.rate"},
+    "lm": {"data.max_length", "data.buckets", "model.attention", "model.copy", *NOISE, *PREFIX, *SEGMENTED, *CHOSEN},
+    "seq2seq": {*STREAMED, *NOISE, *PREFIX, *CHOSEN},
+    "classify": {*STREAMED, *NOISE, *PREFIX, "data.span"},
+    "classify mean": {*STREAMED, *NOISE, *PREFIX, "data.span", "model.attention", "model.copy", "model.tied"},
+    "extract": {*STREAMED, *NOISE, *PREFIX, "model.copy", "model.tied", "model.pool"},
+    "prefix": {*STREAMED, *NOISE, *SEGMENTED, *CHOSEN},
+    "denoise": {
+        *(*STREAMED, *PREFIX, *SEGMENTED, *CHOSEN),
+        *(f"data.noise.{x}" for x in "infilling deletion permutation".split()),
+    },
+    "denoise bart": {*STREAMED, *PREFIX, *SEGMENTED, *CHOSEN, "data.noise.rate"},
 }
 
 
 @pytest.mark.parametrize("case", UNREAD)
 def test_a_run_reads_every_field_of_its_task(case, sources, tmp_path, monkeypatch):
-    task, _, noise = case.partition(" ")
+    task, _, variant = case.partition(" ")
     few = {"training.steps": 1, "training.eval_examples": 1, "data.test": "", "optimizer.weight_decay": 0.1}
     few |= {
-        "data.noise.kind": noise or "spans",
+        "data.noise.kind": "bart" if variant == "bart" else "spans",
+        "model.pool": "mean" if variant == "mean" else "",
         "data.task": task,
         "data.tokenizer.sampling": 0.1 * TASKS[task].pairs,
         "data.max_length": 16,
@@ -571,10 +598,13 @@ def test_a_config_file_is_valid_and_its_model_shrunk_takes_a_step(file):
     vocab, rng = 300, np.random.default_rng(0)
     has_source = TASKS[config.data.task].has_source
     ids = lambda: [rng.integers(4, vocab, rng.integers(1, 7)) for _ in range(3 * rows * accumulate)]
-    encoded = pipeline.Encoded(None, InMemory(ids(), ids() if has_source else []), 0, 0)
+    sources_, targets = ids() if has_source else [], ids()
+    if TASKS[config.data.task].points:
+        targets = [source[:1] for source in sources_]
+    encoded = pipeline.Encoded(None, InMemory(targets, sources_), 0, 0)
     data = pipeline.training_data(encoded, config.data, config.seed)
     schedule = training.Schedule(config, data)
-    model = EncoderDecoder(config.model, vocab, has_source)
+    model = models.build(config, vocab)
     params = training.initial_params(model, config.seed)
     rate = optimizers.schedule(config.optimizer, schedule.warmup, schedule.steps)
     optimizer = optimizers.optimizer(config.optimizer, rate, params)
@@ -584,8 +614,10 @@ def test_a_config_file_is_valid_and_its_model_shrunk_takes_a_step(file):
     after, metrics = step(state, devices.put(data.batches[0]))
     metrics = Devices.first(metrics)
     assert metrics.tokens == data.batches[0].weights_bt.sum() > 0
-    # The loss of a model that knows nothing is about log(vocab) nats a token.
-    assert 0.5 * math.log(vocab) < metrics.loss_sum / metrics.tokens < 2 * math.log(vocab)
+    # The loss of a model that knows nothing is about log(vocab) nats a token; of a pointer, of its spans an answer.
+    assert TASKS[config.data.task].points or 0.5 * math.log(vocab) < metrics.loss_sum / metrics.tokens < 2 * math.log(
+        vocab
+    )
     assert 0 < metrics.grad_norm < 1e3 and Devices.first(after.step) == 1
     moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), Devices.first(after.params), params)
     assert all(np.isfinite(size) for size in jax.tree.leaves(moved)) and max(jax.tree.leaves(moved)) > 0

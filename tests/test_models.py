@@ -30,11 +30,15 @@ SHAPES = [
     ("none", "bidirectional", 1, False, "mlstm"),
     ("dot", "unidirectional", 2, False, "slstm"),
     ("none", None, 2, False, "rglru"),
+    ("dot", "bidirectional", 2, False, "lstm", True),  # pointer-generators
+    ("additive", "unidirectional", 1, True, "lstm", True),
 ]
 LENGTHS = [(5, 3), (2, 6), (4, 1)]  # source and target, each without its EOS
 
 
-def config(attention="none", encoder="bidirectional", layers=1, tied=False, cell="lstm", **fields) -> ModelConfig:
+def config(
+    attention="none", encoder="bidirectional", layers=1, tied=False, cell="lstm", copy=False, **fields
+) -> ModelConfig:
     # The tied head reads features as wide as the embedding: attention brings them there, else the state must be so.
     embed_dim = HIDDEN if tied and attention == "none" else 4
     return ModelConfig(
@@ -45,6 +49,7 @@ def config(attention="none", encoder="bidirectional", layers=1, tied=False, cell
         encoder=encoder or "bidirectional",
         tied=tied,
         cell=cell,
+        copy=copy,
         **fields,
     )
 
@@ -74,7 +79,7 @@ def encode(model, params, source_bs, keys_b=None, source_ends_bk=None):
 def unroll(model, params, inputs_bt, state, memory=None, reset_bt=None, keys_b=None):
     """(features, final state, logits)"""
     found, state = model.apply({"params": params}, inputs_bt, state, memory, reset_bt, keys_b, method="unroll")
-    return found, state, model.apply({"params": params}, found, method="logits")
+    return found.values_btd, state, model.apply({"params": params}, found, memory, method="logits")
 
 
 def forced(model, params, batch, keys_b=None):
@@ -118,7 +123,7 @@ def each(request):
     return built(config(*request.param), request.param[1] is not None)
 
 
-@pytest.fixture(params=[SHAPES[i] for i in (3, 4, 6)], ids=named)
+@pytest.fixture(params=[SHAPES[i] for i in (3, 4, 6, 11)], ids=named)
 def some(request):
     """(model, parameters) of a few shapes: gradients take long to compile."""
     return built(config(*request.param), request.param[1] is not None)
@@ -331,7 +336,11 @@ PACKED = [
     (attention, f"{directions}directional", 2, False, cell)
     for attention in ("none", "dot", "additive")
     for directions, cell in (("uni", "lstm"), ("bi", "lstm"), ("bi", "elman"))
-] + [("dot", "bidirectional", 2, False, "mlstm"), ("none", "unidirectional", 1, False, "mingru")]
+] + [
+    ("dot", "bidirectional", 2, False, "lstm", True),
+    ("dot", "bidirectional", 2, False, "mlstm"),
+    ("none", "unidirectional", 1, False, "mingru"),
+]
 
 
 def pairs_of(seed):

@@ -15,13 +15,12 @@ from conftest import changed, environment, tiny_config, tree_of
 from etils import epath
 
 from benchmarks import kill
-from lm import console, evaluation, optimizers, training, workdir
+from lm import console, evaluation, generation, models, optimizers, training, workdir
 from lm.config import Config
 from lm.data import batches, pipeline
 from lm.data.batches import Batch
 from lm.data.examples import Example, Listed
 from lm.errors import Stopped, UserError
-from lm.models.encoder_decoder import EncoderDecoder
 from lm.parallel import Devices
 from lm.run import load
 from lm.tasks import TASKS
@@ -77,7 +76,9 @@ class Setup:
             name: pipeline.encode(split, self.tokenizer, config.data, config.seed) for name, split in splits.items()
         }
         self.data = pipeline.training_data(self.encoded["train"], config.data, config.seed)
-        self.model = EncoderDecoder(config.model, self.tokenizer.vocab_size, TASKS[config.data.task].has_source)
+        task, targets = TASKS[config.data.task], (example.target for example in splits["train"].examples)
+        labels = generation.label_ids(self.tokenizer, sorted(set(targets)) if task.ranks else [])
+        self.model = models.build(config, self.tokenizer.vocab_size, labels)
         self.params = training.initial_params(self.model, config.seed)
 
     def optimizer(self) -> optax.GradientTransformation:

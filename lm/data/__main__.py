@@ -89,6 +89,8 @@ def show_split(encoded: Encoded, config: Config, tokenizer: Tokenizer) -> None:
     if examples.table[:, 2].any():
         print(f"              they are pieces of {int(np.sum(examples.table[:, 2] == 0)):,} documents")
     print(f"  tokens      {tokens:,} (without the ends), {encoded.unknown:,} unknown ({encoded.unknown / tokens:.3%})")
+    if encoded.unpointed:
+        print(f"  left out    {encoded.unpointed:,} whose target is no span of their source")
     print(f"  bytes       {encoded.target_bytes:,} of targets")
     if encoded.floor is not None:
         print(f"  floor       {encoded.floor:.3f} nats an example")

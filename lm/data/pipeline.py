@@ -17,6 +17,7 @@ from lm.data.corpus import Copies, Corpus, Pair, Pieces, Stored, Subset
 from lm.data.examples import Examples, Joined
 from lm.data.packing import Packed
 from lm.data.sources import Split
+from lm.data.spans import Spans
 from lm.data.store import Finished, Records, Shard
 from lm.data.tokenizers import UNK, Tokenizer, train_tokenizer
 from lm.errors import UserError
@@ -33,6 +34,7 @@ class Encoded:
     unknown: int  # ids that are UNK
     target_bytes: int  # UTF-8 bytes of the targets
     floor: float | None = None  # mean of -log p of the examples under their source (nats), where the data know it
+    unpointed: int = 0  # examples that are not in the corpus, as their target is no span of their source
 
     @property
     def documents(self) -> int:
@@ -127,7 +129,16 @@ def encode(split: Split, tokenizer: Tokenizer, config: DataConfig, seed: int = 0
             targets = (target[~np.isin(target, sentinels)] for _, target in corpus.take(range(len(corpus)), 0))
             target_bytes = sum(len(tokenizer.decode(ids).encode()) for ids in targets)
         floor = None  # that of the texts is not that of what is made of them
-    return Encoded(split, corpus, int(records.total("unknown")), target_bytes, floor)
+    unpointed = 0
+    if TASKS[config.task].points:
+        counts = np.min([corpus.lengths(variant)[:, 1] for variant in range(corpus.variants)], axis=0)
+        pointed = np.flatnonzero(counts > 0)
+        if not len(pointed):
+            what = f"no target is a span of at most {config.span} tokens of its source"
+            raise UserError(f"config.data.{split.name}", what, "use config.data.task=seq2seq, or tokenizer.kind=bytes")
+        unpointed = len(corpus) - len(pointed)
+        corpus, floor = (Subset(corpus, pointed), None) if unpointed else (corpus, floor)
+    return Encoded(split, corpus, int(records.total("unknown")), target_bytes, floor, unpointed)
 
 
 def _dtype(tokenizer: Tokenizer) -> str:
@@ -139,7 +150,10 @@ def _records(split: Split, tokenizer: Tokenizer, config: DataConfig, copy: int |
     """A split's ids in the cache; `copy` numbers a sampled segmentation."""
     alpha, examples, dtype = config.tokenizer.sampling if copy is not None else 0, split.examples, _dtype(tokenizer)
     versions = [ENCODING, importlib.metadata.version("sentencepiece")]
-    key = store.key_of("ids", versions, examples.fingerprint, tokenizer.fingerprint, alpha, copy)
+    task = TASKS[config.task]
+    kind = f"spans of {config.span}" if task.points else "labels" if task.ranks else "texts"
+    key = store.key_of("ids", kind, versions, examples.fingerprint, tokenizer.fingerprint, alpha, copy)
+    spans = Spans(tokenizer) if task.points else None
 
     def ids(texts: list[str], seed: int) -> list[np.ndarray]:
         return tokenizer.sample_batch(texts, alpha, seed) if copy is not None else tokenizer.encode_batch(texts)
@@ -147,15 +161,24 @@ def _records(split: Split, tokenizer: Tokenizer, config: DataConfig, copy: int |
     def shard(numbers: range) -> Shard:
         chosen = examples.read(numbers)
         seed = numbers.start * config.tokenizer.copies + copy if copy is not None else 0
-        targets = ids([example.target for example in chosen], seed)
+        texts = [example.target for example in chosen]
         found = [example.source for example in chosen if example.source is not None]
-        sources_ = ids(found, seed + 2**31) if found else [np.zeros(0, np.int32)] * len(targets)
+        sources_ = ids(found, seed + 2**31) if found else [np.zeros(0, np.int32)] * len(texts)
+        if spans:
+            spanned = map(spans.find, found, sources_, texts)
+            targets = [each[: len(each) * (len(each) <= config.span)] for each in spanned]
+        else:  # a label is one of a list, so it is cut in one way
+            targets = tokenizer.encode_batch(texts) if task.ranks else ids(texts, seed)
         log_probs = [example.log_prob for example in chosen if example.log_prob is not None]
         goes_on = examples.table[numbers.start + 1 : numbers.stop + 1, 2]  # whether the next one continues it
         closed = 1 - np.append(goes_on, np.zeros(len(numbers) - len(goes_on), np.int32))
         note = {
             "unknown": sum(int(np.sum(each == UNK)) for each in (*sources_, *targets)),
-            "target_bytes": sum(len(example.target.encode()) for example in chosen),
+            "target_bytes": sum(
+                len(text.encode())
+                for text, target in zip(texts, targets, strict=True)
+                if len(target) or not task.points
+            ),
             "log_probs": len(log_probs),
             "log_prob": math.fsum(log_probs),
         }

@@ -1,0 +1,18 @@
+"""The models: pure functions of their parameters."""
+
+from collections.abc import Sequence
+
+from lm.config import Config
+from lm.models.encoder_decoder import EncoderDecoder
+from lm.models.readers import Classifier, Extractor, Reader
+from lm.tasks import TASKS
+
+
+def build(config: Config, vocab_size: int, labels: Sequence[Sequence[int]] = ()) -> EncoderDecoder | Reader:
+    """The model of a configuration's task; `labels` are the ids, EOS included, of those that a task ranks."""
+    task = TASKS[config.data.task]
+    if task.points:
+        return Extractor(config.model, vocab_size, config.data.span)
+    if task.ranks and config.model.pool:
+        return Classifier(config.model, vocab_size, tuple(tuple(map(int, ids)) for ids in labels))
+    return EncoderDecoder(config.model, vocab_size, task.has_source)

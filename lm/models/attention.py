@@ -30,16 +30,25 @@ class Attention(nn.Module):
     def __call__(
         self, queries_bth: jax.Array, keys_bsk: jax.Array, values_bsd: jax.Array, mask_bts: jax.Array
     ) -> jax.Array:
-        """contexts_btd, float32; positions where the mask is False get no weight. A mask of one `t` holds for all."""
+        """contexts_btd, float32, by the `weights` of the positions."""
+        return self.contexts(self.weights(queries_bth, keys_bsk, mask_bts), values_bsd)
+
+    def scores(self, queries_bth: jax.Array, keys_bsk: jax.Array) -> jax.Array:
+        """scores_bts, float32: how well each position matches, before any mask."""
         queries = self.query(queries_bth)
         if self.config.attention == "dot":
             scores_bts = jnp.einsum("btk,bsk->bts", queries, keys_bsk.astype(queries.dtype))
-            scores_bts = scores_bts.astype(jnp.float32) * self.memory_dim**-0.5
-        else:
-            mixed = jnp.tanh(queries[:, :, None] + keys_bsk[:, None]).astype(jnp.float32)
-            scores_bts = jnp.einsum("btsk,k->bts", mixed, self.energy)
+            return scores_bts.astype(jnp.float32) * self.memory_dim**-0.5
+        mixed = jnp.tanh(queries[:, :, None] + keys_bsk[:, None]).astype(jnp.float32)
+        return jnp.einsum("btsk,k->bts", mixed, self.energy)
+
+    def weights(self, queries_bth: jax.Array, keys_bsk: jax.Array, mask_bts: jax.Array) -> jax.Array:
+        """weights_bts, float32, of sum 1; none where the mask is False. A mask of one `t` holds for all."""
         # A finite number, not -inf: a row without any source (padding of the batch) must not become NaN.
-        weights_bts = jax.nn.softmax(jnp.where(mask_bts, scores_bts, -1e30))
+        return jax.nn.softmax(jnp.where(mask_bts, self.scores(queries_bth, keys_bsk), -1e30))
+
+    def contexts(self, weights_bts: jax.Array, values_bsd: jax.Array) -> jax.Array:
+        """contexts_btd, float32."""
         dtype = self.config.dtype
         contexts = jnp.einsum("bts,bsd->btd", weights_bts.astype(dtype), values_bsd.astype(dtype))
         return contexts.astype(jnp.float32)

@@ -1,5 +1,7 @@
 """The recurrent decoder with a dense head; without an encoder it is a language model."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -17,12 +19,32 @@ def zero_states(config: ModelConfig, batch: int) -> tuple[State, ...]:
     return tuple(cell.zero_state(batch, config.hidden_dim, config.heads) for _ in range(config.layers))
 
 
+class Features(NamedTuple):
+    """What the decoder says of each position, float32; without the axis t of one step."""
+
+    values_btd: jax.Array  # what the head reads
+    attention_bts: jax.Array | None = None  # weights of the source's positions, where there is attention
+    gate_bt: jax.Array | None = (
+        None  # log-odds of writing a token by the head against copying one, where the model copies
+    )
+
+
+def log_mixture(gate: jax.Array, log_written: jax.Array, copied: jax.Array) -> jax.Array:
+    """log(p written + (1 - p) copied), p the sigmoid of the gate (See et al., 2017, equation 9)."""
+    log_copied = jnp.log(jnp.maximum(copied, jnp.finfo(copied.dtype).tiny))  # of 0 the gradient would be NaN
+    return jnp.logaddexp(jax.nn.log_sigmoid(gate) + log_written, jax.nn.log_sigmoid(-gate) + log_copied)
+
+
 class Decoder(nn.Module):
     """Embedded inputs -> features for the head.
 
     With attention, the lowest layer's outputs are the queries, and the context is read by every layer above and by the
     features (`tanh(dense([output; context]))`, Luong et al., 2015). The lowest layer does not read contexts, so over a
     whole sequence attention is one product for all time steps, in `unroll` as in training.
+
+    With `copy` the decoder says besides, from output, context and input, how likely the next token is one that the head
+    writes and not a copy of the source's where it attends (pointer-generator, See et al., 2017, equation 8). Attention
+    does not read its own past, as theirs does: that would take the time steps one by one. Coverage is a loss alone.
     """
 
     config: ModelConfig
@@ -42,6 +64,8 @@ class Decoder(nn.Module):
         if self.attends:
             self.attention = Attention(config, value_dim)
             self.combine = nn.Dense(config.embed_dim if config.tied else config.hidden_dim, dtype=config.dtype)
+            if config.copy:
+                self.gate = nn.Dense(1)
 
     def initial_state(self, memory: Memory) -> tuple[State, ...]:
         """One `State` a layer, read from the fixed-length vector: what the cell makes of `tanh(dense(summary))`."""
@@ -59,9 +83,9 @@ class Decoder(nn.Module):
         mask_bt: jax.Array,
         reset_bt: jax.Array,
         keys_b: jax.Array | None,
-    ) -> tuple[jax.Array, tuple[State, ...]]:
-        """features_btd (float32) and the final state. Feeding the gold tokens is teacher forcing."""
-        rate, finals, context_tbd = self.config.dropout, [], None
+    ) -> tuple[Features, tuple[State, ...]]:
+        """The features and the final state. Feeding the gold tokens is teacher forcing."""
+        rate, finals, context_tbd, weights_bts, gate_tb = self.config.dropout, [], None, None, None
         starts_tbz, example_bt = [None] * len(state), None
         if memory is not None and memory.segments_bs is not None:
             example_bt = jnp.cumsum(reset_bt, axis=1) - 1
@@ -75,28 +99,32 @@ class Decoder(nn.Module):
             values_tbd, final = layer.unroll(values_tbd, before, mask_bt.T, reset_bt.T, starts_tbz=starts_tbz[depth])
             finals.append(final)
             if depth == 0 and self.attends:
-                context_btd = self._attend(values_tbd.swapaxes(0, 1), memory, example_bt)
-                context_tbd = context_btd.swapaxes(0, 1)
+                weights_bts = self._attend(values_tbd.swapaxes(0, 1), memory, example_bt)
+                context_tbd = self.attention.contexts(weights_bts, memory.values_bsd).swapaxes(0, 1)
         if context_tbd is not None:
+            gate_tb = self._gate(values_tbd, context_tbd, inputs_btd.swapaxes(0, 1))
             values_tbd = self._combine(values_tbd, context_tbd)
         values_tbd = dropout(values_tbd, rate, keys_b, place=200)
-        return values_tbd.swapaxes(0, 1), tuple(finals)
+        return Features(values_tbd.swapaxes(0, 1), weights_bts, None if gate_tb is None else gate_tb.T), tuple(finals)
 
     def step(
         self, inputs_bd: jax.Array, state: tuple[State, ...], memory: Memory | None
-    ) -> tuple[jax.Array, tuple[State, ...]]:
-        """features_bd of one token and the state after it."""
-        values_bd, context_bd, after = inputs_bd, None, []
+    ) -> tuple[Features, tuple[State, ...]]:
+        """The features of one token and the state after it."""
+        values_bd, context_bd, weights_bs, gate_b, after = inputs_bd, None, None, None, []
         for depth, (layer, before) in enumerate(zip(self.layers, state, strict=True)):
             if context_bd is not None:
                 values_bd = jnp.concatenate([values_bd, context_bd], axis=-1)
             after.append(layer.step(values_bd, before))
             values_bd = after[-1].output_bh
             if depth == 0 and self.attends:
-                context_bd = self._attend(values_bd[:, None], memory)[:, 0]
+                weights_b1s = self._attend(values_bd[:, None], memory)
+                context_bd = self.attention.contexts(weights_b1s, memory.values_bsd)[:, 0]
+                weights_bs = weights_b1s[:, 0]
         if context_bd is not None:
+            gate_b = self._gate(values_bd, context_bd, inputs_bd)
             values_bd = self._combine(values_bd, context_bd)
-        return values_bd, tuple(after)
+        return Features(values_bd, weights_bs, gate_b), tuple(after)
 
     def _starts(self, memory):
         return [jnp.tanh(bridge(memory.summary_nz)) for bridge in self.bridge]
@@ -105,7 +133,12 @@ class Decoder(nn.Module):
         mask_bts = memory.mask_bs[:, None]
         if example_bt is not None:
             mask_bts = mask_bts & (memory.segments_bs[:, None] == example_bt[..., None])
-        return self.attention(queries_bth, memory.keys_bsk, memory.values_bsd, mask_bts)
+        return self.attention.weights(queries_bth, memory.keys_bsk, mask_bts)
+
+    def _gate(self, values, context, inputs):
+        if not self.config.copy:
+            return None
+        return self.gate(jnp.concatenate([values, context, inputs], axis=-1))[..., 0]
 
     def _combine(self, values, context):
         return jnp.tanh(self.combine(jnp.concatenate([values, context], axis=-1))).astype(jnp.float32)

@@ -26,6 +26,7 @@ class Memory(NamedTuple):
     mask_bs: jax.Array  # False on padding
     summary_nz: jax.Array  # the fixed-length vector: every layer's final outputs; [b, z], or [b, k, z] of packed rows
     segments_bs: jax.Array | None = None  # which example of its packed row a position belongs to; None: a row is one
+    ids_bs: jax.Array | None = None  # the source itself, for a decoder that copies
 
 
 class Encoder(nn.Module):

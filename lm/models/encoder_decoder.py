@@ -5,14 +5,14 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from lm.config import ModelConfig
-from lm.models.decoder import Decoder, zero_states
+from lm.models.decoder import Decoder, Features, log_mixture, zero_states
 from lm.models.embedding import Embedding
 from lm.models.encoder import Encoder, Memory, segments
 from lm.recurrence import State
 from lm.recurrence.base import dot
 from lm.recurrence.layer import adaptable
 
-PAD = 0  # the id that fills rows up; the same for every tokenizer
+PAD, EOS = 0, 2  # the ids that fill rows up and end texts; the same for every tokenizer
 
 
 class EncoderDecoder(nn.Module):
@@ -47,7 +47,8 @@ class EncoderDecoder(nn.Module):
         mask_bs = source_bs != PAD
         values_bsd, summary_nz = self.encoder(self.embedding(source_bs), mask_bs, keys_b, source_ends_bk)
         segments_bs = None if source_ends_bk is None else segments(source_ends_bk, source_bs.shape[1])
-        return Memory(values_bsd, self.decoder.keys(values_bsd), mask_bs, summary_nz, segments_bs)
+        keys_bsk, ids_bs = self.decoder.keys(values_bsd), source_bs if self.config.copy else None
+        return Memory(values_bsd, keys_bsk, mask_bs, summary_nz, segments_bs, ids_bs)
 
     def initial_state(self, memory: Memory) -> tuple[State, ...]:
         """The decoder's state before its first token, [b, h], or that of each example of packed rows, [b, k, h].
@@ -63,8 +64,8 @@ class EncoderDecoder(nn.Module):
         memory: Memory | None = None,
         reset_bt: jax.Array | None = None,
         keys_b: jax.Array | None = None,
-    ) -> tuple[jax.Array, tuple[State, ...]]:
-        """features_btd and the final state.
+    ) -> tuple[Features, tuple[State, ...]]:
+        """The features and the final state.
 
         `reset_bt` is True where a document starts and the state is cleared. Where the rows of `memory` are packed, the
         k-th reset of a row starts its k-th example: from its own `initial_state`, and with attention to its source alone.
@@ -76,18 +77,26 @@ class EncoderDecoder(nn.Module):
         self, ids_b: jax.Array, state: tuple[State, ...], memory: Memory | None = None
     ) -> tuple[jax.Array, tuple[State, ...]]:
         """logits_bv of the token after `ids_b`, and the state."""
-        features_bd, state = self.decoder.step(self.embedding(ids_b), state, memory)
-        return self.logits(features_bd), state
+        features, state = self.decoder.step(self.embedding(ids_b), state, memory)
+        return self.logits(features, memory), state
 
     def head(self) -> tuple[jax.Array, jax.Array]:
         """kernel_dv and bias_v."""
         kernel_dv = self.embedding.table().T if self.config.tied else self.head_kernel
         return kernel_dv, self.head_bias
 
-    def logits(self, features_nd: jax.Array) -> jax.Array:
-        """logits_nv, float32."""
+    def logits(self, features: Features, memory: Memory | None = None) -> jax.Array:
+        """logits_btv, float32, or logits_bv of one step; of a model that copies, the logarithm of the mixture's probabilities.
+
+        What is copied are ids: the pieces or bytes of the source, so no word is out of the vocabulary.
+        """
         kernel_dv, bias_v = self.head()
-        return dot(features_nd, kernel_dv, self.config.dtype) + bias_v
+        logits = dot(features.values_btd, kernel_dv, self.config.dtype) + bias_v
+        if features.gate_bt is None:
+            return logits
+        scatter = lambda weights, ids_s: jnp.zeros(weights.shape[:-1] + bias_v.shape).at[..., ids_s].add(weights)
+        copied = jax.vmap(scatter)(features.attention_bts, memory.ids_bs)
+        return log_mixture(features.gate_bt[..., None], jax.nn.log_softmax(logits), copied)
 
     def __call__(self, inputs_bt: jax.Array, source_bs: jax.Array | None = None) -> jax.Array:
         """logits_btv under teacher forcing, from the initial state; touches every parameter, so `init` uses it."""
@@ -95,5 +104,5 @@ class EncoderDecoder(nn.Module):
         if self.has_encoder:
             memory = self.encode(source_bs)
             state = self.initial_state(memory)
-        features_btd, _ = self.unroll(inputs_bt, state, memory)
-        return self.logits(features_btd)
+        features, _ = self.unroll(inputs_bt, state, memory)
+        return self.logits(features, memory)

@@ -1,0 +1,22 @@
+"""Questions about facts on TinyWorld, the answer a span of the source."""
+
+from lm.config import Config, DataConfig, ModelConfig, OptimizerConfig, TokenizerConfig, TrainingConfig
+
+
+def get_config() -> Config:
+    return Config(
+        data=DataConfig(
+            train="tfds:tinyworld/questions",
+            validation="tfds:tinyworld/questions",
+            test="tfds:tinyworld/questions",
+            source_format="yes no nobody none one two three four five six seven eight. {source}",
+            task="extract",
+            batch_size=64,
+            buckets=2,
+            span=2,
+            tokenizer=TokenizerConfig(kind="words"),
+        ),
+        model=ModelConfig(embed_dim=64, hidden_dim=128, layers=2, attention="dot"),
+        optimizer=OptimizerConfig(learning_rate=4e-3, warmup=100, final_fraction=0.02),
+        training=TrainingConfig(steps="8 epochs", eval_every="1 epoch", checkpoint_every="1 epoch", log_every=100),
+    )

@@ -1,0 +1,20 @@
+"""Summaries"""
+
+from lm.config import Config, DataConfig, ModelConfig, OptimizerConfig, TokenizerConfig, TrainingConfig
+
+
+def get_config() -> Config:
+    return Config(
+        data=DataConfig(
+            train="tfds:tinyworld/summaries",
+            validation="tfds:tinyworld/summaries",
+            test="tfds:tinyworld/summaries",
+            task="seq2seq",
+            batch_size=64,
+            buckets=2,
+            tokenizer=TokenizerConfig(kind="words"),
+        ),
+        model=ModelConfig(embed_dim=64, hidden_dim=128, layers=1, attention="dot", copy=True, coverage=0.1),
+        optimizer=OptimizerConfig(learning_rate=4e-3, warmup=100, final_fraction=0.02),
+        training=TrainingConfig(steps="3 epochs", eval_every="1 epoch", checkpoint_every="1 epoch", log_every=100),
+    )
