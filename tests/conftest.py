@@ -1,6 +1,8 @@
 """Eight simulated devices, a compilation cache that tests share, and one trained run of each layout."""
 
 import atexit
+import contextlib
+import fcntl
 import functools
 import json
 import os
@@ -9,16 +11,19 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 
 # Before JAX starts.
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+# Tests in this process compile more than they compute; programs that they start are compiled as users' are.
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 CACHE = pathlib.Path(__file__).parent.parent / ".pytest_cache" / "compiled"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
-# Not kept, or a test could pass with what older code made.
-os.environ["LM_CACHE_DIR"] = tempfile.mkdtemp(prefix="lm-tests-")
-atexit.register(shutil.rmtree, os.environ["LM_CACHE_DIR"], ignore_errors=True)
+if "PYTEST_XDIST_WORKER" not in os.environ:  # the workers share that of the process that started them
+    # Not kept, or a test could pass with what older code made.
+    os.environ["LM_CACHE_DIR"] = tempfile.mkdtemp(prefix="lm-tests-")
+    atexit.register(shutil.rmtree, os.environ["LM_CACHE_DIR"], ignore_errors=True)
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
@@ -119,12 +124,26 @@ def pairs() -> list[tuple[str, str]]:
     return [(" ".join(each), " ".join(reversed(each))) for each in lists]
 
 
+@contextlib.contextmanager
+def once(tmp_path_factory, name: str) -> Iterator[tuple[pathlib.Path, bool]]:
+    """(a directory that all workers share, whether it is yet to be filled); the others wait meanwhile."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with open(base / f"{name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        folder, done = base / name, base / f"{name}.done"
+        folder.mkdir(exist_ok=True)
+        yield folder, not done.exists()
+        done.touch()
+
+
 @pytest.fixture(scope="session")
 def sources(tmp_path_factory, story_text, pairs) -> dict[str, str]:
     """The same as files: specs by task."""
-    folder = tmp_path_factory.mktemp("data")
-    (folder / "story.txt").write_text(story_text)
-    (folder / "pairs.tsv").write_text("".join(f"{source}\t{target}\n" for source, target in pairs))
+    with once(tmp_path_factory, "data") as (folder, empty):
+        if empty:
+            (folder / "story.txt").write_text(story_text)
+            (folder / "pairs.tsv").write_text("".join(f"{source}\t{target}\n" for source, target in pairs))
     return {"lm": f"text:{folder}/story.txt", "seq2seq": f"tsv:{folder}/pairs.tsv"}
 
 
@@ -137,10 +156,10 @@ def configs(sources) -> dict[str, Config]:
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory, configs) -> dict[str, pathlib.Path]:
     """The directory of a finished run of each layout, trained by train.py; tests read it and change nothing."""
-    folder = tmp_path_factory.mktemp("runs")
-    for layout, config in configs.items():
-        finished = run_program(*kill.command(config, folder / layout)[1:])
-        assert finished.returncode == 0, finished.stderr
-        (folder / f"{layout}.stdout").write_text(finished.stdout)
-        (folder / f"{layout}.stderr").write_text(finished.stderr)
+    with once(tmp_path_factory, "runs") as (folder, empty):
+        for layout, config in configs.items() if empty else ():
+            finished = run_program(*kill.command(config, folder / layout)[1:])
+            assert finished.returncode == 0, finished.stderr
+            (folder / f"{layout}.stdout").write_text(finished.stdout)
+            (folder / f"{layout}.stderr").write_text(finished.stderr)
     return {layout: folder / layout for layout in configs}

@@ -564,6 +564,8 @@ def test_a_run_reads_every_field_of_its_task(case, sources, tmp_path, monkeypatc
         "data.max_length": 16,
     }
     kind = "seq2seq" if TASKS[task].pairs else "lm"
+    if task == "extract" or variant == "mean":  # every answer must be a choice there
+        few["data.validation"] = sources["seq2seq"]
     config = tiny_config("buckets" if TASKS[task].pairs else "streams", sources[kind], few)
     monkeypatch.setattr(jax, "local_devices", lambda: jax.devices()[:1])
     monkeypatch.setattr(training, "closing", lambda *_: None)  # it reads nothing, and takes long
