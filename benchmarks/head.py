@@ -18,14 +18,11 @@ CASES = {f"V {vocab:,}": {"vocab": vocab} for vocab in (1_000, 10_000, 32_000, 1
 def _case(case: dict):
     import jax
 
-    features, kernel = (jax.random.normal(jax.random.key(i), s) for i, s in enumerate(_shapes(case)))
+    features = jax.random.normal(jax.random.key(0), (POSITIONS, WIDTH))
+    kernel = jax.random.normal(jax.random.key(1), (WIDTH, case["vocab"]))
     bias = jax.numpy.zeros(case["vocab"])
     targets = jax.random.randint(jax.random.key(2), (POSITIONS,), 0, case["vocab"])
     return features, kernel * WIDTH**-0.5, bias, targets
-
-
-def _shapes(case: dict):
-    return (POSITIONS, WIDTH), (WIDTH, case["vocab"])
 
 
 def value(name: str):

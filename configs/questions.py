@@ -1,4 +1,9 @@
-"""Questions about facts on TinyWorld, the answer generated."""
+"""Questions about facts on TinyWorld, the answer generated.
+
+    python train.py --config=configs/questions.py
+
+No score is claimed.
+"""
 
 from lm.config import Config, DataConfig, ModelConfig, OptimizerConfig, TokenizerConfig, TrainingConfig
 

@@ -1,4 +1,9 @@
-"""Questions about facts on TinyWorld, the answer a span of the source."""
+"""Questions about facts on TinyWorld, the answer a span of the source; the words that no text has stand before it.
+
+    python train.py --config=configs/questions_extract.py
+
+No score is claimed.
+"""
 
 from lm.config import Config, DataConfig, ModelConfig, OptimizerConfig, TokenizerConfig, TrainingConfig
 

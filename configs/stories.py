@@ -1,7 +1,9 @@
 """A language model of TinyWorld's short stories: text generation, and a language model to start others from.
 
-python train.py --config=configs/stories.py
-python sample.py --workdir=runs/stories --prompt='One rainy evening, Max is' --num_samples=3
+    python train.py --config=configs/stories.py
+    python sample.py --workdir=runs/stories --prompt='One rainy evening, Max is' --num_samples=3
+
+No score is claimed.
 """
 
 from lm.config import Config, DataConfig, ModelConfig, OptimizerConfig, TokenizerConfig, TrainingConfig

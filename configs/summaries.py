@@ -1,4 +1,9 @@
-"""Summaries"""
+"""Summaries of short texts on TinyWorld, by a pointer-generator with coverage (See et al., 2017).
+
+    python train.py --config=configs/summaries.py
+
+No score is claimed.
+"""
 
 from lm.config import Config, DataConfig, ModelConfig, OptimizerConfig, TokenizerConfig, TrainingConfig
 

@@ -92,6 +92,11 @@ def dot(left: jax.Array, right: jax.Array, dtype: str) -> jax.Array:
     return jnp.matmul(left.astype(dtype), right.astype(dtype), preferred_element_type=accumulate)
 
 
+def befores(first_bh: jax.Array, states_tbh: jax.Array, reverse: bool) -> jax.Array:
+    """What each step came from, resets aside, given what it went to: `first_bh`, then all but the last."""
+    return jnp.concatenate((states_tbh[1:], first_bh[None]) if reverse else (first_bh[None], states_tbh[:-1]))
+
+
 def project(weights: Weights, inputs_nd: jax.Array, dtype: str) -> jax.Array:
     """`x W + b`, [..., g], of any leading axes, in one product."""
     width = inputs_nd.shape[-1]

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lm.recurrence.base import Cell, Run, State, Weights, dot, project
+from lm.recurrence.base import Cell, Run, State, Weights, befores, dot, project
 
 
 class GatedCell(Cell):
@@ -96,9 +96,10 @@ def unroll(
 def _forward(cell, run, weights, inputs_tbd, state, mask_tb, reset_tb, starts):
     own, first, fresh_t = _own(weights, run), _inward(state, run.heads), _inward(starts, run.heads)
     zero, transposed = _fresh(cell, run, state), _transposed(cell, weights, run)
-    recurrent_gh = _cast(weights.recurrent_kernel.mT, run.dtype)
 
     def scan(hoisted, inputs_tbd):
+        recurrent_gh = _cast(weights.recurrent_kernel.mT, run.dtype)
+
         def body(carry, now):
             state, blocks_t = carry
             t, inputs, mask_b, reset_b, fresh = now
@@ -140,8 +141,9 @@ def _backward(cell, run, saved, gradients):
     d_outputs_tbh, d_final = gradients
     own, own_pullback = jax.vjp(lambda own: _own(weights._replace(own=own), run), weights.own)
     transposed, recurrent_kernel = _transposed(cell, weights, run), _cast(weights.recurrent_kernel, run.dtype)
-    before_tbh = _befores(run, first_bh, outputs_tbh, reset_tb, starts)
-    before_t, time = _inward(before_tbh, run.heads), len(inputs_tbd)
+    fresh = 0 if starts is None else starts.output_bh
+    before_tbh = jnp.where(reset_tb[..., None], fresh, befores(first_bh, outputs_tbh, run.reverse))
+    before_t, time, keeps = _inward(before_tbh, run.heads), len(inputs_tbd), run.backward == "keep"
 
     def body(carry, now):
         d_state, d_own, d_gates, blocks_t = carry
@@ -150,10 +152,10 @@ def _backward(cell, run, saved, gradients):
         # The step before's, and only now: what is read from memory next is then never what this step writes, so that
         # XLA, which cannot tell the rows of an array apart, need not copy all of it.
         blocks_t = lax.dynamic_update_index_in_dim(blocks_t, d_gates, jnp.clip(t - towards, 0, time - 1), 0)
-        if run.backward != "keep":  # "recompute": one step's at a time, so that those of all steps never exist
-            gates = _products(cell, run, transposed, inputs_bd.T, output)
-        else:
+        if keeps:
             gates = lax.dynamic_index_in_dim(blocks_t, t, keepdims=False).reshape(-1, *d_output.shape)
+        else:  # "recompute": one step's at a time, so that those of all steps never exist
+            gates = _products(cell, run, transposed, inputs_bd.T, output)
         d_state = d_state._replace(output_bh=d_state.output_bh + d_output)
         zeros = jax.tree.map(jnp.zeros_like, d_state)
         d_new, d_kept = _where(mask_b, d_state, zeros), _where(mask_b, zeros, d_state)
@@ -170,10 +172,10 @@ def _backward(cell, run, saved, gradients):
         return (_where(reset_b, zeros, d_previous), d_own, d_gates, blocks_t), d_fresh
 
     # The gates' gradient is written where the gates were: memory that is neither taken anew nor filled first.
-    start_state, keeps = _inward(d_final, run.heads), run.backward == "keep"
-    blocks_t = blocks_t if keeps else _room(cell, start_state, d_outputs_tbh)
+    d_final = _inward(d_final, run.heads)
+    blocks_t = blocks_t if keeps else _room(cell, d_final, d_outputs_tbh)
     first, last, towards = (0, time - 1, 1) if run.reverse else (time - 1, 0, -1)
-    start = start_state, jax.tree.map(jnp.zeros_like, own), blocks_t[first], blocks_t
+    start = d_final, jax.tree.map(jnp.zeros_like, own), blocks_t[first], blocks_t
     again_tbd = None if keeps else inputs_tbd
     now = (jnp.arange(time), again_tbd, before_t, inner_t, _inward(d_outputs_tbh, run.heads), mask_tb, reset_tb)
     (d_first, d_own, d_gates, blocks_t), d_fresh_t = lax.scan(body, start, now, reverse=not run.reverse)
@@ -193,6 +195,9 @@ def _backward(cell, run, saved, gradients):
     return d_weights, d_inputs_tbd, _outward(d_first, run.heads), None, None, _outward(d_fresh_t, run.heads)
 
 
+unroll.defvjp(_forward, _backward)
+
+
 def _room(cell, state, after_tbd):
     """Memory for every step's gates, [t, gates * hidden, b], taken when `after_tbd` is there.
 
@@ -202,16 +207,6 @@ def _room(cell, state, after_tbd):
     hidden, batch = state.output_bh.size // state.output_bh.shape[-1], state.output_bh.shape[-1]
     fill = (after_tbd[0, 0, 0] * 0).astype(state.output_bh.dtype)
     return jnp.broadcast_to(fill, (len(after_tbd), (cell.gates + cell.separate) * hidden, batch))
-
-
-def _befores(run, first_bh, outputs_tbh, reset_tb, starts):
-    """The output that each step read."""
-    ends = (outputs_tbh[1:], first_bh[None]) if run.reverse else (first_bh[None], outputs_tbh[:-1])
-    fresh = 0 if starts is None else starts.output_bh
-    return jnp.where(reset_tb[..., None], fresh, jnp.concatenate(ends))
-
-
-unroll.defvjp(_forward, _backward)
 
 
 # ---- products ---------------------------------------------------------------------------------------------------

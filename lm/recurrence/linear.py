@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lm.recurrence.base import Cell, Run, State, Weights, dot, project
+from lm.recurrence.base import Cell, Run, State, Weights, befores, dot, project
 
 CHUNK = 64  # time steps that one associative scan covers
 
@@ -70,10 +70,9 @@ def _backward(cell, run, saved, gradients):
     d_states_tbh = d_outputs_tbh.at[0 if run.reverse else -1].add(d_final.output_bh)
     last = jnp.zeros_like(first_bh)
     # What multiplies the state after a step is the next step's `a`.
-    ends = (last[None], a_tbh[:-1]) if run.reverse else (a_tbh[1:], last[None])
-    d_b_tbh = scan(jnp.concatenate(ends), d_states_tbh, last, not run.reverse)
-    ends = (outputs_tbh[1:], first_bh[None]) if run.reverse else (first_bh[None], outputs_tbh[:-1])
-    d_own, d_gates_tbg, d_starts_tbh = pullback((d_b_tbh * jnp.concatenate(ends), d_b_tbh))
+    d_b_tbh = scan(befores(last, a_tbh, not run.reverse), d_states_tbh, last, not run.reverse)
+    d_a_tbh = d_b_tbh * befores(first_bh, outputs_tbh, run.reverse)
+    d_own, d_gates_tbg, d_starts_tbh = pullback((d_a_tbh, d_b_tbh))
     start = -1 if run.reverse else 0
     d_first = State(a_tbh[start] * d_b_tbh[start], ())
 
