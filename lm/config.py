@@ -159,8 +159,8 @@ class ModelConfig(_Section):
     )
     pool: str = _field(
         "",
-        f"classify: {', '.join(POOLS)} of the encoder's outputs under a head over the labels, without decoder; empty: the "
-        "decoder ranks them",
+        f"classify: {', '.join(POOLS)} of the encoder's outputs under a head over the labels, without decoder; empty: a "
+        "decoder whose words are those of the labels alone ranks them",
     )
     dropout: float = _field(
         0.0, "probability of dropping a unit between layers, 0 to 1; one mask per sequence (variational)"

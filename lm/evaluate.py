@@ -60,7 +60,7 @@ def evaluate(
     devices = Devices(jax.local_devices())
     encoded = pipeline.encode(loaded, run.tokenizer, run.config.data, run.config.seed)
     labels = run.labels if task.ranks else ()
-    if run.config.model.pool:
+    if labels:
         evaluation.check_labels(loaded, labels)
     evaluator = Evaluator(run.model, run.tokenizer, run.config, devices, encoded, labels)
     measured = evaluator.likelihoods(devices.replicate(run.params))

@@ -73,9 +73,8 @@ def check_labels(split: Split, labels: Sequence[str]) -> None:
     """Raises `UserError` for a label that a head over these has not: its probability is 0."""
     unknown = sorted(set(labels_of(split.examples)) - set(labels))
     if unknown:
-        mend = "leave it out, or rank by the decoder: config.model.pool=''"
         what = f"the label {unknown[0]!r} is none of the training data's"
-        raise UserError(f"config.data.{split.name}", what, mend)
+        raise UserError(f"config.data.{split.name}", what, "leave it out, or give training examples of it")
 
 
 def signature(

@@ -18,6 +18,7 @@ from lm.data.tokenizers import BOS, EOS, PAD, UNK, Tokenizer
 from lm.errors import UserError
 from lm.models.decoder import zero_states
 from lm.models.encoder_decoder import EncoderDecoder
+from lm.models.ranker import Ranker
 from lm.models.readers import IMPOSSIBLE, Classifier, Extractor, Reader
 
 ROWS = 64  # sequences decoded side by side
@@ -359,11 +360,7 @@ def _label_nats(model, params, tokenizer, sources, labels):
         memory, state = decoding.tile_beams(encoded, len(labels))
         targets_bt = np.tile(_pad(targets, len(labels)), (count, 1))
         inputs_bt = np.tile(_pad([[BOS, *target[:-1]] for target in targets], len(labels)), (count, 1))
-        nats = 0.0
-        for begin in range(0, targets_bt.shape[1], WINDOW):
-            window = slice(begin, begin + WINDOW)
-            nats_b, state = _score_window(model, params, memory, state, inputs_bt[:, window], targets_bt[:, window])
-            nats += np.asarray(nats_b, np.float64)
+        nats = _target_nats(model, params, memory, state, inputs_bt, targets_bt)
         found[chosen] = -nats.reshape(count, len(labels))[: len(chosen)]
     return found
 
@@ -460,17 +457,12 @@ def score(
         inputs_bt = _pad([[BOS, *targets[i][:-1]] for i in chosen], count)
         if model.has_encoder:
             source_bs = _pad([[*tokenizer.encode(examples[i].source), EOS] for i in chosen], count)
-        nats, end = np.zeros(count), targets_bt.shape[1]
         if isinstance(model, Reader):
-            nats, end = np.asarray(_choice_nats(model, params, source_bs, targets_bt), np.float64), 0
-        elif model.has_encoder:
-            memory, state = _encode(model, params, source_bs)
+            nats = np.asarray(_choice_nats(model, params, source_bs, targets_bt), np.float64)
         else:
-            memory, state = None, zero_states(model.config, count)
-        for begin in range(0, end, WINDOW):
-            window = slice(begin, begin + WINDOW)
-            nats_b, state = _score_window(model, params, memory, state, inputs_bt[:, window], targets_bt[:, window])
-            nats += np.asarray(nats_b, np.float64)
+            start = (None, zero_states(model.config, count))
+            memory, state = _encode(model, params, source_bs) if model.has_encoder else start
+            nats = _target_nats(model, params, memory, state, inputs_bt, targets_bt)
         for row, i in enumerate(chosen):
             results[i] = Score(-float(nats[row]), len(targets[i]), len(examples[i].target.encode()))
     return results
@@ -481,12 +473,25 @@ def _choice_nats(model, params, source_bs, targets_bt):
     return losses.choice_losses(model, params, source_bs, targets_bt)
 
 
+def _target_nats(model, params, memory, state, inputs_bt, targets_bt):
+    """float64 [b]: nats of each row's target, window by window; a label is one window."""
+    nats, size = np.zeros(len(targets_bt)), targets_bt.shape[1] if isinstance(model, Ranker) else WINDOW
+    for begin in range(0, targets_bt.shape[1], size):
+        window = slice(begin, begin + size)
+        nats_b, state = _score_window(model, params, memory, state, inputs_bt[:, window], targets_bt[:, window])
+        nats += np.asarray(nats_b, np.float64)
+    return nats
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def _score_window(model, params, memory, state, inputs_bt, targets_bt):
     variables = {"params": params}
     features, state = model.apply(variables, inputs_bt, state, memory, method="unroll")
-    head, copying = model.apply(variables, method="head"), losses.copying_of(features, memory, targets_bt)
-    nats_bt = losses.token_losses(features.values_btd, head, targets_bt, model.config.dtype, copying)
+    if isinstance(model, Ranker):
+        nats_bt = losses.label_losses(model, params, features, memory, targets_bt, jnp.zeros_like(targets_bt, bool))
+    else:
+        head, copying = model.apply(variables, method="head"), losses.copying_of(features, memory, targets_bt)
+        nats_bt = losses.token_losses(features.values_btd, head, targets_bt, model.config.dtype, copying)
     return jnp.sum(jnp.where(targets_bt != PAD, nats_bt, 0), axis=1), state
 
 

@@ -9,6 +9,7 @@ from jax import lax
 
 from lm.models.decoder import Features, log_mixture, zero_states
 from lm.models.encoder import Memory
+from lm.models.ranker import Ranker
 from lm.models.readers import IMPOSSIBLE, Reader
 from lm.recurrence.base import dot
 
@@ -82,9 +83,15 @@ def teacher_forced(
         memory = model.apply(variables, batch.source_bs, keys_b, batch.source_ends_bk, method="encode")
         state = model.apply(variables, memory, method="initial_state")
     features, state = model.apply(variables, batch.inputs_bt, state, memory, batch.resets_bt, keys_b, method="unroll")
-    head, copying = model.apply(variables, method="head"), copying_of(features, memory, batch.targets_bt)
-    given = (features.values_btd, head, batch.targets_bt, batch.weights_bt)
-    total, count = cross_entropy(*given, label_smoothing, z_loss, model.config.dtype, copying)
+    if isinstance(model, Ranker):
+        given = (features, memory, batch.targets_bt, batch.resets_bt)
+        nats_bt = label_losses(model, params, *given, label_smoothing, z_loss)
+        total = jnp.sum(jnp.where(batch.weights_bt > 0, nats_bt * batch.weights_bt, 0))
+        count = jnp.sum(batch.weights_bt)
+    else:
+        head, copying = model.apply(variables, method="head"), copying_of(features, memory, batch.targets_bt)
+        given = (features.values_btd, head, batch.targets_bt, batch.weights_bt)
+        total, count = cross_entropy(*given, label_smoothing, z_loss, model.config.dtype, copying)
     if coverage:
         total += coverage * coverage_loss(features.attention_bts, batch.weights_bt)
     return total, (count, state if carry else ())
@@ -104,15 +111,35 @@ def choice_losses(
     Smoothing is over the choices that a row has, `z_loss` of their normaliser; see `cross_entropy`.
     """
     logits_bc, gold_bc = model.apply({"params": params}, source_bs, targets_bt, keys_b, method="choices")
-    normalizer_b = jax.nn.logsumexp(logits_bc, axis=-1)
-    # A finite number, or the gradient of rows without any (padding of the batch) would be NaN.
-    nats_b = normalizer_b - jax.nn.logsumexp(jnp.where(gold_bc, logits_bc, IMPOSSIBLE), axis=-1)
-    if label_smoothing:
-        possible_bc = logits_bc > IMPOSSIBLE
-        spread_b = normalizer_b - jnp.mean(logits_bc, axis=-1, where=possible_bc | ~possible_bc.any(-1, keepdims=True))
-        nats_b = (1 - label_smoothing) * nats_b + label_smoothing * spread_b
-    nats_b = nats_b + z_loss * normalizer_b**2 if z_loss else nats_b
-    return jnp.where(gold_bc.any(axis=-1), nats_b, jnp.inf)
+    return _choice_nats(logits_bc, gold_bc, label_smoothing, z_loss)
+
+
+def label_losses(
+    model: Ranker,
+    params: Any,
+    features: Features,
+    memory: Memory | None,
+    targets_bt: jax.Array,
+    resets_bt: jax.Array,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+) -> jax.Array:
+    """nats_bt of each target among the tokens that go on with a label; infinite where it is none, as on padding."""
+    given = (features, memory, targets_bt, resets_bt)
+    return _choice_nats(*model.apply({"params": params}, *given, method="continuations"), label_smoothing, z_loss)
+
+
+def _choice_nats(logits, gold, smoothing, z):
+    """Over the last axis; what is `IMPOSSIBLE` is no choice."""
+    normalizer = jax.nn.logsumexp(logits, axis=-1)
+    # A finite number, or the gradient of what has no choice (padding of the batch) would be NaN.
+    nats = normalizer - jax.nn.logsumexp(jnp.where(gold, logits, IMPOSSIBLE), axis=-1)
+    if smoothing:
+        possible = logits > IMPOSSIBLE
+        spread = normalizer - jnp.mean(logits, axis=-1, where=possible | ~possible.any(-1, keepdims=True))
+        nats = (1 - smoothing) * nats + smoothing * spread
+    nats = nats + z * normalizer**2 if z else nats
+    return jnp.where(gold.any(axis=-1), nats, jnp.inf)
 
 
 def token_losses(features_btd, head, targets_bt, dtype: str = "float32", copying=None) -> jax.Array:

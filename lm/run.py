@@ -122,7 +122,7 @@ def load(directory: str, checkpoint: str = "best") -> Run:
     if decay := config.optimizer.ema_decay:
         weights = f"EMA {decay:g}" if weights == "one step" else f"{weights} of EMA {decay:g}"
     tokenizer = tokenizers.load_tokenizer(path / "tokenizer")
-    labels = _labels(path, config) if config.model.pool else ()
+    labels = _labels(path, config) if TASKS[config.data.task].ranks else ()
     model = models.build(config, tokenizer.vocab_size, generation.label_ids(tokenizer, labels))
     shapes = jax.eval_shape(lambda: initial_params(model, config.seed))
     params = transfer.mean([saved.restore(step, shapes)[0] for step in steps])

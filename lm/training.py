@@ -26,7 +26,7 @@ from lm.errors import Stopped, UserError
 from lm.generation import Options, generate
 from lm.models.decoder import zero_states
 from lm.models.encoder_decoder import EncoderDecoder
-from lm.models.readers import Classifier, Reader
+from lm.models.readers import Reader
 from lm.parallel import Devices, devices_for
 from lm.tasks import TASKS, layout_of
 
@@ -236,7 +236,7 @@ def train(config: Config, directory: epath.Path, profile: tuple[int, int] | None
     schedule = Schedule(config, data, profile)
     rate = optimizers.schedule(config.optimizer, schedule.warmup, schedule.steps)
     model = models.build(config, tokenizer.vocab_size, generation.label_ids(tokenizer, labels))
-    for name in splits.keys() - {"train"} if isinstance(model, Classifier) else ():
+    for name in splits.keys() - {"train"} if labels else ():
         evaluation.check_labels(splits[name], labels)
     params = jax.device_get(initial_params(model, config.seed))
     loaded: list[str] = []

@@ -11,6 +11,7 @@ import pytest
 from conftest import ROOT, changed, environment, run_program, run_programs, tiny_config
 
 from benchmarks import kill
+from lm import hosts
 from lm.config import to_json
 
 SHORT = {"training.steps": 8, "training.eval_every": 4, "training.checkpoint_every": 4, "training.log_every": 2}
@@ -106,11 +107,20 @@ def test_a_host_with_another_configuration_ends_both_with_its_name(sources, tmp_
 
 
 def test_a_host_that_never_comes_is_waited_for_less_than_a_minute(sources, tmp_path):
+    assert hosts.GATHERING < 60
     config = tiny_config("streams", sources["lm"], SHORT)
-    processes = start(kill.command(config, tmp_path / "run"), 2)
+    python, program, *flags = kill.command(config, tmp_path / "run")
+    sooner = (
+        f"import runpy; from lm import hosts; hosts.GATHERING = 8; runpy.run_path({program!r}, run_name='__main__')"
+    )
+    processes = start([python, "-c", sooner, *flags], 2)
     processes[1].kill()
-    code, _, error = finish(processes, 90)[0]
-    assert code == 2 and re.fullmatch("error: --coordinator: .* not every host .*", error.strip().splitlines()[-1])
+    code, _, error = finish(processes, 60)[0]
+    assert (
+        code == 2
+        and "after 8 s" in error
+        and re.fullmatch("error: --coordinator: .* not every host .*", error.strip().splitlines()[-1])
+    )
     assert not (tmp_path / "run").exists()
 
 

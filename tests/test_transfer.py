@@ -1,6 +1,5 @@
 """Starting from other runs: what learns and what does not, averages, adapters, new pieces, word vectors; and all stages."""
 
-import json
 import pathlib
 import re
 import shutil
@@ -9,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import changed, run_programs, tiny_config, tree_of
+from conftest import changed, tiny_config
 from etils import epath
 from flax.traverse_util import flatten_dict
 from test_parallel import devices_of
@@ -286,51 +285,3 @@ def test_vectors_are_read_of_wanted_words_whatever_they_are(tmp_path):
     assert found.keys() == expected.keys()
     for word, values in expected.items():
         np.testing.assert_array_equal(found[word], np.array(values, np.float32))
-
-
-# ---- all stages -------------------------------------------------------------------------------------------------
-
-
-def test_pretraining_fine_tuning_evaluation_sampling_and_fine_tuning_again_go_hand_in_hand(sources, pairs, tmp_path):
-    """They share nothing but what lies in the runs' directories."""
-    labels = ("long", "short")
-    classes = [f"{source}\t{labels[len(source) < 9]}\n" for source, _ in pairs]
-    files = {
-        "text.txt": "".join(f"{source}\n" for source, _ in pairs),
-        "pairs.tsv": "".join(f"{source}\t{target}\n" for source, target in pairs[:20]),
-        "labels.tsv": "".join(classes),
-        "few.tsv": "".join(classes[:20]),
-    }
-    for name, text in files.items():
-        (tmp_path / name).write_text(text)
-    stage = SHORT | {"training.steps": 40, "training.eval_every": 20, "training.checkpoint_every": 20}
-    stage |= {"training.log_every": 20, "data.max_length": 32, "data.test": f"tsv:{tmp_path}/pairs.tsv"}
-    config = tiny_config("buckets", sources["seq2seq"], stage)
-    plain = {"data.train": f"text:{tmp_path}/text.txt", "data.test": "", "data.task": "denoise"}
-    training.train(changed(config, plain | {"optimizer.ema_decay": 0.9}), epath.Path(tmp_path / "pretrained"))
-
-    tuned = changed(config, {"training.init_from": str(tmp_path / "pretrained")})
-    gradual = {"optimizer.groups": ["embedding/.*=>0.1@10", ".*=>1"]}
-    training.train(changed(tuned, gradual), epath.Path(tmp_path / "reversed"))
-    ranked = {"data.train": f"tsv:{tmp_path}/labels.tsv", "data.test": f"tsv:{tmp_path}/few.tsv"}
-    training.train(changed(tuned, ranked | {"data.task": "classify"}), epath.Path(tmp_path / "classified"))
-    again = {"training.init_from": f"{tmp_path}/reversed:latest", "data.tokenizer.pieces": ["<sep>"]}
-    training.train(changed(tuned, again | {"model.lora_rank": 4}), epath.Path(tmp_path / "again"))
-
-    evaluated, sampled = ("reversed", "classified"), ("classified", "again")
-    calls = [["-m", "lm.evaluate", f"--workdir={tmp_path}/{name}"] for name in evaluated]
-    calls += [["sample.py", f"--workdir={tmp_path}/{name}", "--prompt=ant bee", "--prompt=<sep>"] for name in sampled]
-    answers = run_programs(*((call, "") for call in calls))
-    assert [answer.returncode for answer in answers] == [0] * 4, answers
-    for name in evaluated:
-        (written,) = (tmp_path / name / "evaluations").iterdir()
-        record = json.loads(written.read_text())
-        assert 0 < record["loss"] < 5 and record["generated"] == len(record["outputs"]) == 20
-        assert "weights:one-step" in record["loss_signature"]
-    for name, answer in zip(sampled, answers[2:], strict=True):
-        found = load(str(tmp_path / name)).generate(["ant bee", "<sep>"], Options(temperature=0))
-        assert answer.stdout == "".join(f"{one.output}\n" for (one,) in found)
-        assert name != "classified" or {one.output for (one,) in found} <= set(labels)
-    assert tree_of(tmp_path / "reversed" / "tokenizer") == tree_of(tmp_path / "pretrained" / "tokenizer")
-    # Each stage goes on from where the one before it ended.
-    assert validation_losses(tmp_path / "again")[0] < validation_losses(tmp_path / "reversed")[0]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from lm.config import Config
 from lm.models.encoder_decoder import EncoderDecoder
+from lm.models.ranker import Ranker
 from lm.models.readers import Classifier, Extractor, Reader
 from lm.tasks import TASKS
 
@@ -13,6 +14,9 @@ def build(config: Config, vocab_size: int, labels: Sequence[Sequence[int]] = ())
     task = TASKS[config.data.task]
     if task.points:
         return Extractor(config.model, vocab_size, config.data.span)
-    if task.ranks and config.model.pool:
-        return Classifier(config.model, vocab_size, tuple(tuple(map(int, ids)) for ids in labels))
+    if task.ranks:
+        ids = tuple(tuple(map(int, each)) for each in labels)
+        if config.model.pool:
+            return Classifier(config.model, vocab_size, ids)
+        return Ranker(config.model, vocab_size, task.has_source, ids)
     return EncoderDecoder(config.model, vocab_size, task.has_source)

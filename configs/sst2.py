@@ -1,0 +1,30 @@
+"""Sentiment of sentences from film reviews (Socher et al., 2013), whole sentences alone, from files of your own.
+
+    python train.py --config=configs/sst2.py --workdir=runs/sst2 --config.data.train=jsonl:train.jsonl \
+      --config.data.validation=jsonl:validation.jsonl --config.data.test=jsonl:test.jsonl
+    python -m lm.evaluate --workdir=runs/sst2 --split=test
+"""
+
+from lm.config import Config, DataConfig, ModelConfig, OptimizerConfig, TokenizerConfig, TrainingConfig
+
+
+def get_config() -> Config:
+    return Config(
+        data=DataConfig(
+            train="jsonl:train.jsonl",
+            validation="jsonl:validation.jsonl",
+            test="jsonl:test.jsonl",
+            task="classify",
+            batch_size=64,
+            tokenizer=TokenizerConfig(kind="words", vocab_size=10_000),
+        ),
+        model=ModelConfig(embed_dim=128, hidden_dim=128, layers=1, attention="dot", dropout=0.5),
+        optimizer=OptimizerConfig(learning_rate=2e-3, warmup=100, final_fraction=0.02, ema_decay=0.99),
+        training=TrainingConfig(
+            steps="4 epochs",
+            eval_every="1 epoch",
+            checkpoint_every="1 epoch",
+            log_every="1 epoch",
+            label_smoothing=0.1,
+        ),
+    )

@@ -1,0 +1,62 @@
+"""A decoder that writes one of known labels and nothing else."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from lm.models.decoder import Features, log_mixture
+from lm.models.encoder import Memory
+from lm.models.encoder_decoder import PAD, EncoderDecoder
+from lm.models.readers import IMPOSSIBLE
+from lm.recurrence.base import dot
+
+
+class Ranker(EncoderDecoder):
+    """Each token's softmax is over those alone that go on with a label, so the labels' probabilities sum to one.
+
+    With a softmax over the whole vocabulary the first updates teach the decoder that it writes labels at all; that
+    drives its features to where they no longer depend on the source, and nothing brings them back: on TinyWorld's
+    sentiment the ranking then stays at chance. Here there is nothing to learn but which label.
+    """
+
+    labels: tuple[tuple[int, ...], ...] = ()  # the ids of each, its EOS included
+
+    def continuations(
+        self, features: Features, memory: Memory | None, targets_bt: jax.Array, resets_bt: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """What may stand at each position after the targets before it.
+
+        Returns:
+            logits_btu, float32, of the different tokens of all labels, `IMPOSSIBLE` of those that no label goes on
+            with; gold_btu: which of them is the target. A label begins at each reset and at the first position.
+        """
+        tokens_u = np.unique([token for label in self.labels for token in label])
+        kernel_dv, bias_v = self.head()
+        logits_btu = dot(features.values_btd, kernel_dv[:, tokens_u], self.config.dtype) + bias_v[tokens_u]
+        allowed_btu = self._allowed(tokens_u, targets_bt, resets_bt)
+        logits_btu = jnp.where(allowed_btu, logits_btu, IMPOSSIBLE)
+        if features.gate_bt is not None:
+            same_bsu = (memory.ids_bs[..., None] == tokens_u).astype(jnp.float32)
+            copied_btu = jnp.einsum("bts,bsu->btu", features.attention_bts, same_bsu)
+            mixed_btu = log_mixture(features.gate_bt[..., None], jax.nn.log_softmax(logits_btu), copied_btu)
+            logits_btu = jnp.where(allowed_btu, mixed_btu, IMPOSSIBLE)
+        return logits_btu, allowed_btu & (targets_bt[..., None] == tokens_u)
+
+    def _allowed(self, tokens_u, targets_bt, resets_bt):
+        """bool [b, t, u]: whether some label that has the targets so far goes on with the token."""
+        width, batch = max(map(len, self.labels)), len(targets_bt)
+        labels_wl = np.array([[*ids, *[PAD] * (width - len(ids))] for ids in self.labels]).T
+        places_wl = np.where(labels_wl == PAD, len(tokens_u), np.searchsorted(tokens_u, labels_wl))  # PAD: nowhere
+        at = lambda table_wl, place_b: jnp.take(table_wl, place_b, axis=0, mode="clip")
+
+        def body(carry, now):
+            fits_bl, place_b = carry  # labels that have the targets so far; how many these are
+            target_b, reset_b = now
+            fits_bl, place_b = fits_bl | reset_b[:, None], jnp.where(reset_b, 0, place_b)
+            counts_bu = jnp.zeros((batch, len(tokens_u)), jnp.int32)
+            counts_bu = counts_bu.at[jnp.arange(batch)[:, None], at(places_wl, place_b)].add(fits_bl, mode="drop")
+            return (fits_bl & (at(labels_wl, place_b) == target_b[:, None]), place_b + 1), counts_bu > 0
+
+        start = jnp.ones((batch, len(self.labels)), bool), jnp.zeros(batch, jnp.int32)
+        return lax.scan(body, start, (targets_bt.T, resets_bt.T))[1].swapaxes(0, 1)
