@@ -1,7 +1,7 @@
 """python -m benchmarks.soak [--minutes=120] [--layout=streams|buckets|both] [--workdir=DIR]
 
-Trains a small model of each layout for hours, with evaluations and checkpoints every few seconds, and looks at the
-process from outside: resident memory, open files, threads. Exits with 0 only if after the first ten minutes (the first
+Trains a small model of each layout for hours, with evaluations and checkpoints every few seconds, so that what a single
+one leaks can be seen, and looks at the process from outside: resident memory, open files, threads. Exits with 0 only if after the first ten minutes (the first
 twelfth of a shorter run) no memory is more than 2 % above what it was then, and there are no more files and threads;
 then each run is stopped by SIGTERM, which must end it with 143.
 """
