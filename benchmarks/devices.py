@@ -17,7 +17,7 @@ from etils import epath
 from benchmarks import kill
 from lm import workdir as run_directory
 from lm.config import editable, validated
-from lm.errors import UserError, program
+from lm.errors import program
 
 # (mode, processes, devices of each)
 SETTINGS = [
@@ -40,12 +40,11 @@ def losses(workdir: pathlib.Path) -> dict[tuple[int, str], float]:
 
 def main() -> None:
     values = flags.FLAGS
-    if values.layout not in (*kill.LAYOUTS, "both"):
-        raise UserError("--layout", f"{values.layout!r} is unknown", "choose streams, buckets or both")
+    layouts = kill.layouts(values.layout)
     base = pathlib.Path(values.workdir or tempfile.mkdtemp(prefix="devices-")).absolute()
     base.mkdir(parents=True, exist_ok=True)
     worst = 0.0
-    for layout in kill.LAYOUTS if values.layout == "both" else (values.layout,):
+    for layout in layouts:
         config = editable(kill.small_config(layout, kill.write_data(layout, base)))
         config.training.steps, config.training.log_every, config.training.checkpoint_every = values.steps, 1, 20
         expected: dict[tuple[int, str], float] = {}

@@ -42,6 +42,13 @@ TIMES = {
 LAYOUTS = ("streams", "buckets")
 
 
+def layouts(flag: str) -> tuple[str, ...]:
+    """Those that a --layout flag means."""
+    if flag not in (*LAYOUTS, "both"):
+        raise UserError("--layout", f"{flag!r} is unknown", "choose streams, buckets or both")
+    return LAYOUTS if flag == "both" else (flag,)
+
+
 def write_data(layout: str, folder: pathlib.Path) -> str:
     """Text, or pairs to translate, of random words; returns the source."""
     rng = np.random.default_rng(0)
@@ -249,13 +256,12 @@ def _leaves(checkpoint: pathlib.Path) -> dict[str, object]:
 
 def main() -> None:
     values = flags.FLAGS
-    if values.layout not in (*LAYOUTS, "both"):
-        raise UserError("--layout", f"{values.layout!r} is unknown", "choose streams, buckets or both")
+    chosen = layouts(values.layout)
     base = pathlib.Path(values.workdir or tempfile.mkdtemp(prefix="kill-"))
     # That the numbers are the same to the last bit is promised on a CPU.
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     found: dict[str, list[str]] = {}
-    for layout in LAYOUTS if values.layout == "both" else (values.layout,):
+    for layout in chosen:
         folder = (base / layout).absolute()
         if folder.exists() and any(folder.iterdir()):
             raise UserError(str(folder), "is not empty", "choose another --workdir")

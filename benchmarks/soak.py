@@ -1,9 +1,9 @@
 """python -m benchmarks.soak [--minutes=120] [--layout=streams|buckets|both] [--workdir=DIR]
 
 Trains a small model of each layout for hours, with evaluations and checkpoints every few seconds, so that what a single
-one leaks can be seen, and looks at the process from outside: resident memory, open files, threads. Exits with 0 only if after the first ten minutes (the first
-twelfth of a shorter run) no memory is more than 2 % above what it was then, and there are no more files and threads;
-then each run is stopped by SIGTERM, which must end it with 143.
+one leaks can be seen, and looks at the process from outside: resident memory, open files, threads. Exits with 0 only if
+after the first ten minutes (the first twelfth of a shorter run) no memory is more than 2 % above what it was then, and
+there are no more files and threads; then each run is stopped by SIGTERM, which must end it with 143.
 """
 
 import os
@@ -52,12 +52,11 @@ def part(looks: list[Look], begin: float, end: float) -> Look:
 
 def main() -> None:
     values = flags.FLAGS
-    if values.layout not in (*kill.LAYOUTS, "both"):
-        raise UserError("--layout", f"{values.layout!r} is unknown", "choose streams, buckets or both")
+    layouts = kill.layouts(values.layout)
     base = pathlib.Path(values.workdir or tempfile.mkdtemp(prefix="soak-")).absolute()
     base.mkdir(parents=True, exist_ok=True)
     processes, looks = {}, {}
-    for layout in kill.LAYOUTS if values.layout == "both" else (values.layout,):
+    for layout in layouts:
         config = editable(kill.small_config(layout, kill.write_data(layout, base)))
         training = config.training
         training.steps, training.log_every, training.eval_every, training.checkpoint_every = 10**8, 100, 500, 300

@@ -70,7 +70,7 @@ def labels_of(examples: Examples) -> tuple[str, ...]:
 
 
 def check_labels(split: Split, labels: Sequence[str]) -> None:
-    """Raises `UserError` for a label that a head over these has not: its probability is 0."""
+    """Raises `UserError` for a label that is none of these: its probability is 0."""
     unknown = sorted(set(labels_of(split.examples)) - set(labels))
     if unknown:
         what = f"the label {unknown[0]!r} is none of the training data's"

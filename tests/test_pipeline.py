@@ -23,7 +23,7 @@ def get_config(stage="pretrain"):
             init_params=("embedding/.*", "decoder/layers_.*") if stage == "tell" else ()),
     )
 """
-RUNS = [f"{task}-{start}-{seed}" for task in ("reverse", "tell") for seed in (3,) for start in pipeline.STARTS]
+RUNS = [f"{task}-{start}-{seed}" for task in ("reverse", "tell") for seed in (0, 3) for start in pipeline.STARTS]
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def done(tmp_path_factory, pairs):
     folder = tmp_path_factory.mktemp("pipeline")
     (folder / "pairs.tsv").write_text("".join(f"{source}\t{target}\n" for source, target in pairs[:40]))
     (folder / "tiny.py").write_text(FILE.format(folder))
-    arguments = ["-m", "lm.pipeline", f"{folder}/tiny.py", f"--workdir={folder}/runs", "--seeds=3"]
+    arguments = ["-m", "lm.pipeline", f"{folder}/tiny.py", f"--workdir={folder}/runs", "--seeds=0,3"]
     first = run_program(*arguments)
     assert first.returncode == 0, first.stderr
     return folder, arguments, first
@@ -46,14 +46,14 @@ def test_every_stage_is_a_run_and_the_table_is_of_their_records(done):
     (row,) = found["rows"]  # no floor is known, and a language model has no outputs
     assert (row["task"], row["what"]) == ("reverse", "error")
     for start in pipeline.STARTS:
-        assert row[start]["values"] == [1 - records[f"reverse-{start}-{seed}"]["exact_match"] for seed in (3,)]
+        assert row[start]["values"] == [1 - records[f"reverse-{start}-{seed}"]["exact_match"] for seed in (0, 3)]
     assert (folder / "runs" / "table.md").read_text() in first.stdout
 
 
 def test_pretraining_is_all_that_differs(done):
     folder, _, first = done
     for task in ("reverse", "tell"):
-        for seed in (3,):
+        for seed in (0, 3):
             scratch, pretrained = (
                 json.loads((folder / "runs" / f"{task}-{start}-{seed}" / "config.json").read_text())
                 for start in pipeline.STARTS
@@ -65,7 +65,7 @@ def test_pretraining_is_all_that_differs(done):
             assert scratch["data"].pop("tokenizer")["kind"] == f"{folder}/runs/pretrain/tokenizer/tokenizer.model"
             pretrained["data"].pop("tokenizer")
             assert scratch == pretrained
-    assert first.stdout.count(f"from {folder}/runs/pretrain: ") == 2
+    assert first.stdout.count(f"from {folder}/runs/pretrain: ") == 4
 
 
 def test_what_is_done_is_not_run_again_and_what_is_not_is(done):
@@ -86,21 +86,21 @@ def test_from_pretraining_to_samples_and_on_from_the_result(done):
     """Pretrained, two tasks fine-tuned and evaluated: that was the pipeline."""
     folder, _, _ = done
     sampled, told, trained = run_programs(
-        (["sample.py", f"--workdir={folder}/runs/reverse-pretrained-3", "--prompt=ant bee", "--max_new_tokens=8"], ""),
-        (["sample.py", f"--workdir={folder}/runs/tell-pretrained-3", "--prompt=ant", "--max_new_tokens=8"], ""),
+        (["sample.py", f"--workdir={folder}/runs/reverse-pretrained-0", "--prompt=ant bee", "--max_new_tokens=8"], ""),
+        (["sample.py", f"--workdir={folder}/runs/tell-pretrained-0", "--prompt=ant", "--max_new_tokens=8"], ""),
         (
             [
                 "train.py",
                 f"--config={folder}/tiny.py:reverse",
                 f"--workdir={folder}/again",
-                f"--config.training.init_from={folder}/runs/reverse-pretrained-3:best",
+                f"--config.training.init_from={folder}/runs/reverse-pretrained-0:best",
             ],
             "",
         ),
     )
     assert sampled.returncode == told.returncode == trained.returncode == 0, trained.stderr
     assert told.stdout.startswith("ant") and sampled.stdout.endswith("\n")
-    loaded = trained.stdout.split(f"from {folder}/runs/reverse-pretrained-3:best: ")[1]
+    loaded = trained.stdout.split(f"from {folder}/runs/reverse-pretrained-0:best: ")[1]
     assert " new: " not in loaded.split("\n\n")[0] and "skipped: " not in loaded.split("\n\n")[0]
 
 

@@ -1,4 +1,4 @@
-"""Starting from other runs: what learns and what does not, averages, adapters, new pieces, word vectors; and all stages."""
+"""Starting from other runs: what learns and what does not, averages, adapters, new pieces, word vectors."""
 
 import pathlib
 import re

@@ -8,7 +8,7 @@ from jax import lax
 from lm.models.decoder import Features, log_mixture
 from lm.models.encoder import Memory
 from lm.models.encoder_decoder import PAD, EncoderDecoder
-from lm.models.readers import IMPOSSIBLE
+from lm.models.readers import IMPOSSIBLE, label_table
 from lm.recurrence.base import dot
 
 
@@ -46,7 +46,7 @@ class Ranker(EncoderDecoder):
     def _allowed(self, tokens_u, targets_bt, resets_bt):
         """bool [b, t, u]: whether some label that has the targets so far goes on with the token."""
         width, batch = max(map(len, self.labels)), len(targets_bt)
-        labels_wl = np.array([[*ids, *[PAD] * (width - len(ids))] for ids in self.labels]).T
+        labels_wl = label_table(self.labels, width).T
         places_wl = np.where(labels_wl == PAD, len(tokens_u), np.searchsorted(tokens_u, labels_wl))  # PAD: nowhere
         at = lambda table_wl, place_b: jnp.take(table_wl, place_b, axis=0, mode="clip")
 

@@ -52,6 +52,11 @@ class Reader(nn.Module):
         return self.logits(source_bs)
 
 
+def label_table(labels: tuple[tuple[int, ...], ...], width: int) -> np.ndarray:
+    """labels_lt: the ids of each, filled up with `PAD`."""
+    return np.array([[*ids, *[PAD] * (width - len(ids))] for ids in labels])
+
+
 class Classifier(Reader):
     """A dense head over the labels on one vector of the encoder's outputs: their mean or their maximum over the source,
     or the last outputs of every layer and direction."""
@@ -77,7 +82,7 @@ class Classifier(Reader):
 
     def gold(self, source_bs, targets_bt):
         width = max(targets_bt.shape[1], *map(len, self.labels))
-        labels_lt = np.array([[*ids, *[PAD] * (width - len(ids))] for ids in self.labels])
+        labels_lt = label_table(self.labels, width)
         targets_bt = jnp.pad(targets_bt, [(0, 0), (0, width - targets_bt.shape[1])])
         return jnp.all(targets_bt[:, None] == labels_lt, axis=-1)
 
