@@ -20,9 +20,12 @@ class _LatestAndBest(PreservationPolicy):
     def __init__(self, keep: int, best_step: int):
         self.keep, self.best_step = keep, best_step
 
+    def superseded(self, steps: Sequence[int]) -> list[int]:
+        return [step for step in steps[: -self.keep] if step != self.best_step]
+
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
-        late = len(checkpoints) - self.keep
-        return [i >= late or info.step == self.best_step for i, info in enumerate(checkpoints)]
+        old = self.superseded([info.step for info in checkpoints])
+        return [info.step not in old for info in checkpoints]
 
 
 class Damaged(UserError):
@@ -114,6 +117,7 @@ class Checkpoints:
                 damaged.append(error or Damaged(where, "cannot be read by another host", mend))
                 continue
             self._set_aside(damaged, say)
+            self._remove_old(found[2]["best_step"])
             return found
         if damaged:
             raise damaged[0]
@@ -133,6 +137,12 @@ class Checkpoints:
         if damaged:
             hosts.meet()
             self._manager.reload()
+
+    def _remove_old(self, best_step: int) -> None:
+        """Orbax removes what is not to be kept after a save; where that was cut short by a kill, it is done here."""
+        self._policy.best_step = best_step
+        for step in self._policy.superseded(self.steps()):
+            self._manager.delete(step)
 
     def restore_params(self, step: int) -> Any:
         """The parameters of a step as they were saved, whatever the model."""

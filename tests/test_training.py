@@ -210,6 +210,17 @@ def test_a_run_killed_and_restarted_equals_one_that_was_not(layout, configs, tra
     assert kill.differences(tmp_path / "killed", trained[layout]) == []
 
 
+def test_what_a_kill_left_of_old_checkpoints_is_removed_by_the_next_start(short, uninterrupted, tmp_path):
+    """A kill after the last save and before, or in, the removal of what it supersedes."""
+    run = tmp_path / "run"
+    shutil.copytree(uninterrupted["streams"], run)
+    for step in (8, 16):
+        shutil.copytree(run / "checkpoints" / "20", run / "checkpoints" / str(step))
+    shutil.rmtree(run / "checkpoints" / "16" / "params")
+    training.train(short["streams"], epath.Path(run))
+    assert kill.differences(run, uninterrupted["streams"]) == []
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_good_checkpoint(
     layout, short, uninterrupted, tmp_path, monkeypatch
