@@ -1,8 +1,8 @@
-"""python -m benchmarks.kill [--kills=10] [--layout=streams|buckets|both] [--hosts=1] [--workdir=DIR] [--seed=0]
+"""python -m benchmarks.kill [--runs=1] [--kills=10] [--steps=500] [--layout=streams|buckets|both] [--hosts=1]
 
-Trains a small model without a break, and again killed by SIGKILL at random moments and restarted each time. Exits with
-0 only if both runs end with the same checkpoints (parameters, optimizer, carried state), bit for bit, and the same
-metrics.jsonl, times aside.
+Trains a small model without a break, and again, `runs` times, killed by SIGKILL at random moments and restarted each
+time. Exits with 0 only if every run ends with the same checkpoints (parameters, optimizer, carried state), bit for bit,
+and the same metrics.jsonl, times aside. `--workdir=DIR` keeps the runs, `--seed=0` is of the moments.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from etils import epath
 from lm import config as configuration
 from lm import workdir as run_directory
 from lm.checkpoints import Checkpoints
-from lm.config import Config, DataConfig, ModelConfig, OptimizerConfig, TokenizerConfig, TrainingConfig
+from lm.config import Config, DataConfig, ModelConfig, OptimizerConfig, TokenizerConfig, TrainingConfig, editable
 from lm.errors import UserError, program
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -40,6 +40,7 @@ TIMES = {
     "waiting_for_data",
 }  # what may differ between two runs of one configuration
 LAYOUTS = ("streams", "buckets")
+EVAL_EVERY = 70
 
 
 def layouts(flag: str) -> tuple[str, ...]:
@@ -79,7 +80,9 @@ def small_config(layout: str, source: str) -> Config:
             model=ModelConfig(embed_dim=16, hidden_dim=64, layers=2, attention="dot", dropout=0.2),
             optimizer=OptimizerConfig(learning_rate=3e-3, warmup=20),
             # The three periods have no common multiple but the end, so a restart falls between them all.
-            training=TrainingConfig(steps=500, eval_every=70, checkpoint_every=19, log_every=7, eval_examples=16),
+            training=TrainingConfig(
+                steps=500, eval_every=EVAL_EVERY, checkpoint_every=19, log_every=7, eval_examples=16
+            ),
         )
     )
 
@@ -124,6 +127,18 @@ def run(command: list[str], environment: dict[str, str], hosts: int, log: pathli
     return time.monotonic() - begun
 
 
+class Life:
+    """What is known of a life from those before it, in seconds; of the first nothing: it ends while it trains."""
+
+    startup = 0.0  # until the first line of metrics
+    pace = 0.01  # of a step
+
+    def learn(self, lines: list[tuple[float, int]]) -> None:
+        """From (moment, step) of its lines of metrics."""
+        self.startup = lines[0][0]
+        self.pace = (lines[-1][0] - lines[0][0]) / max(lines[-1][1] - lines[0][1], 1) or self.pace
+
+
 def run_killed(
     command: list[str],
     environment: dict[str, str],
@@ -132,20 +147,19 @@ def run_killed(
     kills: int,
     seed: int,
     hosts: int = 1,
+    life: Life | None = None,
 ) -> list[str]:
     """Runs to the end, killed `kills` times on the way, of several hosts one; returns where each kill hit.
 
     A moment is uniform over what is expected of a life: its start-up, and twice its share of the steps that are left.
-    How long these take is learnt from the lives before; the first, of which nothing is known, ends while it trains.
     """
-    rng = np.random.default_rng(seed)
-    startup, pace = 0.0, 0.01  # seconds until the first line of metrics, and for a step
+    rng, life = np.random.default_rng(seed), life or Life()
     hits: list[str] = []
     log_path = workdir.parent / f"{workdir.name}.log"
     while len(hits) < kills:
         done = _latest_checkpoint(workdir)
-        moment = rng.uniform(0, startup + 2 * (steps - done) / (kills - len(hits) + 1) * pace)
-        target = done + int((moment - startup) / pace)
+        moment = rng.uniform(0, life.startup + 2 * (steps - done) / (kills - len(hits) + 1) * life.pace)
+        target = done + int((moment - life.startup) / life.pace)
         lines: list[tuple[float, int]] = []  # when each step was reported
         processes, begun, hit = start(command, environment, hosts, log_path), time.monotonic(), False
         while all(process.poll() is None for process in processes):
@@ -153,21 +167,21 @@ def run_killed(
             now, reported = time.monotonic() - begun, _steps_in(log_path)
             if reported and (not lines or lines[-1][1] != reported[-1]):
                 lines.append((now, reported[-1]))
-            if (moment < startup and now >= moment) or (moment >= startup and lines and lines[-1][1] >= target):
+            late = moment >= life.startup
+            if (not late and now >= moment) or (late and lines and lines[-1][1] >= target):
                 # The lines come some steps apart, and with them the evaluations: anywhere in between.
-                time.sleep(rng.uniform(0, 10 * pace))
+                time.sleep(rng.uniform(0, 10 * life.pace))
                 processes[rng.integers(hosts)].kill()
                 hit = True
                 break
         codes = _all_ended(processes)
         if lines:
-            startup = lines[0][0]
-            pace = (lines[-1][0] - lines[0][0]) / max(lines[-1][1] - lines[0][1], 1) or pace
+            life.learn(lines)
         if not any(codes):  # it was done before its moment came
             continue
         if not hit or -signal.SIGKILL not in codes or {*codes} - {0, 2, -signal.SIGKILL}:
             raise UserError(str(log_path), f"the run ended with exit codes {codes}", "read its messages")
-        where = f"after step {lines[-1][1]}" if lines else "start-up"
+        where = _moment_in(log_path)
         where += ", while a checkpoint was written" if _half_written(workdir) else ""
         hits.append(f"{time.monotonic() - begun:6.2f} s, from step {done}: {where}")
     run(command, environment, hosts, log_path)
@@ -184,8 +198,22 @@ def _all_ended(processes: list[subprocess.Popen]) -> list[int]:
         raise UserError("a host", "went on for a minute after another one was killed", "see lm/hosts.py") from None
 
 
+def _lines_in(log: pathlib.Path) -> list[tuple[int, str]]:
+    """(step, split) of each line of metrics."""
+    found = re.findall(r"^step +([\d,]+) .*? (train|validation) ", log.read_text(), re.MULTILINE)
+    return [(int(step.replace(",", "")), split) for step, split in found]
+
+
 def _steps_in(log: pathlib.Path) -> list[int]:
-    return [int(step.replace(",", "")) for step in re.findall(r"^step +([\d,]+) ", log.read_text(), re.MULTILINE)]
+    return [step for step, _ in _lines_in(log)]
+
+
+def _moment_in(log: pathlib.Path) -> str:
+    """What the process was at when it wrote the last line."""
+    if not (lines := _lines_in(log)):
+        return "in start-up" + ("" if "\ncompiling" in log.read_text() else ", before the model was there")
+    step, split = lines[-1]
+    return "in evaluation" if split == "train" and step % EVAL_EVERY == 0 else f"after step {step}"
 
 
 def _latest_checkpoint(workdir: pathlib.Path) -> int:
@@ -260,37 +288,46 @@ def main() -> None:
     base = pathlib.Path(values.workdir or tempfile.mkdtemp(prefix="kill-"))
     # That the numbers are the same to the last bit is promised on a CPU.
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    found: dict[str, list[str]] = {}
+    equal: dict[str, int] = {}
     for layout in chosen:
         folder = (base / layout).absolute()
         if folder.exists() and any(folder.iterdir()):
             raise UserError(str(folder), "is not empty", "choose another --workdir")
         folder.mkdir(parents=True, exist_ok=True)
-        config = small_config(layout, write_data(layout, folder))
-        steps = int(config.training.steps)
+        config = editable(small_config(layout, write_data(layout, folder)))
+        config.training.steps = values.steps
+        config = configuration.validated(config)
         seconds = run(
             command(config, folder / "uninterrupted"), environment, values.hosts, folder / "uninterrupted.log"
         )
-        print(f"{layout}: {steps} steps without a break in {seconds:.1f} s", flush=True)
-        killed = folder / "killed"
-        hits = run_killed(command(config, killed), environment, killed, steps, values.kills, values.seed, values.hosts)
-        for number, hit in enumerate(hits, start=1):
-            print(f"  kill {number:2d} {hit}")
-        found[layout] = differences(folder / "uninterrupted", killed)
-        for difference in found[layout]:
-            print(f"  differs: {difference}")
-    for layout, different in found.items():
-        print(
-            f"{layout:<8} {values.kills} kills, {values.hosts} hosts  {'DIFFERENT' if different else 'equal, bit for bit'}"
-        )
-    if any(found.values()):
+        print(f"{layout}: {values.steps} steps without a break in {seconds:.1f} s", flush=True)
+        equal[layout], life = 0, Life()
+        for number in range(1, values.runs + 1):
+            killed, seed = folder / f"killed{number}", values.seed + number - 1
+            hits = run_killed(
+                command(config, killed), environment, killed, values.steps, values.kills, seed, values.hosts, life
+            )
+            for hit in hits:
+                print(f"  run {number:3d}, killed at {hit}", flush=True)
+            different = differences(folder / "uninterrupted", killed)
+            for difference in different:
+                print(f"  run {number:3d} differs: {difference}", flush=True)
+            equal[layout] += not different
+            if not different and not values.workdir:
+                shutil.rmtree(killed)
+    for layout, count in equal.items():
+        hosts = f"{values.hosts} host{'s' * (values.hosts > 1)}"
+        print(f"{layout:<8} {hosts}, {values.kills} kills a run: {count} of {values.runs} runs equal, bit for bit")
+    if any(count < values.runs for count in equal.values()):
         sys.exit(1)
     if not values.workdir:
         shutil.rmtree(base)
 
 
 if __name__ == "__main__":
-    flags.DEFINE_integer("kills", 10, "how often each run is killed")
+    flags.DEFINE_integer("runs", 1, "how many runs of each layout are killed", lower_bound=1)
+    flags.DEFINE_integer("kills", 10, "how often each run is killed", lower_bound=0)
+    flags.DEFINE_integer("steps", 500, "updates of each run", lower_bound=1)
     flags.DEFINE_integer("hosts", 1, "processes of each run; a kill is of one of them", lower_bound=1)
     flags.DEFINE_string("layout", "both", "streams, buckets or both")
     flags.DEFINE_string(

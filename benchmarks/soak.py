@@ -1,9 +1,10 @@
-"""python -m benchmarks.soak [--minutes=120] [--layout=streams|buckets|both] [--workdir=DIR]
+"""python -m benchmarks.soak [--minutes=120] [--seconds=60] [--layout=streams|buckets|both] [--workdir=DIR]
 
-Trains a small model of each layout for hours, with evaluations and checkpoints every few seconds, so that what a single
-one leaks can be seen, and looks at the process from outside: resident memory, open files, threads. Exits with 0 only if
-after the first ten minutes (the first twelfth of a shorter run) no memory is more than 2 % above what it was then, and
-there are no more files and threads; then each run is stopped by SIGTERM, which must end it with 143.
+Trains a small model of each layout for hours, with an evaluation every 500 steps and a checkpoint every `seconds`, and
+looks at the process from outside: resident memory, open files, threads. Exits with 0 only if after the first ten
+minutes (the first twelfth of a shorter run) no memory is more than 2 % above what it was then, and there are no more
+files and threads; then each run is stopped by SIGTERM, which must end it with 143. Of many saves a minute Orbax keeps
+some memory, about 30 KiB each.
 """
 
 import os
@@ -59,7 +60,8 @@ def main() -> None:
     for layout in layouts:
         config = editable(kill.small_config(layout, kill.write_data(layout, base)))
         training = config.training
-        training.steps, training.log_every, training.eval_every, training.checkpoint_every = 10**8, 100, 500, 300
+        training.steps, training.log_every, training.eval_every, training.checkpoint_every = 10**8, 100, 500, 10**8
+        training.checkpoint_minutes = values.seconds / 60
         command = kill.command(validated(config), base / layout)
         processes[layout] = kill.start(command, dict(os.environ), 1, base / f"{layout}.log")[0]
         looks[layout] = []
@@ -105,6 +107,7 @@ def main() -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_float("minutes", 120, "how long", lower_bound=1)
+    flags.DEFINE_float("seconds", 60, "between two checkpoints", lower_bound=0.1)
     flags.DEFINE_string("layout", "both", "streams, buckets or both")
     flags.DEFINE_string("workdir", "", "where the runs go, and stay; empty: a directory that is removed if all is flat")
     program(main)
