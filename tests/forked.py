@@ -5,6 +5,7 @@ output: for each [exit code, standard output, standard error]. Nothing here may 
 fork would lose.
 """
 
+import gc
 import json
 import os
 import runpy
@@ -16,6 +17,7 @@ import lm.run  # noqa: F401  with all that the programs import, but not the prog
 import lm.training  # noqa: F401
 
 calls, answers, running = json.load(sys.stdin), {}, {}
+gc.freeze()  # children do not look through what was imported, and so need no copy of it
 warnings.filterwarnings("ignore", message=r".*os\.fork\(\) was called")
 
 
@@ -48,8 +50,16 @@ else:
 
 # Only children come here; what follows is the program, to the end of its process.
 sys.stdin = os.fdopen(0)
-if sys.argv[0] == "-m":
-    del sys.argv[0]
-    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
-else:
-    runpy.run_path(sys.argv[0], run_name="__main__")
+try:
+    if sys.argv[0] == "-m":
+        del sys.argv[0]
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    else:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+except SystemExit as end:
+    if end.code != 2:
+        raise
+    # A refusal has nothing to finish, and the interpreter's end would copy the memory that it shares with its parent.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(2)
