@@ -1,5 +1,6 @@
 """Checkpoints by Orbax: asynchronous, whole or not there, the latest few and the best by validation loss."""
 
+import errno
 import functools
 import os
 from collections.abc import Callable, Sequence
@@ -44,6 +45,8 @@ class Checkpoints:
 
     def __init__(self, directory: epath.Path, keep: int = 0):
         self.directory = epath.Path(os.getcwd(), directory)  # Orbax writes to absolute paths only
+        if keep:
+            self._require_writable()
         self._policy = _LatestAndBest(keep, 0)
         self._manager = self._managed(
             MultiprocessingOptions(),
@@ -73,12 +76,20 @@ class Checkpoints:
         alone = MultiprocessingOptions(primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"alone{me}")
         return self._managed(alone, create=False, enable_async_checkpointing=False)
 
+    def _require_writable(self) -> None:
+        """Orbax, where it may not write, says so only after five minutes."""
+        if "://" in str(self.directory) or not self.directory.exists():
+            return
+        if not os.access(self.directory, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self.directory))
+
     def steps(self) -> list[int]:
         return sorted(self._manager.all_steps())
 
     def save(self, step: int, params: Any, rest: Any, progress: dict[str, Any]) -> None:
         """Returns while the files are being written; an error of the save before this one is raised here."""
         self._policy.best_step = progress["best_step"]
+        self._require_writable()
         with _writing(self.directory / str(step)):
             self._manager.save(
                 step,
@@ -159,7 +170,10 @@ class Checkpoints:
 
     def _read(self, step: int, **items: Any) -> Any:
         try:
-            return self._reader.restore(step, args=ocp.args.Composite(**items))
+            found = self._reader.restore(step, args=ocp.args.Composite(**items))
+            if "progress" in items and not isinstance(found["progress"]["best_step"], int):
+                raise ValueError("its progress has no best_step")
+            return found
         except Exception as error:  # Orbax raises many kinds, from files missing to arrays that do not fit
             raise self._unreadable(step, error) from error
 

@@ -348,7 +348,7 @@ def validated(config: Config) -> Config:
 
     def between(path: str, low: float, high: float = math.inf) -> None:
         value = get(config, path)
-        mend = f"give at least {low:g}" if high == math.inf else f"give {low:g} to {high:g}"
+        mend = f"give at least {low:g}" if high == math.inf else f"give {low:g} to {high:.12g}"
         check(low <= value <= high, path, f"{value!r} is out of range", mend)
 
     choice("data.task", TASKS)
@@ -366,10 +366,13 @@ def validated(config: Config) -> Config:
     choice("training.not_finite", ("stop", "skip", "rewind"))
     choice("training.init_mismatch", ("refuse", "skip"))
     for path in (
-        "data.batch_size data.window data.max_length data.buckets data.evaluation_streams model.embed_dim "
-        "model.hidden_dim model.layers model.heads data.span training.keep_checkpoints training.accumulate"
+        "data.max_length data.buckets data.evaluation_streams model.embed_dim model.hidden_dim model.heads data.span "
+        "training.keep_checkpoints training.accumulate"
     ).split():
         between(path, 1)
+    between("data.batch_size", 1, 2**20)
+    between("data.window", 1, 2**20)
+    between("model.layers", 1, 1000)
     between("seed", 0, 2**32 - 1)
     between("data.tokenizer.vocab_size", 0, 2**31 - 1)
     between("data.tokenizer.sentinels", 0, 10_000)

@@ -109,6 +109,9 @@ def program(
     except Exception as error:
         if _hosts() and (lost := _hosts().lost(error)):
             _end(2, str(lost), error)
+        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+            what = f"there is too little ({(str(error).strip() or 'nothing was left').splitlines()[0][:160]})"
+            _end(2, str(UserError("memory", what, "ask for less: a smaller batch, model, beam or prompt")), error)
         _leave(1, f"{type(error).__name__}: {error}", error)
         raise
 

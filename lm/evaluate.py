@@ -15,6 +15,7 @@ from absl import flags
 
 from lm import console, evaluation, metrics, workdir
 from lm.data import pipeline
+from lm.data.sources import Split
 from lm.errors import UserError, nearest, program
 from lm.evaluation import Evaluator
 from lm.generation import Options
@@ -46,17 +47,24 @@ class Evaluation(NamedTuple):
     fingerprint: str  # of the examples
 
 
+def split_of(run: Run, split: str) -> Split:
+    """The examples, which are those that the run was started with; raises `UserError` where it names no such split."""
+    names = ("train", "validation", *(("test",) if run.config.data.test else ()))
+    if split not in names:
+        raise UserError("--split", f"the run has no {split!r} data", nearest(split, names))
+    loaded = pipeline.load_splits(run.config.data, (split,))[split]
+    workdir.check_unchanged(run.workdir, {split: loaded.fingerprint})
+    return loaded
+
+
 def evaluate(
     run: Run, split: str, options: Options, lowercase: bool = False, tokenize: str = "", scores: tuple[str, ...] = ()
 ) -> Evaluation:
     """Loss of the whole split, and its outputs' `scores` (none: the task's)."""
-    names, task = ("train", "validation", *(("test",) if run.config.data.test else ())), TASKS[run.config.data.task]
-    if split not in names:
-        raise UserError("--split", f"the run has no {split!r} data", nearest(split, names))
+    task = TASKS[run.config.data.task]
     if scores and not task.scores:
         raise UserError("--scores", f"the task {run.config.data.task} has no outputs to score", "leave it out")
-    loaded = pipeline.load_splits(run.config.data, (split,))[split]
-    workdir.check_unchanged(run.workdir, {split: loaded.fingerprint})
+    loaded = split_of(run, split)
     devices = Devices(jax.local_devices())
     encoded = pipeline.encode(loaded, run.tokenizer, run.config.data, run.config.seed)
     labels = run.labels if task.ranks else ()
@@ -159,9 +167,6 @@ def differing(a: str, b: str) -> list[str]:
 
 def show_comparison(runs: list[Run], both: list[Evaluation]) -> None:
     """Both figures side by side; tests where both have the same examples and units."""
-    if both[0].fingerprint != both[1].fingerprint:
-        what = f"its {SPLIT.value} data is not that of {runs[0].workdir}"
-        raise UserError(str(runs[1].workdir), what, "give runs that are evaluated on the same data")
     for letter, run in zip("AB", runs, strict=True):
         console.say(f"{letter}  {run.workdir}, step {run.step}, {run.weights}")
     console.say(f"{'':<18}{'A':>10}{'B':>12}{'B - A':>12}  {'95 % interval':<24}{'p bootstrap':>12}{'p random':>10}")
@@ -194,6 +199,11 @@ def main() -> None:
     if TOKENIZE.value and TOKENIZE.value not in sacrebleu.BLEU.TOKENIZERS:
         mend = nearest(TOKENIZE.value, sacrebleu.BLEU.TOKENIZERS)
         raise UserError("--bleu_tokenize", f"{TOKENIZE.value!r} is unknown", mend)
+    try:
+        sacrebleu.BLEU(tokenize=TOKENIZE.value or None)
+    except (RuntimeError, ImportError) as error:  # some need a package more
+        what = " ".join(str(error).split())
+        raise UserError("--bleu_tokenize", f"{TOKENIZE.value!r} cannot be had ({what})", "install it") from None
     for name in SCORES.value:
         if name not in metrics.SCORES:
             raise UserError("--scores", f"{name!r} is unknown", nearest(name, metrics.SCORES))
@@ -206,6 +216,9 @@ def main() -> None:
             if chooses and flag.value:
                 what = f"the task {run.config.data.task} {chooses}"
                 raise UserError(f"--{flag.name}", what, "leave it out")
+    if len({split_of(run, SPLIT.value).fingerprint for run in runs}) > 1:
+        what = f"its {SPLIT.value} data is not that of {runs[0].workdir}"
+        raise UserError(str(runs[1].workdir), what, "give runs that are evaluated on the same data")
     both = [evaluate_as_asked(run) for run in runs]
     for run, found in zip(runs, both, strict=True):
         show(run, found)

@@ -54,7 +54,7 @@ class Options:
             if not ok:
                 raise UserError(f"--{name}", f"{getattr(self, name)!r} is out of range", mend)
 
-        check(self.num_samples >= 1, "num_samples", "give at least 1")
+        check(1 <= self.num_samples <= 10**5, "num_samples", "give 1 to 100000")
         check(0 <= self.max_new_tokens <= 10**6, "max_new_tokens", "give 1 to 1000000, or 0 for the default")
         check(0 <= self.min_new_tokens <= 10**6, "min_new_tokens", "give 0 to 1000000")
         check(0 <= self.temperature < float("inf"), "temperature", "give at least 0, which is greedy")

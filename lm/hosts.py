@@ -4,9 +4,11 @@ Hosts meet at a coordinator, the first of them. Each beats like a heart there; w
 failed, the others end with one line, rather than wait for it for ever in a collective.
 """
 
+import atexit
 import contextlib
 import ctypes
 import hashlib
+import itertools
 import os
 import re
 import signal
@@ -80,8 +82,9 @@ def join(coordinator: str, processes: int, process: int) -> None:
         if distributed.global_state.process_id:  # what all would say is said once
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115  as long as the process
             os.environ["TQDM_DISABLE"] = "1"
-        _end_on_abort(lambda: _error("the first host is gone"))
-        _Watch().start()
+        watch, restore = _Watch(), _end_on_abort(lambda: _error("the first host is gone"))
+        watch.start()
+        atexit.register(_part, watch, restore)
 
 
 def joined() -> bool:
@@ -159,6 +162,17 @@ class Vote:
 # ---- ending -----------------------------------------------------------------------------------------------------
 
 
+def _part(watch: "_Watch", restore: Callable[[], None]) -> None:
+    """The usual end, of all hosts together, while Python is still whole.
+
+    A thread that is inside JAX's client when the interpreter ends cannot come back from there: C++ aborts the process.
+    """
+    watch.stop()
+    with contextlib.suppress(Exception):  # another host failed meanwhile; what this one did is done
+        jax.distributed.shutdown()
+    restore()
+
+
 def leave(code: int, message: str) -> None:
     """Ends this process, and tells the other hosts why."""
     with contextlib.suppress(Exception):  # the coordinator may be what failed
@@ -207,12 +221,19 @@ class _Watch(threading.Thread):
 
     def __init__(self):
         super().__init__(name="lm-hosts", daemon=True)
+        self._over = threading.Event()
+
+    def stop(self) -> None:
+        self._over.set()
+        self.join()
 
     def run(self) -> None:
         state, client = distributed.global_state, _client()
         me, count = state.process_id, state.num_processes
         beats, heard, reached = {}, dict.fromkeys(range(count), time.monotonic()), time.monotonic()
-        for beat in range(2**62):
+        for beat in itertools.count():
+            if self._over.is_set():
+                return
             try:
                 client.key_value_set(f"lm/beat/{me}", str(beat), allow_overwrite=True)
                 failed = client.key_value_dir_get("lm/failed/")
@@ -221,7 +242,7 @@ class _Watch(threading.Thread):
             except Exception:  # whatever the client raises where nobody answers
                 if time.monotonic() - reached > SILENCE / 3:
                     self._say("the first host is gone")
-                time.sleep(1)
+                self._over.wait(1)
                 continue
             for key, message in failed:
                 host = int(key.rpartition("/")[2])
@@ -234,7 +255,7 @@ class _Watch(threading.Thread):
                 if now - heard[host] > SILENCE:
                     self._say(f"host {host} was not heard of for {SILENCE:.0f} s")
             beats = found
-            time.sleep(_BEAT)
+            self._over.wait(_BEAT)
 
     def _say(self, what: str) -> None:
         print(_error(what), file=sys.stderr, flush=True)

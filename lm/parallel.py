@@ -25,6 +25,8 @@ AXIS = "data"
 class Devices:
     """`pmap`: every device of a run holds the whole state."""
 
+    shards = 1  # parts that parameters are cut into
+
     def __init__(self, devices: list[jax.Device]):
         self.devices = devices
         self.local = [device for device in devices if device.process_index == jax.process_index()]

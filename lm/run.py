@@ -76,9 +76,12 @@ def _labels(directory: epath.Path, config: Config) -> tuple[str, ...]:
     if not path.exists():  # a run of before it was written
         return evaluation.labels_of(pipeline.load_splits(config.data, ("train",))["train"].examples)
     try:
-        return tuple(map(str, json.loads(path.read_text())))
+        labels = json.loads(path.read_text())
+        if isinstance(labels, list) and labels and all(isinstance(label, str) for label in labels):
+            return tuple(labels)
     except ValueError:
-        raise UserError(str(path), "is not valid JSON", "move it away: it is made of the training data") from None
+        pass
+    raise UserError(str(path), "is no JSON list of labels", "move it away: they are read from the training data then")
 
 
 def _kind(run: Run) -> tuple:

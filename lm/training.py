@@ -17,7 +17,19 @@ from flax.traverse_util import flatten_dict
 from jax import lax
 
 import lm
-from lm import checkpoints, console, evaluation, generation, hosts, losses, models, optimizers, transfer, workdir
+from lm import (
+    checkpoints,
+    console,
+    evaluation,
+    generation,
+    hosts,
+    losses,
+    memory,
+    models,
+    optimizers,
+    transfer,
+    workdir,
+)
 from lm import config as configuration
 from lm.config import Config, Group, in_steps
 from lm.data import pipeline, tokenizers
@@ -238,6 +250,10 @@ def train(config: Config, directory: epath.Path, profile: tuple[int, int] | None
     model = models.build(config, tokenizer.vocab_size, generation.label_ids(tokenizer, labels))
     for name in splits.keys() - {"train"} if labels else ():
         evaluation.check_labels(splits[name], labels)
+    shapes = jax.eval_shape(lambda: initial_params(model, config.seed))
+    optimizer = optimizers.optimizer(config.optimizer, rate, shapes, schedule.groups)
+    fresh = lambda params: initial_state(model, optimizer, config, params)
+    memory.require(shapes, jax.eval_shape(fresh, shapes), devices)
     params = jax.device_get(initial_params(model, config.seed))
     loaded: list[str] = []
     if origin:
@@ -252,8 +268,6 @@ def train(config: Config, directory: epath.Path, profile: tuple[int, int] | None
             raise UserError("config.training.word_vectors", what, mend)
         params, count = transfer.with_word_vectors(params, tokenizer, training.word_vectors)
         console.say(f"from {training.word_vectors}: vectors of {count:,} of {tokenizer.unused.start:,} pieces")
-    optimizer = optimizers.optimizer(config.optimizer, rate, params, schedule.groups)
-    fresh = lambda params: initial_state(model, optimizer, config, params)
     with workdir.begun(directory, config, tokenizer, fingerprints):
         if config.data.cleaning and hosts.is_first():
             report = json.dumps(splits["train"].report.as_dict(), indent=1, ensure_ascii=False)
@@ -265,8 +279,7 @@ def train(config: Config, directory: epath.Path, profile: tuple[int, int] | None
 
         def latest() -> TrainState:
             """The last good state on the host, `progress` as it was then."""
-            shapes = jax.eval_shape(fresh, params)
-            found = saved.restore_latest(*parted(shapes), console.say)
+            found = saved.restore_latest(*parted(jax.eval_shape(fresh, params)), console.say)
             vars(progress).update(vars(Progress()))
             if found is None:
                 return jax.device_get(fresh(params))
@@ -365,6 +378,8 @@ def train(config: Config, directory: epath.Path, profile: tuple[int, int] | None
                 if profiled:
                     jax.profiler.stop_trace()
                     console.say(f"steps {profile[0]} to {step} are traced in {directory / 'profile'}")
+                    temporary = step_fn.lower(state, batch).compile().memory_analysis().temp_size_in_bytes
+                    console.say("\n".join(memory.by_module(state, temporary)))
                 if evaluates:
                     record = {"step": step, "split": "validation", "seconds": round(progress.seconds, 3)}
                     record |= evaluator.evaluate(devices.replicated(weights(state)), training.eval_examples)
@@ -437,6 +452,8 @@ class Schedule:
 
         training = config.training
         self.steps = steps(training.steps, "config.training.steps")
+        if self.steps >= 2**31:  # a state counts them in 32 bits
+            raise UserError("config.training.steps", f"{self.steps} updates are too many", f"give less than {2**31}")
         self.warmup = steps(config.optimizer.warmup, "config.optimizer.warmup")
         self.log_every = steps(training.log_every, "config.training.log_every")
         self.eval_every = steps(training.eval_every, "config.training.eval_every")

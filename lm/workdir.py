@@ -44,9 +44,17 @@ def write_whole(path: epath.Path, text: str) -> None:
 MAY_DIFFER = ("training.parallel", "training.shards")
 
 
+def _is_run(workdir: epath.Path) -> bool:
+    try:
+        return (workdir / "config.json").exists()
+    except ImportError as error:
+        what, mend = f"this kind of path needs a package ({error})", "install it, e.g. pip install -e '.[gcs]'"
+        raise UserError(str(workdir), what, mend) from None
+
+
 def check(workdir: epath.Path, config: Config) -> None:
     """Raises `UserError` for a directory that holds another configuration, or files that are not a run's."""
-    if (workdir / "config.json").exists():
+    if _is_run(workdir):
         different = [
             each
             for each in configuration.differences(read_config(workdir), config)
@@ -117,7 +125,7 @@ def _write_start(workdir: epath.Path, config: Config, tokenizer: Tokenizer, fing
 
 def read_config(workdir: epath.Path) -> Config:
     path = workdir / "config.json"
-    if not path.exists():
+    if not _is_run(workdir):
         raise UserError(str(workdir), "is not a run (no config.json)", "give the --workdir that train.py wrote")
     try:
         text = path.read_text()
@@ -198,15 +206,7 @@ class MetricsLog:
 
     def __init__(self, workdir: epath.Path, step: int):
         self.path = workdir / "metrics.jsonl"
-        kept = []
-        if self.path.exists():
-            for line in self.path.read_text().split("\n"):
-                try:
-                    record = json.loads(line)
-                except json.JSONDecodeError:  # the half line of a killed process
-                    continue
-                if record["step"] <= step and step:
-                    kept.append(line)
+        kept = [line for line, record in _records(self.path) if record["step"] <= step and step]
         write_whole(self.path, "".join(line + "\n" for line in kept))
         # Nothing can be appended to in a bucket, so there the file, which is small, is written anew with each line.
         self._written = [line + "\n" for line in kept]
@@ -265,6 +265,24 @@ class NoLog:
 
 def read_metrics(workdir: epath.Path) -> list[dict[str, Any]]:
     """All records of `metrics.jsonl`."""
-    path = workdir / "metrics.jsonl"
-    lines = path.read_text().split("\n") if path.exists() else []
-    return [json.loads(line) for line in lines if line]
+    return [record for _, record in _records(workdir / "metrics.jsonl")]
+
+
+def _records(path: epath.Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each line of metrics, as it is and as a record; without the last one where a killed process wrote half of it.
+
+    Raises `UserError` for a line that this program did not write.
+    """
+    lines = path.read_bytes().split(b"\n") if path.exists() else []
+    for number, line in enumerate(lines, start=1):
+        try:
+            text = line.decode()
+            record = json.loads(text)
+            known = isinstance(record["step"], int) and isinstance(record["split"], str)
+        except (ValueError, TypeError, KeyError, IndexError):
+            known = False
+        if known:
+            yield text, record
+        elif number < len(lines):  # the last one is half, or empty as nothing is after the end of a line
+            what, mend = "is no line of metrics", "mend it, or move the file away: training goes on without it"
+            raise UserError(f"{path}:{number}", what, mend)

@@ -33,7 +33,7 @@ for index, (arguments, given) in enumerate(calls):
     if len(running) == os.cpu_count():
         wait_for_one()
     streams = [tempfile.TemporaryFile() for _ in range(3)]  # noqa: SIM115  they live as long as the child
-    streams[0].write(given.encode())
+    streams[0].write(given.encode(errors="surrogateescape"))
     streams[0].seek(0)
     child = os.fork()
     if not child:

@@ -1,6 +1,10 @@
 """What a user can mend: one line on standard error, exit code 2, and nothing lost."""
 
+import contextlib
+import ctypes
+import gzip
 import json
+import os
 import pathlib
 import re
 import resource
@@ -48,6 +52,19 @@ def folder(tmp_path_factory, sources) -> pathlib.Path:
     (folder / "raises.py").write_text("def get_config():\n    raise KeyError('steps')\n")
     (folder / "imports.py").write_text("import no_such_module\n")
     (folder / "other_type.py").write_text("def get_config():\n    return {}\n")
+    (folder / "args.py").write_text("def get_config(a, b):\n    return None\n")
+    (folder / "stages.py").write_text("TASKS = ['a']\ndef get_config(stage):\n    raise ValueError(stage)\n")
+    (folder / "three.tsv").write_text("a\tb\nc\td\te\n")
+    (folder / "list.jsonl").write_text("[1, 2]\n")
+    (folder / "fake.tsv.gz").write_text("a\tb\n")
+    (folder / "cut.tsv.gz").write_bytes(gzip.compress(b"a\tb\n" * 9999)[:60])
+    (folder / "fake.tsv.zst").write_text("a\tb\n")
+    (folder / "labels.tsv").write_text("ant\tugly\n" * 5)
+    (folder / "text.model").write_text("no model at all\n")
+    (folder / "empty.model").write_text("")
+    (folder / "narrow.vec").write_text("ant 0.1 0.2\nbee 0.1 0.3\n")
+    (folder / "strange.vec").write_text(f"zebra{' 1' * 8}\n")
+    (folder / "words.vec").write_text(f"ant{' x' * 8}\n")
     (folder / "file").write_text("no directory")
     (folder / "notes").mkdir()
     (folder / "notes" / "diary.txt").write_text("dear diary")
@@ -113,6 +130,74 @@ WRONG_FLAGS = {
     "start from no run": (["--config.training.init_from={bad}/notes"], ["notes", "is not a run"]),
     "start from no checkpoint": (["--config.training.init_from={buckets}:7"], ["'7'"]),
     "start from other widths": (["--config.training.init_from={buckets}", "--config.model.hidden_dim=24"], ["shape"]),
+    "config file wants arguments": (["--config={bad}/args.py"], ["args.py", "get_config"]),
+    "config file that takes no stage": (["--config=configs/shakespeare.py:x"], ["shakespeare.py"]),
+    "config file without a name": (["--config="], ["--config"]),
+    "seed below zero": (["--config.seed=-1"], ["config.seed", "-1"]),
+    "seed too large": (["--config.seed=99999999999999999999"], ["config.seed"]),
+    "no seed": (["--config.seed="], ["seed"]),
+    "no rows": (["--config.data.batch_size=0"], ["config.data.batch_size", "0"]),
+    "too many rows": (["--config.data.batch_size=1000000000"], ["config.data.batch_size", "give 1 to 1048576"]),
+    "parts that do not divide": (["--config.training.accumulate=3"], ["config.training.accumulate", "batch size 8"]),
+    "unknown mode of devices": (["--config.training.parallel=ddp"], ["config.training.parallel", "fsdp"]),
+    "shards of pmap": (["--config.training.shards=2"], ["config.training.shards", "fsdp"]),
+    "unknown cell": (["--config.model.cell=lstn"], ["config.model.cell", "did you mean lstm?"]),
+    "heads that do not divide": (["--config.model.heads=5"], ["config.model.heads", "16"]),
+    "unknown type": (["--config.model.dtype=float8"], ["config.model.dtype", "bfloat16"]),
+    "a model of many petabytes": (["--config.model.hidden_dim=100000000"], ["config.model", "GiB", "this machine has"]),
+    "an embedding of many terabytes": (["--config.model.embed_dim=1000000000"], ["config.model", "GiB"]),
+    "too many layers": (["--config.model.layers=1000000"], ["config.model.layers", "give 1 to 1000"]),
+    "unknown optimizer": (["--config.optimizer.name=adamx"], ["config.optimizer.name", "adam"]),
+    "a learning rate that is no number": (["--config.optimizer.learning_rate=nan"], ["config.optimizer.learning_rate"]),
+    "a group that is no expression": (["--config.optimizer.groups=(=>0"], ["config.optimizer.groups", "'(' is not"]),
+    "a group without parameters": (["--config.optimizer.groups=nothing/.*=>0,.*=>1"], ["nothing/.*", "names: "]),
+    "no steps": (["--config.training.steps=0"], ["config.training.steps", "zero"]),
+    "too many steps": (["--config.training.steps=1e30"], ["config.training.steps", "2147483648"]),
+    "unknown cleaning": (["--config.data.cleaning=nfcc"], ["config.data.cleaning", "did you mean nfc?"]),
+    "cleaning without its end": (["--config.data.cleaning=words(1"], ["config.data.cleaning"]),
+    "cleaning by words for numbers": (["--config.data.cleaning=words(a,b)"], ["config.data.cleaning"]),
+    "cleaning upside down": (["--config.data.cleaning=words(5,1)"], ["config.data.cleaning"]),
+    "cleaning that leaves nothing": (["--config.data.cleaning=words(100,200)"], ["config.data.cleaning"]),
+    "a format with another field": (["--config.data.source_format={{question}}"], ["question", "source, target"]),
+    "a format without its end": (["--config.data.source_format={{question"], ["config.data.source_format"]),
+    "a weight of nothing": (["--config.data.train=0*tsv:{bad}/short.txt"], ["config.data.train", "0"]),
+    "a weight that is no number": (["--config.data.train=x*tsv:{bad}/short.txt"], ["config.data.train", "x*tsv"]),
+    "three formats": (["--config.data.train=tsv:{bad}/short.txt | a | b | c"], ["config.data.train", "3 formats"]),
+    "one of two files": (["--config.data.train=parallel:{bad}/short.txt"], ["does not name two files"]),
+    "a scheme alone": (["--config.data.train=tsv:"], ["names nothing to read"]),
+    "a path without a scheme": (["--config.data.train=pairs.tsv"], ["has no known scheme"]),
+    "two tabs": (["--config.data.train=tsv:{bad}/three.tsv"], ["three.tsv:2", "2 tabs"]),
+    "two tabs in validation": (["--config.data.validation=tsv:{bad}/three.tsv"], ["three.tsv:2", "2 tabs"]),
+    "a list for a record": (["--config.data.train=jsonl:{bad}/list.jsonl"], ["list.jsonl:1", "not a JSON object"]),
+    "what is not compressed": (["--config.data.train=tsv:{bad}/fake.tsv.gz"], ["fake.tsv.gz", "decompressed"]),
+    "what was cut": (["--config.data.train=tsv:{bad}/cut.tsv.gz"], ["cut.tsv.gz", "cannot be decompressed"]),
+    "what is no Zstandard": (["--config.data.train=tsv:{bad}/fake.tsv.zst"], ["fake.tsv.zst", "decompressed"]),
+    "a device": (["--config.data.train=tsv:/dev/zero"], ["/dev/zero", "a pipe or a device"]),
+    "a bucket without its package": (["--config.data.train=tsv:gs://b/x.tsv"], ["gs://b/x.tsv"]),
+    "unknown split": (["--config.data.train=tfds:tinyworld/translate:trian"], ["did you mean train?"]),
+    "unknown config of a data set": (["--config.data.train=tfds:tinyworld/translat"], ["did you mean translate?"]),
+    "a data set of no examples": (["--config.data.train=tfds:tinyworld/translate/train=-1"], ["at least 1"]),
+    "a data set too hard": (["--config.data.train=tfds:tinyworld/translate/difficulty=9"], ["difficulty is 9"]),
+    "a tokenizer of text": (["--config.data.tokenizer.kind={bad}/text.model"], ["is no SentencePiece model"]),
+    "an empty tokenizer": (["--config.data.tokenizer.kind={bad}/empty.model"], ["is no SentencePiece model"]),
+    "a directory for a tokenizer": (["--config.data.tokenizer.kind={bad}/notes"], ["notes", ".model"]),
+    "a piece twice": (["--config.data.tokenizer.pieces=<a>,<a>"], ["config.data.tokenizer.pieces", "twice"]),
+    "a piece of the tokenizer's own": (["--config.data.tokenizer.pieces=<pad>"], ["config.data.tokenizer.pieces"]),
+    "unknown task": (["--config.data.task=clasify"], ["config.data.task", "did you mean classify?"]),
+    "a layout of another task": (["--config.data.layout=streams"], ["config.data.layout", "seq2seq"]),
+    "no answer in any source": (["--config.data.task=extract"], ["config.data", "span"]),
+    "a label that training has not": (
+        ["--config.data.task=classify", "--config.data.validation=tsv:{bad}/labels.tsv"],
+        ["config.data.validation", "'ugly'"],
+    ),
+    "start from a mean of too many": (["--config.training.init_from={buckets}:mean:9"], ["'mean:9'"]),
+    "vectors of another width": (["--config.training.word_vectors={bad}/narrow.vec"], ["2 numbers", "embed_dim is 8"]),
+    "vectors of no word": (["--config.training.word_vectors={bad}/strange.vec"], ["has no word of the vocabulary"]),
+    "vectors of words": (["--config.training.word_vectors={bad}/words.vec"], ["words.vec"]),
+    "no checkpoint kept": (["--config.training.keep_checkpoints=0"], ["config.training.keep_checkpoints"]),
+    "unknown answer to what is not finite": (["--config.training.not_finite=ignore"], ["not_finite", "rewind"]),
+    "a workdir with too long a name": (["--workdir={bad}/" + "a" * 300], ["File name too long"]),
+    "a workdir in a bucket without its package": (["--workdir=gs://bucket/run"], ["gs://bucket/run"]),
 }
 
 
@@ -181,8 +266,34 @@ def broken(trained, configs, tmp_path_factory) -> dict[str, pathlib.Path]:
     shutil.copytree(
         trained["streams"] / "checkpoints" / "80", runs["unfinished"] / "checkpoints" / "80.orbax-checkpoint-tmp-7"
     )
-    for name in ("truncated", "no parameters", "foreign", "text config", "broken config", "no tokenizer", "tokenizer"):
+    for name in (
+        *("truncated", "no parameters", "foreign", "text config", "broken config", "no tokenizer", "tokenizer"),
+        *("config directory", "half tokenizer", "checkpoints file", "broken progress", "no progress", "empty progress"),
+        *("no shapes", "broken manifest", "strange manifest", "binary metrics", "strange metrics"),
+    ):
         runs[name] = copy_of(trained["streams"], base / name)
+    (runs["config directory"] / "config.json").unlink()
+    (runs["config directory"] / "config.json").mkdir()
+    (runs["half tokenizer"] / "tokenizer" / "tokenizer.json").write_text("{")
+    shutil.rmtree(runs["checkpoints file"] / "checkpoints")
+    (runs["checkpoints file"] / "checkpoints").write_text("x")
+    for step in ("72", "80"):  # the best of this run, and the last
+        (runs["broken progress"] / "checkpoints" / step / "progress" / "metadata").write_text("{")
+        shutil.rmtree(runs["no progress"] / "checkpoints" / step / "progress")
+        (runs["empty progress"] / "checkpoints" / step / "progress" / "metadata").write_text("{}")
+        (runs["no shapes"] / "checkpoints" / step / "params" / "_METADATA").write_text("[")
+    (runs["broken manifest"] / "manifest.json").write_text("{")
+    (runs["strange manifest"] / "manifest.json").write_text("[]")
+    (runs["binary metrics"] / "metrics.jsonl").write_bytes(b"\xff\xfe\n")
+    (runs["strange metrics"] / "metrics.jsonl").write_text('{"step": 4}\n3\n')
+    labels = to_json(changed(configs["buckets"], {"data.task": "classify"}))
+    for name, text in {"broken labels": "[", "strange labels": "3", "no labels": "[]"}.items():
+        runs[name] = copy_of(trained["buckets"], base / name)
+        (runs[name] / "config.json").write_text(labels)
+        (runs[name] / "labels.json").write_text(text)
+    runs["half model"] = copy_of(trained["buckets"], base / "half model")
+    (model,) = (runs["half model"] / "tokenizer").glob("*.model")
+    model.write_bytes(model.read_bytes()[:99])
     damaged_checkpoints(runs["truncated"], 80)
     shutil.rmtree(runs["no parameters"] / "checkpoints" / "80" / "params")
     # The checkpoints are of a model with 16 units.
@@ -302,14 +413,73 @@ WRONG_RUNS = {
     "evaluate truncated": ("lm.evaluate", ["--workdir={truncated}"], ["checkpoints/80"]),
     "evaluate step": ("lm.evaluate", ["--workdir={streams}", "--checkpoint=999"], ["--checkpoint", "'999'"]),
     "evaluate tokenize": ("lm.evaluate", ["--workdir={buckets}", "--bleu_tokenize=14a"], ["bleu_tokenize", "13a"]),
+    "evaluate nothing": ("lm.evaluate", [], ["workdir"]),
+    "evaluate three": ("lm.evaluate", ["{streams}", "{buckets}", "{streams}"], ["workdir"]),
+    "evaluate two tasks": ("lm.evaluate", ["{streams}", "{buckets}"], ["{buckets}"]),
+    "evaluate score": ("lm.evaluate", ["--workdir={buckets}", "--scores=blue"], ["--scores", "did you mean bleu?"]),
+    "evaluate scores of text": ("lm.evaluate", ["--workdir={streams}", "--scores=bleu"], ["--scores"]),
+    "evaluate beam": ("lm.evaluate", ["--workdir={buckets}", "--beam_size=-1"], ["--beam_size"]),
+    "evaluate penalty": ("lm.evaluate", ["--workdir={buckets}", "--length_penalty=1"], ["--length_penalty"]),
+    "evaluate mean": ("lm.evaluate", ["--workdir={buckets}", "--checkpoint=mean:99"], ["'mean:99'"]),
+    "evaluate broken manifest": ("lm.evaluate", ["--workdir={broken manifest}"], ["manifest.json", "is damaged"]),
+    "evaluate strange manifest": ("lm.evaluate", ["--workdir={strange manifest}"], ["manifest.json", "is damaged"]),
+    "sample config directory": ("sample.py", ["--workdir={config directory}"], ["config.json"]),
+    "sample half tokenizer": ("sample.py", ["--workdir={half tokenizer}"], ["tokenizer.json", "is damaged"]),
+    "sample half model": ("sample.py", ["--workdir={half model}"], ["is no SentencePiece model"]),
+    "sample checkpoints file": ("sample.py", ["--workdir={checkpoints file}"], ["checkpoints"]),
+    "sample broken progress": ("sample.py", ["--workdir={broken progress}"], ["checkpoints/80", "cannot be read"]),
+    "sample no progress": ("sample.py", ["--workdir={no progress}"], ["checkpoints/80", "cannot be read"]),
+    "sample empty progress": ("sample.py", ["--workdir={empty progress}"], ["checkpoints/80", "cannot be read"]),
+    "sample no shapes": ("sample.py", ["--workdir={no shapes}", "--checkpoint=latest"], ["80", "cannot be read"]),
+    "sample broken labels": ("sample.py", ["--workdir={broken labels}"], ["labels.json"]),
+    "sample strange labels": ("sample.py", ["--workdir={strange labels}"], ["labels.json", "no JSON list"]),
+    "sample no labels": ("sample.py", ["--workdir={no labels}"], ["labels.json", "no JSON list"]),
+    "sample bucket": ("sample.py", ["--workdir=gs://bucket/run"], ["gs://bucket/run", "package"]),
+    "sample bytes": ("sample.py", ["--workdir={streams}", "--prompt=a\udcff"], ["--prompt", "is not UTF-8"]),
+    "sample input directory": ("sample.py", ["--workdir={streams}", "--input_file={bad}/notes"], ["notes"]),
+    "sample min_p": ("sample.py", ["--workdir={streams}", "--min_p=2"], ["--min_p"]),
+    "sample no beams": ("sample.py", ["--workdir={streams}", "--beam_size=-1"], ["--beam_size"]),
+    "sample many beams": ("sample.py", ["--workdir={streams}", "--beam_size=100000000"], ["--beam_size", "10000"]),
+    "sample many": ("sample.py", ["--workdir={streams}", "--num_samples=100000000"], ["--num_samples", "100000"]),
+    "sample top_k": ("sample.py", ["--workdir={streams}", "--top_k=-1"], ["--top_k"]),
+    "sample seed": ("sample.py", ["--workdir={streams}", "--seed=-1"], ["--seed"]),
+    "sample no groups": ("sample.py", ["--workdir={streams}", "--beam_groups=0"], ["--beam_groups"]),
+    "sample long penalty": (
+        "sample.py",
+        ["--workdir={streams}", "--length_penalty=nan", "--beam_size=2"],
+        ["--length_penalty"],
+    ),
+    "sample no tokens": ("sample.py", ["--workdir={streams}", "--max_new_tokens=-1"], ["--max_new_tokens"]),
+    "sample mean of none": ("sample.py", ["--workdir={streams}", "--checkpoint=mean:0"], ["--checkpoint", "mean:0"]),
+    "sample hot": ("sample.py", ["--workdir={streams}", "--temperature=inf"], ["--temperature"]),
+    "sample surprise": ("sample.py", ["--workdir={streams}", "--typical_p=nan"], ["--typical_p"]),
+    "sample a flag of two words": ("sample.py", ["--workdir={streams}", "--json=5"], ["json", "5"]),
+    "sample without a value": ("sample.py", ["--workdir={streams}", "--prompt"], ["prompt"]),
+    "data nothing": ("lm.data", [], ["SPEC: is missing"]),
+    "data no config": ("lm.data", ["configs/shakespear.py"], ["shakespear.py"]),
+    "data scheme": ("lm.data", ["csv:x"], ["csv"]),
+    "data no file": ("lm.data", ["tsv:{bad}/missing.tsv"], ["missing.tsv", "no such file"]),
+    "data two tabs": ("lm.data", ["tsv:{bad}/three.tsv"], ["three.tsv:2"]),
+    "data first": ("lm.data", ["--first=-1", "configs/translate.py"], ["first"]),
+    "data two configs": ("lm.data", ["configs/translate.py", "configs/stories.py"], ["SPEC: is given 2 times"]),
+    "pipeline nothing": ("lm.pipeline", [], ["a pipeline is one file"]),
+    "pipeline no config": ("lm.pipeline", ["configs/none.py"], ["none.py"]),
+    "pipeline no tasks": ("lm.pipeline", ["configs/shakespeare.py"], ["shakespeare.py", "get_config"]),
+    "pipeline stage": ("lm.pipeline", ["{bad}/stages.py"], ["stages.py"]),
+    "pipeline seeds": ("lm.pipeline", ["configs/pipelines/tinyworld.py", "--seeds=x"], ["--seeds"]),
+    "pipeline task": ("lm.pipeline", ["configs/pipelines/tinyworld.py", "--tasks=stori"], ["--tasks", "stories"]),
 }
+
+
+def test_there_are_at_least_150_cases():
+    assert len(WRONG_FLAGS) + len(WRONG_RUNS) >= 150
 
 
 @pytest.fixture(scope="module")
 def run_refusals(places, broken) -> dict[str, subprocess.CompletedProcess]:
     where = places | {name: str(path) for name, path in broken.items()}
     calls = [
-        ([*(["-m"] if program == "lm.evaluate" else []), program, *(flag.format(**where) for flag in flags)], "one")
+        ([*(["-m"] if program.startswith("lm.") else []), program, *(flag.format(**where) for flag in flags)], "one")
         for program, flags, _ in WRONG_RUNS.values()
     ]
     before = {name: tree_of(pathlib.Path(place)) for name, place in where.items()}
@@ -319,23 +489,27 @@ def run_refusals(places, broken) -> dict[str, subprocess.CompletedProcess]:
 
 
 @pytest.mark.parametrize("name", WRONG_RUNS)
-def test_programs_that_read_a_run_refuse_in_one_line(name, run_refusals):
-    assert_refused(run_refusals[name], *WRONG_RUNS[name][2])
+def test_programs_that_read_a_run_refuse_in_one_line(name, run_refusals, places):
+    assert_refused(run_refusals[name], *(word.format(**places) for word in WRONG_RUNS[name][2]))
     assert run_refusals[name].stdout == ""
 
 
 def test_a_run_goes_on_only_from_a_checkpoint_that_is_whole_and_its_own(trained, configs, broken, tmp_path):
     """Where no other is left a damaged one is refused, and so is that of another model; nothing is moved."""
     flags = kill.command(configs["streams"], "WORKDIR")[1:]
-    words = {"truncated": "cannot be read", "foreign": "shape"}
+    words = {"truncated": "cannot be read", "foreign": "shape", "broken manifest": "manifest.json: is damaged"}
+    words |= {"binary metrics": "metrics.jsonl:1: is no line", "strange metrics": "metrics.jsonl:1: is no line"}
+    words |= {"half tokenizer": "is damaged", "checkpoints file": "checkpoints", "config directory": "config.json"}
     runs = {name: copy_of(broken[name], tmp_path / name) for name in words}
+    files = {name: tree_of(run) for name, run in runs.items()}
     calls = {name: [flag.replace("WORKDIR", str(run)) for flag in flags] for name, run in runs.items()}
     calls["foreign"].append("--config.model.hidden_dim=24")
-    before = {name: tree_of(run / "checkpoints") for name, run in runs.items()}
     for name, done in zip(calls, run_programs(*((call, "") for call in calls.values())), strict=True):
         assert_refused(done, words[name])
-        assert tree_of(runs[name] / "checkpoints") == before[name]
-        assert (runs[name] / "metrics.jsonl").read_bytes() == (trained["streams"] / "metrics.jsonl").read_bytes()
+        after = tree_of(runs[name])
+        for starts in (files[name], after):  # what may have been added to
+            starts.pop("manifest.json")
+        assert after == files[name]
 
 
 @pytest.mark.parametrize("damage", ["half of each file", "no parameters", "no progress", "not even a directory"])
@@ -421,3 +595,60 @@ def test_a_cache_that_cannot_be_written_is_named(configs, tmp_path, monkeypatch)
 def test_an_error_shows_its_traceback_when_asked_for():
     done = run_program("sample.py", "--workdir=/nowhere", "--debug")
     assert done.returncode not in (0, 2) and "Traceback" in done.stderr and "UserError" in done.stderr
+
+
+# ---- rights -----------------------------------------------------------------------------------------------------
+
+
+def no_rights_beyond_the_files():
+    """root keeps to the rights of files as other users do: the program has no capability to pass over them."""
+    if os.geteuid() == 0:
+        for capability in (1, 2, 3):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER
+            if ctypes.CDLL(None).prctl(24, capability):  # PR_CAPBSET_DROP
+                raise OSError("no right to give up rights")
+
+
+@contextlib.contextmanager
+def forbidden(path: pathlib.Path, mode: int):
+    before = path.stat().st_mode
+    path.chmod(mode)
+    try:
+        yield
+    finally:
+        path.chmod(before)
+
+
+def test_what_may_not_be_written_stops_a_run_and_leaves_its_last_checkpoint(trained, configs, tmp_path):
+    """The directory of checkpoints, then a new run's parent; with the right given back, the run goes on."""
+    run = copy_of(trained["buckets"], tmp_path / "run")
+    shutil.rmtree(run / "checkpoints" / "80")
+    before = tree_of(run / "checkpoints")
+    command = kill.command(configs["buckets"], run)[1:]
+    with forbidden(run / "checkpoints", 0o500):
+        done = run_program(*command, preexec_fn=no_rights_beyond_the_files)
+    assert_refused(done, str(run / "checkpoints"), "Permission denied")
+    assert tree_of(run / "checkpoints") == before
+    again = run_program(*command, preexec_fn=no_rights_beyond_the_files)
+    assert again.returncode == 0, again.stderr
+    assert kill.differences(run, trained["buckets"]) == []
+    parent = tmp_path / "parent"
+    parent.mkdir()
+    with forbidden(parent, 0o500):
+        command = kill.command(configs["buckets"], parent / "run")[1:]
+        assert_refused(run_program(*command, preexec_fn=no_rights_beyond_the_files), str(parent), "Permission denied")
+    assert not list(parent.iterdir())
+
+
+def test_what_may_not_be_read_is_named(trained, configs, sources, tmp_path):
+    run = copy_of(trained["streams"], tmp_path / "run")
+    data = tmp_path / "data.tsv"
+    data.write_text("a\tb\n" * 30)
+    command = kill.command(configs["buckets"], tmp_path / "new")[1:]
+    with forbidden(data, 0o000):
+        done = run_program(*command, f"--config.data.train=tsv:{data}", preexec_fn=no_rights_beyond_the_files)
+        assert_refused(done, str(data), "Permission denied")
+    for name in ("config.json", "tokenizer/tokenizer.json", "checkpoints"):
+        with forbidden(run / name, 0o000):
+            done = run_program("sample.py", f"--workdir={run}", input="", preexec_fn=no_rights_beyond_the_files)
+            assert_refused(done, str(run / name), "Permission denied")
+    assert tree_of(run) == tree_of(trained["streams"])

@@ -22,7 +22,7 @@ from lm.data.tokenizers import Tokenizer, load_tokenizer
 from lm.errors import UserError, program
 from lm.tasks import TASKS, layout_of
 
-FIRST = flags.DEFINE_integer("first", 2, "how many examples of each split are shown")
+FIRST = flags.DEFINE_integer("first", 2, "how many examples of each split are shown", lower_bound=0)
 BINS = 10
 
 

@@ -13,6 +13,7 @@ import hashlib
 import itertools
 import json
 import math
+import os
 import re
 import zlib
 from collections.abc import Iterator, Sequence
@@ -286,5 +287,8 @@ def opened(path: epath.Path) -> Iterator[BinaryIO]:
     with _readable(path):
         if path.is_dir():  # not every file system says so when it is read
             raise IsADirectoryError
+        if "://" not in str(path) and path.exists() and not os.path.isfile(path):
+            what, mend = "is a pipe or a device, and data is read more than once", "write it to a file first"
+            raise UserError(str(path), what, mend)
         with path.open("rb") as file:
             yield file
