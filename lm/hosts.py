@@ -27,7 +27,7 @@ from lm.errors import UserError
 from lm.parallel import AXIS, Devices
 
 SILENCE = 30.0  # seconds without a beat after which a host counts as lost
-GATHERING = 50  # seconds that hosts wait for one another at the start
+GATHERING = 40  # seconds that hosts wait for one another at the start
 _BEAT = 2.0
 _PREPARATION = 24 * 3600 * 1000  # milliseconds that hosts wait for one that prepares data; a lost one is noticed before
 
