@@ -1,11 +1,9 @@
 """Mistakes that the user can mend, said in one line; and how every program starts and ends."""
 
-import ctypes
 import difflib
 import logging
 import os
 import pathlib
-import platform
 import signal
 import sys
 import threading
@@ -85,7 +83,9 @@ def program(
 
     def run(argv: list[str]) -> None:
         _use_compilation_cache()
-        _keep_memory()
+        from lm import memory  # after the flags, so that mistakes answer at once
+
+        memory.keep()
         main()
 
     flags.DEFINE_bool("debug", False, "show the traceback of an error")
@@ -157,17 +157,6 @@ def _end(code: int, message: str, error: BaseException) -> None:
     if code == 2:
         _leave(code, message, error)
     sys.exit(code)
-
-
-def _keep_memory() -> None:
-    """glibc keeps what is freed: it would give large arrays back to Linux, which clears them page by page at each step anew.
-
-    Measured by `python -m benchmarks.train --allocator=system`. MALLOC_ variables of the user's own are left alone.
-    """
-    if platform.libc_ver()[0] == "glibc" and not any(name.startswith("MALLOC_") for name in os.environ):
-        libc = ctypes.CDLL(None)
-        libc.mallopt(-4, 0)  # M_MMAP_MAX: no array has a mapping of its own
-        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: the end of the heap is not given back
 
 
 def _use_compilation_cache() -> None:

@@ -1,8 +1,10 @@
-"""How much memory a model takes: asked before any is taken, and shown by module."""
+"""Memory: what a model takes, asked before any is taken; what it took, by module; how the C library keeps it."""
 
 import collections
+import ctypes
 import math
 import os
+import platform
 from typing import Any
 
 import jax
@@ -11,6 +13,28 @@ from lm.errors import UserError
 from lm.parallel import Devices
 
 MIB = 2**20
+
+
+def _keeps() -> bool:
+    """Whether the allocator is glibc's, with no MALLOC_ variable of the user's own."""
+    return platform.libc_ver()[0] == "glibc" and not any(name.startswith("MALLOC_") for name in os.environ)
+
+
+def keep() -> None:
+    """glibc keeps what is freed: it would give large arrays back to Linux, which clears them page by page at each step anew.
+
+    Measured by `python -m benchmarks.train --allocator=system`.
+    """
+    if _keeps():
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-4, 0)  # M_MMAP_MAX: no array has a mapping of its own
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: the end of the heap is not given back
+
+
+def give_back() -> None:
+    """What is free, once: every thread's part of an evaluation or of a checkpoint would stay where it was, and add up."""
+    if _keeps():
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def require(params: Any, state: Any, devices: Devices) -> None:

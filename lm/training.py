@@ -401,6 +401,7 @@ def train(config: Config, directory: epath.Path, profile: tuple[int, int] | None
                     saved.wait()
                     message = f"stopped at step {step} of {schedule.steps}; the same command goes on from there"
                     raise Stopped(number, message)
+                memory.give_back()
                 clock, waited = time.perf_counter(), 0.0
             return state
 

@@ -174,7 +174,15 @@ def test_a_directory_that_is_removed_while_training_goes_on_is_named(short, tmp_
 
 def test_a_trace_of_the_steps_asked_for_is_written(short, tmp_path, capsys):
     training.train(changed(short, {"training.steps": 5}), epath.Path(tmp_path / "run"), profile=(3, 4))
-    assert f"steps 3 to 4 are traced in {tmp_path}/run/profile" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"steps 3 to 4 are traced in {tmp_path}/run/profile" in said
+    # And what a device holds, by module: of Adam two moments beside each parameter.
+    rows = [line.split() for line in said[said.index("MiB a device") :].splitlines()]
+    held = {row[0]: [float(cell) for cell in row[1:4]] for row in rows if len(row) == 4 and row[0] != "MiB"}
+    params = load(str(tmp_path / "run"), "latest").params
+    assert set(params) < set(held)
+    assert held["all"][0] == pytest.approx(sum(leaf.nbytes for leaf in jax.tree.leaves(params)) / 2**20, abs=1e-3)
+    assert held["decoder"][1] == pytest.approx(2 * held["decoder"][0], abs=2e-3) and held["decoder"][0] > 0
     assert list((tmp_path / "run" / "profile").rglob("*.xplane.pb"))
     training.train(changed(short, {"training.steps": 5}), epath.Path(tmp_path / "run"))  # is still a run
 
