@@ -10,7 +10,7 @@ def __getattr__(name: str):
 
         return getattr(run, name)
     if name == "Options":
-        from lm.generation import Options
+        from lm.options import Options
 
         return Options
     raise AttributeError(f"module 'lm' has no attribute {name!r}")

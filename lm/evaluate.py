@@ -2,24 +2,28 @@
 
 Prints a table, each figure with its 95 % interval, and writes `W/evaluations/SPLIT-STEP.json`.
 
+The flags of sample.py for decoding hold here too; an evaluation with other than the usual ones has a file of its own.
+
 python -m lm.evaluate A B compares two runs on the same data: beside both, what B has more than A, with its interval, and
 p by the paired bootstrap and by approximate randomisation. Figures whose signatures differ are marked.
 """
 
+import dataclasses
 import json
+import zlib
 from typing import Any, NamedTuple
 
 import jax
 import sacrebleu
 from absl import flags
 
-from lm import console, evaluation, metrics, workdir
+from lm import console, evaluation, metrics, options, workdir
 from lm.data import pipeline
 from lm.data.sources import Split
 from lm.errors import UserError, nearest, program
 from lm.evaluation import Evaluator
-from lm.generation import Options
 from lm.metrics import Metric
+from lm.options import Options
 from lm.parallel import Devices
 from lm.run import Run, load
 from lm.tasks import TASKS
@@ -34,8 +38,7 @@ SCORES = flags.DEFINE_list(
 )
 LOWERCASE = flags.DEFINE_bool("lowercase", False, "BLEU, chrF and TER of lower-cased text")
 TOKENIZE = flags.DEFINE_string("bleu_tokenize", "", "sacrebleu's tokenizer for BLEU; empty: zh for Chinese, else 13a")
-BEAM_SIZE = flags.DEFINE_integer("beam_size", 0, "beam search with so many beams; 0: greedy")
-LENGTH_PENALTY = flags.DEFINE_float("length_penalty", 0.0, "of the beam's scores; 0 ranks by log-probability")
+options.define_flags("num_samples")
 
 
 class Evaluation(NamedTuple):
@@ -58,7 +61,7 @@ def split_of(run: Run, split: str) -> Split:
 
 
 def evaluate(
-    run: Run, split: str, options: Options, lowercase: bool = False, tokenize: str = "", scores: tuple[str, ...] = ()
+    run: Run, split: str, how: Options, lowercase: bool = False, tokenize: str = "", scores: tuple[str, ...] = ()
 ) -> Evaluation:
     """Loss of the whole split, and its outputs' `scores` (none: the task's)."""
     task = TASKS[run.config.data.task]
@@ -83,7 +86,7 @@ def evaluate(
             generations, calibrated = evaluator.classes(run.params)
             measured |= calibrated
         else:
-            generations = evaluator.generate(run.params, None, options)
+            generations = evaluator.generate(run.params, None, how)
         texts = [one.output for one in generations], [example.target for example in loaded.examples]
         measured |= metrics.measure(scores or task.scores, *texts, lowercase, tokenize)
         figures["generated"] = len(generations)
@@ -112,8 +115,10 @@ def evaluate(
 def write(run: Run, found: Evaluation, intervals: dict[str, tuple[float, float]]) -> str:
     """The record of an evaluation, into the run's directory; where it lies."""
     # Other options than the usual ones have a file of their own.
-    unusual = [flag for flag in (BEAM_SIZE, LENGTH_PENALTY, LOWERCASE, TOKENIZE) if flag.value != flag.default]
-    unusual = [f"{flag.name}={flag.value}" for flag in unusual]
+    asked = options.given() | {flag.name: flag.value for flag in (LOWERCASE, TOKENIZE) if flag.value != flag.default}
+    # Strings may be long, or have what no file's name has.
+    short = lambda value: f"{zlib.crc32(repr(value).encode()):08x}" if isinstance(value, list) else value
+    unusual = [f"{name}={short(value)}" for name, value in asked.items()]
     unusual += [f"scores={'+'.join(SCORES.value)}"] * bool(SCORES.value) + [
         run.weights.replace(" ", "-")
     ] * run.averaged
@@ -123,7 +128,7 @@ def write(run: Run, found: Evaluation, intervals: dict[str, tuple[float, float]]
     if found.outputs:
         task = TASKS[run.config.data.task]
         how = {"labels": list(run.labels)} if task.ranks else {"span": run.config.data.span} if task.points else {}
-        record["decoding"] = how or {"beam_size": BEAM_SIZE.value, "length_penalty": LENGTH_PENALTY.value}
+        record["decoding"] = how or dataclasses.asdict(options.from_flags(run.config.data.task))
         if task.ranks:
             texts = [one["output"] for one in found.outputs], [one["reference"] for one in found.outputs]
             record["confusion"] = metrics.confusion(run.labels, *texts)
@@ -191,8 +196,8 @@ def show_comparison(runs: list[Run], both: list[Evaluation]) -> None:
 
 def evaluate_as_asked(run: Run) -> Evaluation:
     """As the flags say."""
-    options = Options(temperature=0, beam_size=BEAM_SIZE.value, length_penalty=LENGTH_PENALTY.value)
-    return evaluate(run, SPLIT.value, options, LOWERCASE.value, TOKENIZE.value, tuple(SCORES.value))
+    how = options.from_flags(run.config.data.task)
+    return evaluate(run, SPLIT.value, how, LOWERCASE.value, TOKENIZE.value, tuple(SCORES.value))
 
 
 def main() -> None:
@@ -211,11 +216,11 @@ def main() -> None:
         raise UserError("--workdir", f"is given {len(WORKDIR.value)} times", "give one run, or two to compare")
     runs = [load(directory, CHECKPOINT.value) for directory in WORKDIR.value]
     for run in runs:
-        chooses = TASKS[run.config.data.task].chooses
-        for flag in (BEAM_SIZE, LENGTH_PENALTY):
-            if chooses and flag.value:
-                what = f"the task {run.config.data.task} {chooses}"
-                raise UserError(f"--{flag.name}", what, "leave it out")
+        options.from_flags(task := run.config.data.task)
+        if options.given() and not TASKS[task].scores:
+            raise UserError(
+                f"--{next(iter(options.given()))}", f"the task {task} has no outputs to score", "leave it out"
+            )
     if len({split_of(run, SPLIT.value).fingerprint for run in runs}) > 1:
         what = f"its {SPLIT.value} data is not that of {runs[0].workdir}"
         raise UserError(str(runs[1].workdir), what, "give runs that are evaluated on the same data")

@@ -20,12 +20,13 @@ from lm.data.pipeline import Encoded
 from lm.data.sources import Split
 from lm.data.tokenizers import Tokenizer, surfaces
 from lm.errors import UserError
-from lm.generation import Generation, Options
+from lm.generation import Generation
 from lm.losses import teacher_forced
 from lm.metrics import Metric
 from lm.models.decoder import zero_states
 from lm.models.encoder_decoder import EncoderDecoder
 from lm.models.readers import Reader
+from lm.options import Options
 from lm.parallel import AXIS, Devices
 from lm.tasks import TASKS
 

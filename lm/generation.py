@@ -20,85 +20,10 @@ from lm.models.decoder import zero_states
 from lm.models.encoder_decoder import EncoderDecoder
 from lm.models.ranker import Ranker
 from lm.models.readers import IMPOSSIBLE, Classifier, Extractor, Reader
+from lm.options import Options
 
 ROWS = 64  # sequences decoded side by side
 WINDOW = 512  # most tokens of a prompt or target that go through `unroll` at once
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """How to generate; never bound to training. What is said of tokens and words is said of the output."""
-
-    num_samples: int = 1  # outputs for each prompt; with a beam, its n best
-    max_new_tokens: int = 0  # 0: 256 for a language model, twice the source and 32 more for an encoder-decoder
-    min_new_tokens: int = 0  # tokens before the text may end
-    temperature: float = 1.0  # 0 is greedy
-    top_k: int = 0  # 0 is off
-    top_p: float = 1.0  # 1 is off
-    min_p: float = 0.0  # 0 is off
-    typical_p: float = 1.0  # 1 is off
-    repetition_penalty: float = 1.0  # 1 is off
-    no_repeat_ngram: int = 0  # n: no n tokens twice; 0 is off
-    ban: tuple[str, ...] = ()  # strings that no output holds, however they are cut into tokens
-    force: tuple[str, ...] = ()  # strings that every output holds; with a beam
-    beam_size: int = 0  # 0: sample (or greedy); k: the k most probable by beam search
-    length_penalty: float = 0.0  # of the beam's scores (Wu et al., 2016); 0 ranks by log-probability
-    coverage_penalty: float = 0.0  # of the beam's scores, for sources that got too little attention; 0 is off
-    beam_groups: int = 1  # diverse beam search with so many groups
-    diversity_penalty: float = 0.0  # nats that a token costs for each group before that took it
-    mbr_samples: int = 0  # draw so many, give those most like the others (chrF); 0: give what is drawn
-    seed: int = 0
-
-    def __post_init__(self):
-        def check(ok: bool, name: str, mend: str) -> None:
-            if not ok:
-                raise UserError(f"--{name}", f"{getattr(self, name)!r} is out of range", mend)
-
-        check(1 <= self.num_samples <= 10**5, "num_samples", "give 1 to 100000")
-        check(0 <= self.max_new_tokens <= 10**6, "max_new_tokens", "give 1 to 1000000, or 0 for the default")
-        check(0 <= self.min_new_tokens <= 10**6, "min_new_tokens", "give 0 to 1000000")
-        check(0 <= self.temperature < float("inf"), "temperature", "give at least 0, which is greedy")
-        check(0 <= self.top_k < 2**31, "top_k", "give at least 1, or 0 for no limit")
-        check(0 < self.top_p <= 1, "top_p", "give more than 0 and at most 1, which is no limit")
-        check(0 <= self.min_p <= 1, "min_p", "give 0, which is no limit, to 1")
-        check(0 < self.typical_p <= 1, "typical_p", "give more than 0 and at most 1, which is no limit")
-        check(0 < self.repetition_penalty <= 1e6, "repetition_penalty", "give more than 0; 1 is none")
-        check(0 <= self.no_repeat_ngram <= 10**6, "no_repeat_ngram", "give at least 1, or 0 for none")
-        check(all(self.ban), "ban", "give strings that are not empty")
-        check(all(self.force), "force", "give strings that are not empty")
-        check(0 <= self.beam_size <= 10**4, "beam_size", "give 1 to 10000, or 0 for none")
-        check(0 <= self.length_penalty < float("inf"), "length_penalty", "give at least 0")
-        check(0 <= self.coverage_penalty < float("inf"), "coverage_penalty", "give at least 0")
-        check(self.beam_groups >= 1, "beam_groups", "give at least 1")
-        check(0 <= self.diversity_penalty < float("inf"), "diversity_penalty", "give at least 0")
-        check(0 <= self.mbr_samples <= 10**4, "mbr_samples", "give at least 2, or 0 for none")
-        check(0 <= self.seed < 2**32, "seed", "give 0 to 4294967295")
-        for name in ("length_penalty", "coverage_penalty", "force"):
-            if getattr(self, name) and not self.beam_size:
-                raise UserError(f"--{name}", "is for beam search", "give --beam_size")
-        if self.repetition_penalty != 1 and self.beam_size:
-            what = "is for drawing: a beam's scores are the model's own"
-            raise UserError("--repetition_penalty", what, "give --no_repeat_ngram, or no --beam_size")
-        if self.max_new_tokens and self.min_new_tokens >= self.max_new_tokens:
-            what = f"{self.min_new_tokens} tokens and an end are more than --max_new_tokens={self.max_new_tokens}"
-            raise UserError("--min_new_tokens", what, "lower it")
-        if (self.beam_groups > 1 or self.diversity_penalty) and (
-            self.beam_groups == 1 or not self.beam_size or self.beam_size % self.beam_groups
-        ):
-            what = f"{self.beam_groups} do not divide a beam of {self.beam_size} into groups"
-            raise UserError("--beam_groups", what, "give at least 2, and a multiple of it as --beam_size")
-        if self.force and self.beam_groups > 1:
-            raise UserError("--force", "has beams of its own", "leave out --beam_groups")
-        if self.mbr_samples and (self.beam_size or self.temperature == 0):
-            raise UserError("--mbr_samples", "is of samples that are drawn", "leave out --beam_size, --greedy")
-        if self.num_samples > 1 and not self.beam_size and self.temperature == 0:
-            raise UserError("--num_samples", "greedy decoding has one output", "give --temperature or --beam_size")
-        if self.beam_size and self.num_samples > self.beam_size:
-            what = f"a beam of {self.beam_size} has no {self.num_samples} best"
-            raise UserError("--num_samples", what, "raise --beam_size")
-        if self.mbr_samples and self.num_samples > self.mbr_samples:
-            what = f"{self.mbr_samples} samples have no {self.num_samples} best"
-            raise UserError("--num_samples", what, "raise --mbr_samples")
 
 
 @dataclasses.dataclass(frozen=True)

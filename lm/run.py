@@ -15,9 +15,10 @@ from lm.data import pipeline, tokenizers
 from lm.data.examples import Example, Listed
 from lm.data.tokenizers import Tokenizer
 from lm.errors import UserError
-from lm.generation import Generation, Options, Score
+from lm.generation import Generation, Score
 from lm.models.encoder_decoder import EncoderDecoder
 from lm.models.readers import Reader
+from lm.options import Options
 from lm.tasks import TASKS
 from lm.training import initial_params
 

@@ -35,10 +35,11 @@ from lm.config import Config, Group, in_steps
 from lm.data import pipeline, tokenizers
 from lm.data.batches import Batch
 from lm.errors import Stopped, UserError
-from lm.generation import Options, generate
+from lm.generation import generate
 from lm.models.decoder import zero_states
 from lm.models.encoder_decoder import EncoderDecoder
 from lm.models.readers import Reader
+from lm.options import Options
 from lm.parallel import Devices, devices_for
 from lm.tasks import TASKS, layout_of
 

@@ -418,6 +418,8 @@ WRONG_RUNS = {
     "evaluate two tasks": ("lm.evaluate", ["{streams}", "{buckets}"], ["{buckets}"]),
     "evaluate score": ("lm.evaluate", ["--workdir={buckets}", "--scores=blue"], ["--scores", "did you mean bleu?"]),
     "evaluate scores of text": ("lm.evaluate", ["--workdir={streams}", "--scores=bleu"], ["--scores"]),
+    "evaluate beam of text": ("lm.evaluate", ["--workdir={streams}", "--beam_size=2"], ["--beam_size", "no outputs"]),
+    "evaluate drawn": ("lm.evaluate", ["--workdir={buckets}", "--top_k=3", "--beam_size=2"], ["--beam_size"]),
     "evaluate beam": ("lm.evaluate", ["--workdir={buckets}", "--beam_size=-1"], ["--beam_size"]),
     "evaluate penalty": ("lm.evaluate", ["--workdir={buckets}", "--length_penalty=1"], ["--length_penalty"]),
     "evaluate mean": ("lm.evaluate", ["--workdir={buckets}", "--checkpoint=mean:99"], ["'mean:99'"]),

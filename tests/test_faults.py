@@ -2,6 +2,7 @@
 
 import pathlib
 import shutil
+import signal
 import time
 
 import jax
@@ -115,6 +116,18 @@ def test_a_loss_that_rises_and_stays_is_said_once():
     noisy = training.Divergence()
     rng = np.random.default_rng(0)
     assert not any(noisy.seen(loss) for loss in 3 + rng.normal(0, 0.5, 1000))
+
+
+def test_a_second_signal_ends_a_run_at_once_and_the_end_of_training_gives_signals_back():
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
+    stop = training.StopSignal()
+    for each in before:
+        assert signal.getsignal(each) != before[each]
+    signal.raise_signal(signal.SIGTERM)  # is remembered, and that is all
+    assert stop.number == signal.SIGTERM
+    assert {each: signal.getsignal(each) for each in before} == before  # the next one meets what it would without us
+    stop.restore()
+    assert {each: signal.getsignal(each) for each in before} == before
 
 
 # ---- checkpoints ------------------------------------------------------------------------------------------------

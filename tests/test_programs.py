@@ -118,7 +118,12 @@ def test_training_says_what_it_does_in_plain_lines(layout, trained):
     assert len(commands) == 3 and all(str(trained[layout]) in command for command in commands)
 
 
-def test_a_finished_run_started_again_is_left_as_it_is(trained, configs):
+def copies_of(trained: dict[str, pathlib.Path], folder: pathlib.Path) -> dict[str, pathlib.Path]:
+    return {layout: pathlib.Path(shutil.copytree(trained[layout], folder / layout)) for layout in LAYOUTS}
+
+
+def test_a_finished_run_started_again_is_left_as_it_is(trained, configs, tmp_path):
+    trained = copies_of(trained, tmp_path)
     before = {layout: tree_of(run) for layout, run in trained.items()}
     calls = [(kill.command(configs[layout], trained[layout])[1:], "") for layout in LAYOUTS]
     for layout, again in zip(LAYOUTS, run_programs(*calls), strict=True):
@@ -324,12 +329,13 @@ def test_the_same_seed_gives_the_same_text_in_another_process(sampled, trained):
 # ---- lm.evaluate and lm.load ------------------------------------------------------------------------------------
 
 
-def test_evaluate_prints_a_table_and_writes_it(trained):
+def test_evaluate_prints_a_table_and_writes_it(trained, tmp_path):
+    trained = copies_of(trained, tmp_path)
     calls = {
         ("streams", "test"): ["--split=test"],
         ("streams", "validation"): ["--split=validation", "--checkpoint=latest"],
         ("buckets", "validation"): ["--split=validation", "--checkpoint=latest"],
-        ("buckets", "test"): ["--checkpoint=72", "--lowercase", "--bleu_tokenize=char", "--beam_size=2"],
+        ("buckets", "test"): ["--checkpoint=72", "--lowercase", "--bleu_tokenize=char", "--beam_size=2", "--ban=q/"],
     }
     done = run_programs(*((["-m", "lm.evaluate", f"--workdir={trained[of]}", *a], "") for (of, _), a in calls.items()))
     for (layout, split), answer in zip(calls, done, strict=True):
@@ -337,8 +343,11 @@ def test_evaluate_prints_a_table_and_writes_it(trained):
         table = dict(re.split(r"  +", line, maxsplit=2)[:2] for line in answer.stdout.splitlines())
         path = pathlib.Path(table.pop("written to"))
         # Other options than the usual ones overwrite no other result.
-        unusual = "-beam_size=2-lowercase=True-bleu_tokenize=char" if (layout, split) == ("buckets", "test") else ""
-        assert path == trained[layout] / "evaluations" / f"{split}-{table['step']}{unusual}.json"
+        unusual = (
+            "-ban=BAN-beam_size=2-lowercase=True-bleu_tokenize=char" if (layout, split) == ("buckets", "test") else ""
+        )
+        name = re.sub("ban=[0-9a-f]{8}", "ban=BAN", path.name)  # which has what no name of a file may have
+        assert path.parent / name == trained[layout] / "evaluations" / f"{split}-{table['step']}{unusual}.json"
         written = json.loads(path.read_text())
         assert written["split"] == split and {"loss", "perplexity", "bits_per_byte"} <= set(written)
         for name, value in table.items():
@@ -359,6 +368,7 @@ def test_evaluate_prints_a_table_and_writes_it(trained):
             assert {"exact_match", "bleu", "chrf"} <= set(written)
         if (layout, split) == ("buckets", "test"):
             assert table["step"] == "72" and written["decoding"]["beam_size"] == 2
+            assert written["decoding"]["ban"] == ["q/"]
             assert "case:lc" in written["bleu_signature"] and "tok:char" in written["bleu_signature"]
 
 
