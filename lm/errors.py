@@ -87,6 +87,7 @@ def program(
 
         memory.keep()
         main()
+        _part()
 
     flags.DEFINE_bool("debug", False, "show the traceback of an error")
     flags.FLAGS.set_gnu_getopt(bool(positional))  # flags may follow arguments
@@ -99,8 +100,9 @@ def program(
         _end(128 + stopped.number, str(stopped), stopped)
     except KeyboardInterrupt as interrupt:
         _end(128 + signal.SIGINT, "interrupted", interrupt)
-    except BrokenPipeError:  # the reader of our output, e.g. `head`, has enough
+    except BrokenPipeError as error:  # the reader of our output, e.g. `head`, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _leave(128 + signal.SIGPIPE, "its output was closed", error)
         sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
         where = error.filename or "a file"
@@ -120,6 +122,11 @@ def _hosts() -> Any:
     """`lm.hosts`, where the program has more than one host."""
     module = sys.modules.get("lm.hosts")
     return module if module and module.joined() else None
+
+
+def _part() -> None:
+    if _hosts():
+        _hosts().part()
 
 
 def _leave(code: int, message: str, error: BaseException) -> None:
@@ -154,8 +161,9 @@ def _end(code: int, message: str, error: BaseException) -> None:
         _leave(1, message, error)
         raise error
     print(message, file=sys.stderr, flush=True)
-    if code == 2:
-        _leave(code, message, error)
+    if isinstance(error, Stopped):  # as all hosts are
+        _part()
+    _leave(code, message, error)
     sys.exit(code)
 
 

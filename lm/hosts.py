@@ -4,7 +4,6 @@ Hosts meet at a coordinator, the first of them. Each beats like a heart there; w
 failed, the others end with one line, rather than wait for it for ever in a collective.
 """
 
-import atexit
 import contextlib
 import ctypes
 import hashlib
@@ -82,9 +81,13 @@ def join(coordinator: str, processes: int, process: int) -> None:
         if distributed.global_state.process_id:  # what all would say is said once
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115  as long as the process
             os.environ["TQDM_DISABLE"] = "1"
-        watch, restore = _Watch(), _end_on_abort(lambda: _error("the first host is gone"))
+        watch = _Watch()
+        # Last first.
+        _parting.callback(_end_on_abort(lambda: _error("the first host is gone")))
+        _parting.callback(jax.distributed.shutdown)
+        _parting.callback(watch.stop)
+        _parting.callback(meet)
         watch.start()
-        atexit.register(_part, watch, restore)
 
 
 def joined() -> bool:
@@ -162,15 +165,13 @@ class Vote:
 # ---- ending -----------------------------------------------------------------------------------------------------
 
 
-def _part(watch: "_Watch", restore: Callable[[], None]) -> None:
-    """The usual end, of all hosts together, while Python is still whole.
+_parting = contextlib.ExitStack()
 
-    A thread that is inside JAX's client when the interpreter ends cannot come back from there: C++ aborts the process.
-    """
-    watch.stop()
-    with contextlib.suppress(Exception):  # another host failed meanwhile; what this one did is done
-        jax.distributed.shutdown()
-    restore()
+
+def part() -> None:
+    """The usual end, of all hosts together, while Python is still whole: a thread that is inside JAX's client when the
+    interpreter ends cannot come back from there, and C++ aborts the process."""
+    _parting.close()
 
 
 def leave(code: int, message: str) -> None:
