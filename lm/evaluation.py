@@ -85,7 +85,8 @@ def signature(
 
     Two figures with the same one can be compared; `tok` does not matter to the units byte and example.
     """
-    paired, data = TASKS[config.data.task].has_source, config.data
+    task, data = TASKS[config.data.task], config.data
+    paired = task.has_source
     return "|".join(
         [
             f"unit:{unit}",
@@ -93,6 +94,7 @@ def signature(
             f"data:{fingerprint[:8]}",
             f"split:{split}",
             f"task:{data.task}",
+            f"among:{'labels' if task.ranks else 'spans' if task.points else 'texts'}",  # whose probabilities sum to one
             f"state:{'reset' if paired else 'carried'}",
             f"batch:{'pairs' if paired else f'{data.evaluation_streams}x{data.window}'}",
             f"weights:{weights.replace(' ', '-')}",

@@ -122,6 +122,7 @@ def test_a_signature_says_what_a_likelihood_depends_on(runs):
         "data": "01234567",
         "split": "test",
         "task": "lm",
+        "among": "texts",
         "state": "carried",
         "batch": "3x16",
         "weights": "one-step",
@@ -136,6 +137,7 @@ def test_a_signature_says_what_a_likelihood_depends_on(runs):
         ("weights",): (*plain[:5], "mean of 10+20"),
         ("batch",): (changed(run.config, {"data.evaluation_streams": 4}), *plain[1:]),
         ("task", "state", "batch"): (other.config, *plain[1:]),
+        ("task", "among", "state", "batch"): (load(str(runs["classes"])).config, *plain[1:]),
     }
     for names, arguments in others.items():
         assert tuple(differing(evaluation.signature(*plain), evaluation.signature(*arguments))) == names
