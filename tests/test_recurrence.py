@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 from jax.test_util import check_grads
 
 from lm.recurrence import BACKWARD, CELLS, GatedCell, RecurrentLayer, Run, State, Weights, linear, matrix
@@ -83,17 +84,18 @@ def case(cell, heads=1, starts=False, dtype=jnp.float32, time=TIME):
 
 def loop(cell, run, weights, inputs_tbd, state, mask_tb, reset_tb, starts_tbz=None):
     """The definition: one step after the other, differentiated by JAX."""
-    outputs = [None] * len(inputs_tbd)
     where = lambda chosen_b, new, old: jnp.where(chosen_b.reshape(-1, *[1] * (new.ndim - 1)), new, old)
-    for t in reversed(range(len(inputs_tbd))) if run.reverse else range(len(inputs_tbd)):
-        fresh = cell.zero_state(BATCH, HIDDEN, run.heads)
-        if starts_tbz is not None:
-            fresh = cell.start(starts_tbz[t], run.heads)
-        state = jax.tree.map(functools.partial(where, reset_tb[t]), fresh, state)
-        new = cell.step(run, weights, inputs_tbd[t], state)
-        state = jax.tree.map(functools.partial(where, mask_tb[t]), new, state)
-        outputs[t] = state.output_bh
-    return jnp.stack(outputs), state
+
+    def one(state, given):
+        inputs_bd, mask_b, reset_b, starts_bz = given
+        fresh = cell.zero_state(BATCH, HIDDEN, run.heads) if starts_bz is None else cell.start(starts_bz, run.heads)
+        state = jax.tree.map(functools.partial(where, reset_b), fresh, state)
+        new = cell.step(run, weights, inputs_bd, state)
+        state = jax.tree.map(functools.partial(where, mask_b), new, state)
+        return state, state.output_bh
+
+    final, outputs = lax.scan(one, state, (inputs_tbd, mask_tb, reset_tb, starts_tbz), reverse=run.reverse)
+    return outputs, final
 
 
 def both(cell, run, given):
