@@ -440,7 +440,9 @@ def test_the_mean_of_checkpoints_is_that_of_their_parameters(short, uninterrupte
     assert run.step == steps[-1] and run.averaged and run.weights == f"mean of {'+'.join(map(str, steps))}"
     averaged = parameters(directory, f"mean:{len(steps)}")
     for name, value in averaged.items():
-        np.testing.assert_allclose(value, np.mean([one[name] for one in each], axis=0), rtol=1e-6, err_msg=name)
+        np.testing.assert_allclose(
+            value, np.mean([one[name] for one in each], axis=0, dtype=np.float64), rtol=1e-6, err_msg=name
+        )
         assert value.dtype == np.float32
     for name, value in parameters(directory, "mean:1").items():
         np.testing.assert_array_equal(value, each[-1][name])
