@@ -261,7 +261,7 @@ def test_figures_of_other_signatures_are_marked_and_not_tested(answers):
 def test_what_a_token_costs_is_tested_under_one_signature_and_a_byte_under_any_tokenizer(capsys):
     def evaluated(signature, shift):
         metric = metrics.ratio(np.arange(9.0) + shift, signature=signature)
-        return Evaluation({}, {"figure": metric}, [], "")
+        return Evaluation({}, {"figure": metric}, [])
 
     run = types.SimpleNamespace(workdir="w", step=1, weights="one step")
     one, other = "unit:{}|tok:a|weights:one-step", "unit:{}|tok:b|weights:one-step"
