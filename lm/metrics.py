@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import sacrebleu
-from rouge_score import rouge_scorer
 
 TRIALS = 1000  # of the bootstrap and of the randomisation; seeded, so that figures are the same again
 BINS = 15  # of the expected calibration error
@@ -67,6 +66,8 @@ def rouge(hypotheses: Sequence[str], references: Sequence[str], lowercase: bool,
     """ROUGE-1, -2 and -L, F-measure, 0 to 100 (Lin, 2004); words stemmed, Chinese by characters."""
     chinese = _mostly_chinese(references)
     kinds, how = ("rouge1", "rouge2", "rougeL"), _Characters() if chinese else None
+    from rouge_score import rouge_scorer  # here, as it takes two seconds, and most tasks have other scores
+
     scorer = rouge_scorer.RougeScorer(kinds, use_stemmer=not chinese, tokenizer=how)
     found = [scorer.score(reference, output) for output, reference in zip(hypotheses, references, strict=True)]
     version = metadata.version("rouge-score")

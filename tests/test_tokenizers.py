@@ -133,6 +133,24 @@ def test_training_twice_gives_the_same_tokenizer_and_other_text_another(trained,
     assert (other.fingerprint != again.fingerprint) == (kind != "bytes")
 
 
+@pytest.mark.parametrize("kind", ["unigram", "bpe"])
+def test_a_model_of_texts_seen_before_is_not_trained_again(trained, kind, tmp_path, monkeypatch):
+    monkeypatch.setenv("LM_CACHE_DIR", str(tmp_path))
+    taken = []
+
+    def texts():
+        taken.append(kind)
+        yield from TEXTS
+
+    def made(fingerprint="of the texts", **settings):
+        config = TokenizerConfig(kind, **{"vocab_size": KINDS[kind], **settings})
+        return train_tokenizer(config, texts(), fingerprint=fingerprint).fingerprint
+
+    assert made() == made() == trained[kind].fingerprint and len(taken) == 1
+    others = [made("of other texts"), made(vocab_size=290), made(normalization="nfkc"), made(pieces=Names(["<x>"]))]
+    assert len(taken) == 1 + len(others)
+
+
 def test_fingerprints_of_kinds_differ(trained):
     assert len({tokenizer.fingerprint for tokenizer in trained.values()}) == len(KINDS)
     same = ("a", "b")

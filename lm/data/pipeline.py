@@ -91,7 +91,8 @@ def check_examples(examples: Examples, task: str, where: str) -> None:
 def make_tokenizer(config: DataConfig, train: Split) -> Tokenizer:
     """Trained on the training split only, on sources and targets alike."""
     texts = (text for example in train.examples for text in (example.source, example.target) if text is not None)
-    return train_tokenizer(config.tokenizer, texts, config.tokenizer.sentinels or _sentinels(config))
+    sentinels = config.tokenizer.sentinels or _sentinels(config)
+    return train_tokenizer(config.tokenizer, texts, sentinels, train.examples.fingerprint)
 
 
 def _sentinels(config: DataConfig) -> int:

@@ -158,14 +158,16 @@ def stored(
 
 
 def remembered(key: str, make: Callable[[], Any]) -> Any:
-    """What `make` returns, of what JSON has: from the cache, if it was made before."""
+    """What `make` returns, of what JSON has: from the cache, if it was made before and is as it was."""
     path = cache_directory() / f"{key}.json"
-    with contextlib.suppress(OSError, ValueError):
-        return json.loads(path.read_text())
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        record = json.loads(path.read_text())
+        if record["digest"] == key_of(record["made"]):
+            return record["made"]
     made = make()
     with _writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_json(path, made)
+        _write_json(path, {"digest": key_of(made), "made": made})
     return made
 
 

@@ -36,6 +36,7 @@ from etils import epath
 from sentencepiece import sentencepiece_model_pb2
 
 from lm.config import TOKENIZERS, TokenizerConfig
+from lm.data import store
 from lm.errors import UserError, nearest
 
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
@@ -503,7 +504,9 @@ def _surface(piece: str) -> bytes:
 # ---- training ---------------------------------------------------------------------------------------------------
 
 
-def train_tokenizer(config: TokenizerConfig, texts: Iterable[str], sentinels: int = 0) -> Tokenizer:
+def train_tokenizer(
+    config: TokenizerConfig, texts: Iterable[str], sentinels: int = 0, fingerprint: str = ""
+) -> Tokenizer:
     """A tokenizer for the texts: the same texts give the same tokenizer, byte for byte.
 
     Args:
@@ -511,6 +514,7 @@ def train_tokenizer(config: TokenizerConfig, texts: Iterable[str], sentinels: in
             `vocab_size` is the number of own ids, the four special ones included; for `characters` and `words` a
             limit, 0 for none; not read for `bytes` and a path, whose size is given.
         sentinels: how many there are if the configuration does not say; they come on top of `vocab_size`.
+        fingerprint: of the texts; with it a SentencePiece model that was trained on them before is taken from the cache.
 
     Raises:
         UserError: an unknown kind, a size that the texts do not allow, a model that cannot be read, pieces that cannot
@@ -525,7 +529,14 @@ def train_tokenizer(config: TokenizerConfig, texts: Iterable[str], sentinels: in
             counts.update(text if kind == "characters" else _words(text))
         return Vocabulary(kind, _known(config.vocab_size, counts), **extras)
     if kind in ("unigram", "bpe"):
-        return SentencePiece(kind, _trained_model(config, texts), **extras)
+        model = lambda: _trained_model(config, texts).decode("latin-1")  # as JSON has it
+        if fingerprint:
+            settings = (kind, config.vocab_size, config.normalization, list(config.pieces))
+            version = sentencepiece.__version__
+            known = store.remembered(store.key_of("tokenizer", fingerprint, settings, version), model)
+        else:
+            known = model()
+        return SentencePiece(kind, known.encode("latin-1"), **extras)
     if not kind.endswith(".model"):
         mend = nearest(kind, (*TOKENIZERS, "a path that ends in .model"))
         raise UserError("config.data.tokenizer.kind", f"{kind!r} is unknown", mend)
