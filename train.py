@@ -23,7 +23,6 @@ class _AsGiven(flags.ArgumentParser):
 
 config_flags.register_flag_parser_for_type(config.Duration, _AsGiven())
 config_flags.register_flag_parser_for_type(config.Names, _AsGiven())
-CONFIG = config_flags.DEFINE_config_file("config", "configs/tinyworld.py", "the configuration, a Python file")
 WORKDIR = flags.DEFINE_string("workdir", "", "the run's directory; default runs/NAME of the config file")
 PROFILE = flags.DEFINE_string("profile", "", "START:STOP, steps that are traced into WORKDIR/profile")
 COORDINATOR = flags.DEFINE_string(
@@ -33,23 +32,26 @@ PROCESSES = flags.DEFINE_integer("processes", -1, "many hosts: how many; -1: as 
 PROCESS = flags.DEFINE_integer("process", -1, "many hosts: which one this is, from 0; -1: as JAX finds it")
 
 
-def check_arguments(argv: list[str]) -> None:
-    """What ml_collections would answer with a bare KeyError or a traceback."""
+def define_config(argv: list[str]) -> None:
+    """Defines --config, when all is refused that ml_collections would answer with a bare KeyError or a traceback."""
     names = [path for path, _, _ in config.fields(config.Config())]
     file = "configs/tinyworld.py"
-    for i, argument in enumerate(argv[1:], start=1):
+    argv = flags.FLAGS.read_flags_from_files(argv[1:], force_gnu=False)
+    for i, argument in enumerate(argv):
         name, _, value = argument.lstrip("-").partition("=")
         if argument.startswith("-") and name == "config":
             file = value or (argv[i + 1] if i + 1 < len(argv) else "")
         if argument.startswith("-") and name.startswith("config."):
             field = name.removeprefix("config.")
             if field not in names:
-                raise UserError(f"--{name}", "there is no such field", nearest(field, names))
+                section = [other for other in names if other.startswith(field.rpartition(".")[0] + ".")]
+                raise UserError(f"--{name}", "there is no such field", nearest(field, section or names))
     config.from_file(file)
+    config_flags.DEFINE_config_file("config", "configs/tinyworld.py", "the configuration, a Python file")
 
 
 def main() -> None:
-    chosen, profile = config.validated(CONFIG.value), steps_of(PROFILE.value)
+    chosen, profile = config.validated(flags.FLAGS.config), steps_of(PROFILE.value)
 
     from lm import hosts  # after the flags, so that --help and mistakes answer at once
     from lm.training import train
@@ -70,4 +72,4 @@ def steps_of(text: str) -> tuple[int, int] | None:
 
 
 if __name__ == "__main__":
-    program(main, check_arguments=check_arguments)
+    program(main, before_parsing=define_config)

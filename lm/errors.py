@@ -48,7 +48,7 @@ class Stopped(Exception):
 def program(
     main: Callable[[], None],
     required: Sequence[str] = (),
-    check_arguments: Callable[[list[str]], None] | None = None,
+    before_parsing: Callable[[list[str]], None] | None = None,
     positional: str = "",
 ) -> None:
     """Parses the flags, runs `main` and ends the process: 0 done, 2 the user can mend it, 128 + signal.
@@ -56,18 +56,20 @@ def program(
     Args:
         main: called with the flags parsed.
         required: flags that must be given.
-        check_arguments: called with the command line before it is parsed.
+        before_parsing: called with the command line.
         positional: the flag, one that may be given many times, that arguments without a name are values of.
     """
 
     def parse(argv: list[str]) -> list[str]:
-        if check_arguments:
-            check_arguments(argv)
         try:
+            if before_parsing:
+                before_parsing(argv)
             rest = app.parse_flags_with_usage(argv) if {"--help", "-h", "--helpfull"} & set(argv) else flags.FLAGS(argv)
         except flags.Error as error:
             what = str(error).strip().splitlines()[-1]
             raise UserError("command line", what.rstrip("."), "--help lists the flags") from error
+        except UnicodeDecodeError as error:
+            raise UserError("--flagfile", "is not text", "give a file of flags, one a line") from error
         if not flags.FLAGS["verbosity"].present:
             absl.logging.set_verbosity(absl.logging.WARNING)  # libraries log at INFO what is of no use to a user
             for name in ("absl", "asyncio"):  # Orbax logs each error that it raises, asyncio what follows from it
@@ -90,7 +92,7 @@ def program(
         _part()
 
     flags.DEFINE_bool("debug", False, "show the traceback of an error")
-    flags.FLAGS.set_gnu_getopt(bool(positional))  # flags may follow arguments
+    flags.FLAGS.set_gnu_getopt()  # flags may follow arguments, and files of flags hold fields of the configuration
     _silence_threads()
     try:
         app.run(run, flags_parser=parse)

@@ -65,6 +65,8 @@ def folder(tmp_path_factory, sources) -> pathlib.Path:
     (folder / "narrow.vec").write_text("ant 0.1 0.2\nbee 0.1 0.3\n")
     (folder / "strange.vec").write_text(f"zebra{' 1' * 8}\n")
     (folder / "words.vec").write_text(f"ant{' x' * 8}\n")
+    (folder / "field.flags").write_text("--config.model.hiden_dim=8\n")
+    (folder / "binary.flags").write_bytes(b"\xff\xfe\x00")
     (folder / "file").write_text("no directory")
     (folder / "notes").mkdir()
     (folder / "notes" / "diary.txt").write_text("dear diary")
@@ -86,6 +88,10 @@ WRONG_FLAGS = {
         ["other_type.py", "get_config() returned dict"],
     ),
     "get_config returns something else": (["--config={bad}/other_type.py"], ["Config"]),
+    "no flagfile there": (["--flagfile={bad}/none.flags"], ["flagfile", "none.flags"]),
+    "flagfile is a directory": (["--flagfile={bad}"], ["flagfile", "{bad}"]),
+    "unknown field in a flagfile": (["--flagfile={bad}/field.flags"], ["--config.model.hiden_dim", "model.hidden_dim"]),
+    "flagfile is not text": (["--flagfile={bad}/binary.flags"], ["--flagfile", "is not text"]),
     "unknown section": (["--config.modle.cell=lstm"], ["--config.modle.cell", "model.cell"]),
     "unknown field": (["--config.model.hiden_dim=3"], ["--config.model.hiden_dim", "did you mean model.hidden_dim?"]),
     "a section is no field": (["--config.model=3"], ["--config.model"]),

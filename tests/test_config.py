@@ -163,8 +163,11 @@ from lm import config
 for given in json.load(sys.stdin):
     sys.argv = ["train.py", *given]
     flags.FLAGS.unparse_flags()
+    if "config" in flags.FLAGS:
+        del flags.FLAGS.config
+    train.define_config(sys.argv)
     flags.FLAGS(sys.argv)
-    print(json.dumps(config.to_json(config.validated(train.CONFIG.value))))
+    print(json.dumps(config.to_json(config.validated(flags.FLAGS.config))))
 """
 
 
