@@ -22,12 +22,14 @@ def _keeps() -> bool:
 
 def keep() -> None:
     """glibc keeps what is freed: it would give large arrays back to Linux, which clears them page by page at each step anew.
+    And it keeps it in fewer places, or these fill up one by one for hours (`python -m benchmarks.soak`).
 
     Measured by `python -m benchmarks.train --allocator=system`.
     """
     if _keeps():
         libc = ctypes.CDLL(None)
         libc.mallopt(-4, 0)  # M_MMAP_MAX: no array has a mapping of its own
+        libc.mallopt(-8, 2 * (os.cpu_count() or 1))  # M_ARENA_MAX; its own is four times that
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: the end of the heap is not given back
 
 
