@@ -315,9 +315,9 @@ def main() -> None:
             equal[layout] += not different
             if not different and not values.workdir:
                 shutil.rmtree(killed)
-    for layout, count in equal.items():
         hosts = f"{values.hosts} host{'s' * (values.hosts > 1)}"
-        print(f"{layout:<8} {hosts}, {values.kills} kills a run: {count} of {values.runs} runs equal, bit for bit")
+        found = f"{equal[layout]} of {values.runs} runs equal, bit for bit"
+        print(f"{layout:<8} {hosts}, {values.kills} kills a run: {found}", flush=True)
     if any(count < values.runs for count in equal.values()):
         sys.exit(1)
     if not values.workdir:

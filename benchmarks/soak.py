@@ -86,7 +86,7 @@ def main() -> None:
     leaks = []
     for layout, process in processes.items():
         process.send_signal(signal.SIGTERM)
-        if (code := process.wait(timeout=120)) != 128 + signal.SIGTERM:
+        if (code := process.wait(timeout=600)) != 128 + signal.SIGTERM:
             leaks.append(f"{layout}: SIGTERM ended it with {code}")
         first = part(looks[layout], every, 2 * every)
         last = part(looks[layout], values.minutes - every, values.minutes + every)
