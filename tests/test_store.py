@@ -173,5 +173,6 @@ def test_what_is_remembered_is_made_once(cache):
     assert store.remembered("answer", lambda: None) == {"it": 42}
     (cache / "answer.json").write_text('{"it"')
     assert store.remembered("answer", lambda: {"it": 43}) == {"it": 43}
+    assert store.remembered("answer", lambda: None) == {"it": 43}
     (cache / "answer.json").write_text((cache / "answer.json").read_text().replace("43", "44"))
     assert store.remembered("answer", lambda: {"it": 45}) == {"it": 45}

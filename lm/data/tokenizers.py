@@ -504,6 +504,9 @@ def _surface(piece: str) -> bytes:
 # ---- training ---------------------------------------------------------------------------------------------------
 
 
+VERSION = 1  # of how SentencePiece is called: raise it when it is given other text or settings
+
+
 def train_tokenizer(
     config: TokenizerConfig, texts: Iterable[str], sentinels: int = 0, fingerprint: str = ""
 ) -> Tokenizer:
@@ -530,12 +533,9 @@ def train_tokenizer(
         return Vocabulary(kind, _known(config.vocab_size, counts), **extras)
     if kind in ("unigram", "bpe"):
         model = lambda: _trained_model(config, texts).decode("latin-1")  # as JSON has it
-        if fingerprint:
-            settings = (kind, config.vocab_size, config.normalization, list(config.pieces))
-            version = sentencepiece.__version__
-            known = store.remembered(store.key_of("tokenizer", fingerprint, settings, version), model)
-        else:
-            known = model()
+        settings = (kind, config.vocab_size, config.normalization, list(config.pieces))
+        key = store.key_of("tokenizer", VERSION, sentencepiece.__version__, fingerprint, settings)
+        known = store.remembered(key, model) if fingerprint else model()
         return SentencePiece(kind, known.encode("latin-1"), **extras)
     if not kind.endswith(".model"):
         mend = nearest(kind, (*TOKENIZERS, "a path that ends in .model"))
