@@ -29,7 +29,7 @@ def keep() -> None:
     if _keeps():
         libc = ctypes.CDLL(None)
         libc.mallopt(-4, 0)  # M_MMAP_MAX: no array has a mapping of its own
-        libc.mallopt(-8, 2 * (os.cpu_count() or 1))  # M_ARENA_MAX; its own is four times that
+        libc.mallopt(-8, max(1, (os.cpu_count() or 1) // 2))  # M_ARENA_MAX; its own is sixteen times that
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: the end of the heap is not given back
 
 
