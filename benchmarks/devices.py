@@ -29,7 +29,7 @@ MOST = 1e-5
 
 def run(command: list[str], processes: int, devices: int, log: pathlib.Path) -> None:
     """Runs `command` in so many processes, each with so many simulated devices; raises `UserError` if one fails."""
-    xla = f"--xla_force_host_platform_device_count={devices}"
+    xla = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     kill.run(command, {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla}, processes, log.with_suffix(".log"))
 
 

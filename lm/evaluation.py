@@ -15,7 +15,7 @@ from lm import generation, metrics
 from lm.config import Config
 from lm.data import batches, pipeline, store
 from lm.data.batches import Batch
-from lm.data.examples import Examples
+from lm.data.examples import Example, Examples
 from lm.data.pipeline import Encoded
 from lm.data.sources import Split
 from lm.data.tokenizers import Tokenizer, surfaces
@@ -33,6 +33,7 @@ from lm.tasks import TASKS
 MOST_LABELS = 1000  # that a task may rank
 
 
+@functools.cache  # the same model has the same program
 def make_eval_step(model: EncoderDecoder | Reader) -> Callable[[Any, Any, Batch], tuple[jax.Array, jax.Array, Any]]:
     """(params, carry, batch) -> (sum of nats, real targets, carry), sums over all devices; no dropout, no smoothing."""
 
@@ -43,6 +44,7 @@ def make_eval_step(model: EncoderDecoder | Reader) -> Callable[[Any, Any, Batch]
     return eval_step
 
 
+@functools.cache
 def make_row_step(model: EncoderDecoder | Reader) -> Callable[[Any, Any, Batch], tuple[jax.Array, Any]]:
     """(params, carry, batch) -> (nats_b, carry): as `make_eval_step`, but for each row."""
 
@@ -128,6 +130,7 @@ class Evaluator:
         self.labels = labels
         self.devices, self.encoded = devices, encoded
         self._step = devices.map(make_eval_step(model))
+        self._generated: dict[int, Generation] = {}  # by the last evaluation, by the number of the example
 
     @functools.cached_property
     def parts(self) -> dict[str, Part]:
@@ -174,20 +177,33 @@ class Evaluator:
         return [one for (one,) in generation.generate(*given)]
 
     def rehearse(self, params: Any) -> None:
-        """Evaluates one batch and generates one token, so that what is broken breaks before the first update."""
+        """Evaluates one batch and generates one token, so that what is broken breaks before the first update.
+
+        Of as many examples at once as an evaluation, by its programs: none is compiled for this alone.
+        """
+        limit = self.config.training.eval_examples
         self.losses(params, most_batches=1)
-        if self._scores(self.config.training.eval_examples):
-            self.generate(Devices.first(params), 1, Options(temperature=0, max_new_tokens=1))
+        if self._scores(limit):
+            self.generate(Devices.first(params), min(limit, generation.ROWS), Options(temperature=0, max_new_tokens=1))
+
+    def shown(self, params: Any, count: int) -> tuple[list[Example], list[Generation]]:
+        """`count` examples and an output for each: of the last evaluation, where that generated them."""
+        numbers = self.chosen(count)
+        if self._generated.keys() >= {*numbers}:
+            outputs = [self._generated[number] for number in numbers]
+        else:
+            outputs = self.generate(params, count, Options(temperature=0))
+        return self.encoded.split.examples.read(numbers), outputs
 
     def evaluate(self, params: Any, limit: int | None = None) -> dict[str, Any]:
         """The figures of the contract; text of `chosen(limit)` examples is generated greedily and scored. Of a mixture
         `parts` has those of each source."""
         scores, of_parts = self._scores(limit), {}
         generations = self.generate(Devices.first(params), limit, Options(temperature=0)) if scores else []
+        of_number = self._generated = dict(zip(self.chosen(limit), generations, strict=True)) if scores else {}
         if self.parts:
             stats_n2 = self.likelihoods(params)["loss"].stats_ns
             nats, tokens = stats_n2.sum(axis=0)
-            of_number = dict(zip(self.chosen(limit), generations, strict=True)) if scores else {}
             for name, part in self.parts.items():
                 of_parts[name] = self.figures(*stats_n2[part.numbers].sum(axis=0), part)
                 if scores:

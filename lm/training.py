@@ -436,8 +436,7 @@ def closing(directory: epath.Path, evaluator: evaluation.Evaluator, params: Any)
     """A few samples, the best evaluation, and what to type next."""
     first = evaluator.encoded.split.examples[0]
     if first.source is not None:
-        examples = evaluator.encoded.split.examples.read(evaluator.chosen(4))
-        console.samples(examples, evaluator.generate(params, 4, Options(temperature=0)))
+        console.samples(*evaluator.shown(params, 4))
     elif not evaluator.model.has_encoder:
         how = Options(num_samples=2, max_new_tokens=200, temperature=0.8)
         console.samples([first] * 2, generate(evaluator.model, params, evaluator.tokenizer, [""], how)[0])

@@ -4,6 +4,7 @@ import atexit
 import contextlib
 import fcntl
 import functools
+import gc
 import json
 import os
 import pathlib
@@ -11,21 +12,26 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import types
 from collections.abc import Iterator
 
 # Before JAX starts.
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Tests in this process compile more than they compute; programs that they start are compiled as users' are.
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+# Tests compile more than they compute: this takes a quarter of the time.
+UNOPTIMIZED = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {UNOPTIMIZED}"
 CACHE = pathlib.Path(__file__).parent.parent / ".pytest_cache" / "compiled"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 if "PYTEST_XDIST_WORKER" not in os.environ:  # the workers share that of the process that started them
     # Not kept, or a test could pass with what older code made.
     os.environ["LM_CACHE_DIR"] = tempfile.mkdtemp(prefix="lm-tests-")
     atexit.register(shutil.rmtree, os.environ["LM_CACHE_DIR"], ignore_errors=True)
 
 import jax  # noqa: E402
+
+# In this process tests compile many a program that no other one will need.
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 from benchmarks import kill  # noqa: E402
@@ -40,13 +46,14 @@ from lm.config import (  # noqa: E402
     to_json,
     validated,
 )
+from lm.parallel import Devices, Fsdp  # noqa: E402
 
 ROOT = pathlib.Path(__file__).parent.parent
 
 
 def environment(devices: int = 1) -> dict[str, str]:
     """Of a program's process; it has a number of simulated devices of its own."""
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    flags = f"--xla_force_host_platform_device_count={devices} {UNOPTIMIZED}"
     return {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
 
 
@@ -79,7 +86,7 @@ def tiny_config(layout: str, source: str, changes: dict[str, object] | None = No
             task="lm" if streams else "seq2seq",
             batch_size=8,
             window=16,
-            buckets=2,
+            buckets=1,
             evaluation_streams=3,
             tokenizer=TokenizerConfig("characters") if streams else TokenizerConfig("unigram", 280),
         ),
@@ -101,11 +108,55 @@ def changed(config: Config, changes: dict[str, object]) -> Config:
     return from_json(json.dumps(tree), "test")
 
 
+def pytest_collection_finish():
+    """Tracing makes millions of objects that live on: the collector looks for garbage among them less often."""
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 100)
+
+
+def _key(value: object) -> object:
+    """Equal for functions of the same code that have equal values in them, however often they were made."""
+    match value:
+        case types.FunctionType():
+            inside = [cell.cell_contents for cell in value.__closure__ or ()]
+            return value.__code__, _key((*inside, *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).items()))
+        case functools.partial():
+            return _key((value.func, value.args, *value.keywords.items()))
+        case Devices():
+            return type(value), tuple(value.devices), value.shards
+        case jax.Array() | np.ndarray():
+            return str(value.dtype), value.shape, np.asarray(value).tobytes()
+        case dict():
+            return _key(tuple(value.items()))
+        case list() | tuple():
+            return type(value), tuple(map(_key, value))
+    return value if value.__hash__ else id(value)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _programs_let_go():
     """Compiled programs do not outlive their file: each holds memory maps, of which Linux gives a process 65,530."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(scope="module")
+def shared_programs():
+    """Runs of equal configurations have the same programs, traced once in a file: that is most of a tiny run's time."""
+    made: dict[object, tuple] = {}
+
+    def once_each(make):
+        def found(self, step, *how, **more):
+            key = _key((self, make, step, how, more))
+            # The step is kept too, so that an `id` in its key is that of no other object.
+            return made.setdefault(key, (make(self, step, *how, **more), step))[0]
+
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        for owner, name in ((Devices, "map"), (Devices, "compile"), (Fsdp, "compile")):
+            patch.setattr(owner, name, once_each(getattr(owner, name)))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,8 @@ from lm.generation import Options, generate, rank, score
 from lm.models.encoder_decoder import PAD, EncoderDecoder
 from lm.parallel import Devices, Fsdp
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 SHAPE = ("dot", "bidirectional", 2, False, "lstm", True)
 
 

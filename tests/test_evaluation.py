@@ -21,6 +21,8 @@ from lm.generation import Options
 from lm.parallel import Devices
 from lm.run import load
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 LABELS = ("bad", "good", "so so")
 
 
@@ -45,6 +47,29 @@ def runs(tmp_path_factory, sources, story_text) -> dict[str, pathlib.Path]:
     both = {"data.tokenizer.vocab_size": 290, "data.train": parts, "data.validation": parts, "data.test": parts}
     training.train(tiny_config("buckets", parts, steps | both), epath.Path(folder / "several"))
     return {name: folder / name for name in (*given, "several")}
+
+
+# ---- during training --------------------------------------------------------------------------------------------
+
+
+def test_the_rehearsal_compiles_what_evaluations_run_and_the_last_ones_outputs_are_shown(runs, monkeypatch):
+    run, devices = load(str(runs["buckets"])), Devices(jax.devices()[:2])
+    split = pipeline.load_splits(run.config.data)["validation"]
+    encoded = pipeline.encode(split, run.tokenizer, run.config.data)
+    evaluator = evaluation.Evaluator(run.model, run.tokenizer, run.config, devices, encoded)
+    params, compiled = devices.replicate(run.params), training.compilation()
+    jax.clear_caches()
+    compiled.reset()
+    evaluator.rehearse(params)
+    assert compiled.programs > 0
+    compiled.reset()
+    evaluator.evaluate(params, run.config.training.eval_examples)
+    assert compiled.programs == 0
+    expected = evaluator.generate(run.params, 4, Options(temperature=0))
+    monkeypatch.setattr(evaluator, "generate", None)
+    examples, outputs = evaluator.shown(run.params, 4)
+    assert [one.output for one in outputs] == [one.output for one in expected]
+    assert [one.prompt for one in outputs] == [one.source for one in examples] and len(examples) == 4
 
 
 # ---- likelihoods ------------------------------------------------------------------------------------------------

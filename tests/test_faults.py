@@ -20,6 +20,8 @@ from lm.errors import UserError
 from lm.parallel import Devices, Fsdp
 from lm.run import load
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 
 @pytest.fixture(autouse=True)
 def two_devices(monkeypatch):

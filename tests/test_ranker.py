@@ -15,6 +15,8 @@ from lm.models import build
 from lm.models.encoder_decoder import EOS, PAD
 from lm.training import initial_params
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 BOS = 1
 LABELS = ((5, EOS), (5, 6, EOS), (5, 6, 7, EOS), (8, 5, EOS), (EOS,))  # each a beginning of another, or of none
 WIDTH = max(map(len, LABELS))

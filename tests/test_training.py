@@ -25,6 +25,8 @@ from lm.parallel import Devices
 from lm.run import load
 from lm.tasks import TASKS
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 LAYOUTS = ("streams", "buckets")
 SPECS = {"streams": "lm", "buckets": "seq2seq"}
 
@@ -48,7 +50,7 @@ def short(tmp_path_factory, sources, story_text, pairs) -> dict[str, Config]:
     (folder / "pairs.tsv").write_text("".join(f"{source}\tQQQ {i}\n" for i, (source, _) in enumerate(pairs[:60])))
     validation = {"streams": f"text:{folder}/story.txt", "buckets": f"tsv:{folder}/pairs.tsv"}
     changes = {"training.steps": 24, "training.eval_every": 6, "training.checkpoint_every": 4, "training.log_every": 5}
-    changes |= {"optimizer.learning_rate": 0.01}
+    changes |= {"optimizer.learning_rate": 0.01, "data.buckets": 2}
     return {
         layout: tiny_config(layout, sources[SPECS[layout]], changes | {"data.validation": validation[layout]})
         for layout in LAYOUTS

@@ -28,6 +28,8 @@ from lm.parallel import Devices
 from lm.recurrence import CELLS, RecurrentLayer
 from lm.run import load
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 SHORT = {"training.steps": 4, "training.eval_every": 2, "training.checkpoint_every": 2, "training.log_every": 1}
 SHORT |= {"training.eval_examples": 0, "data.buckets": 1}
 
