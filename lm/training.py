@@ -45,13 +45,19 @@ from lm.tasks import TASKS, layout_of
 
 
 class TrainState(NamedTuple):
-    """All that a checkpoint keeps. On the devices `carry` is cut by rows; see lm/parallel.py for the rest."""
+    """All that a checkpoint keeps, and the seed. On the devices `carry` is cut by rows; see lm/parallel.py for the rest."""
 
     step: jax.Array  # int32, updates done
     params: Any
     opt_state: Any  # of the parameters that learn
     carry: Any  # the decoder's recurrent state after the last window (streams), leading axis batch; else ()
     averaged: Any = ()  # with `optimizer.ema_decay` the average of the parameters that learn; else ()
+    seed: Any = ()  # uint32, of dropout; else (). Here it is no part of the program, so that all seeds have one
+
+
+def seed_of(config: Config) -> Any:
+    """`TrainState.seed`, which no checkpoint keeps."""
+    return np.uint32(config.seed) if config.model.dropout else ()
 
 
 def weights(state: TrainState) -> Any:
@@ -61,11 +67,12 @@ def weights(state: TrainState) -> Any:
 
 def parted(state: TrainState) -> tuple[Any, TrainState]:
     """(`weights`, the rest) as a checkpoint has them, so that its parameters are those that others want."""
-    return weights(state), state._replace(params=state.params if state.averaged else (), averaged=())
+    return weights(state), state._replace(params=state.params if state.averaged else (), averaged=(), seed=())
 
 
-def whole(groups: Sequence[Group], params: Any, rest: TrainState) -> TrainState:
+def whole(config: Config, groups: Sequence[Group], params: Any, rest: TrainState) -> TrainState:
     """The inverse of `parted`."""
+    rest = rest._replace(seed=seed_of(config))
     if not rest.params:
         return rest._replace(params=params)
     return rest._replace(averaged=optimizers.split(groups, params)[0])
@@ -88,7 +95,7 @@ def initial_state(
         carry = zero_states(config.model, config.data.batch_size)
     learning, _ = optimizers.split(optimizers.groups_of(config), params)
     averaged = jax.tree.map(jnp.array, learning) if config.optimizer.ema_decay else ()
-    return TrainState(jnp.int32(0), params, optimizer.init(learning), carry, averaged)
+    return TrainState(jnp.int32(0), params, optimizer.init(learning), carry, averaged, seed_of(config))
 
 
 def initial_params(model: EncoderDecoder | Reader, seed: int) -> Any:
@@ -120,11 +127,11 @@ def make_train_step(
 
     def device_gradient(learning, replicated, carried, device):
         """(gradients, (nats, tokens), carry) of one device's rows: sums, not means."""
-        (frozen, step), (carry, batch) = replicated, carried
+        (frozen, step, seed), (carry, batch) = replicated, carried
         rows = batch.inputs_bt.shape[0]
         keys_b = None
         if config.model.dropout:
-            step_key = jax.random.fold_in(jax.random.key(config.seed), step)
+            step_key = jax.random.fold_in(jax.random.key(seed), step)
             row_b = device * rows + jnp.arange(rows)
             keys_b = jax.vmap(lambda row: jax.random.fold_in(step_key, row))(row_b)
 
@@ -142,7 +149,7 @@ def make_train_step(
         summed = devices.summed(device_gradient)
         # What is frozen has no gradient, no moments and no part in any norm.
         learning, frozen = optimizers.split(groups, state.params)
-        grads, (loss, count), carry = summed(learning, (frozen, state.step), (state.carry, batch))
+        grads, (loss, count), carry = summed(learning, (frozen, state.step, state.seed), (state.carry, batch))
         grads = jax.tree.map(lambda g: g / jnp.maximum(count, 1), grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, learning)
         learning, averaged = optax.apply_updates(learning, updates), state.averaged
@@ -150,7 +157,7 @@ def make_train_step(
             # Unbiased by its start (Kingma and Ba, 2015, section 3): at first a plain mean of the steps.
             share = (1 - decay) / -jnp.expm1((state.step + 1) * math.log(decay))
             averaged = jax.tree.map(lambda mean, new: mean + share * (new - mean), averaged, learning)
-        after = TrainState(state.step + 1, optimizers.joined(learning, frozen), opt_state, carry, averaged)
+        after = TrainState(state.step + 1, optimizers.joined(learning, frozen), opt_state, carry, averaged, state.seed)
         metrics = Metrics(loss, count, optax.global_norm(grads))
         if config.training.not_finite == "skip":
             good = jnp.isfinite(metrics.loss_sum) & jnp.isfinite(metrics.grad_norm)
@@ -285,7 +292,7 @@ def train(config: Config, directory: epath.Path, profile: tuple[int, int] | None
             if found is None:
                 return jax.device_get(fresh(params))
             vars(progress).update(found[2])
-            return whole(schedule.groups, *found[:2])
+            return whole(config, schedule.groups, *found[:2])
 
         state = latest()
         start = int(state.step)

@@ -35,6 +35,7 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 from benchmarks import kill  # noqa: E402
+from lm import training  # noqa: E402
 from lm.config import (  # noqa: E402
     Config,
     DataConfig,
@@ -141,8 +142,9 @@ def _programs_let_go():
 
 
 @pytest.fixture(scope="module")
-def shared_programs():
-    """Runs of equal configurations have the same programs, traced once in a file: that is most of a tiny run's time."""
+def quick_training():
+    """Runs have two devices: eight on few cores wait for each other. And those of equal configurations share their
+    programs, traced once in a file: that is most of a tiny run's time."""
     made: dict[object, tuple] = {}
 
     def once_each(make):
@@ -154,6 +156,7 @@ def shared_programs():
         return found
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "devices_for", lambda *_: Devices(jax.devices()[:2]))
         for owner, name in ((Devices, "map"), (Devices, "compile"), (Fsdp, "compile")):
             patch.setattr(owner, name, once_each(getattr(owner, name)))
         yield

@@ -570,7 +570,9 @@ def test_a_run_reads_every_field_of_its_task(case, sources, tmp_path, monkeypatc
     if task in ("extract", "classify"):  # every answer must be a choice there
         few["data.validation"] = sources["seq2seq"]
     config = tiny_config("buckets" if TASKS[task].pairs else "streams", sources[kind], few)
-    monkeypatch.setattr(jax, "local_devices", lambda: jax.devices()[:1])
+    one = jax.devices()[:1]
+    monkeypatch.setattr(jax, "local_devices", lambda: one)
+    monkeypatch.setattr(jax, "devices", lambda: one)
     monkeypatch.setattr(training, "closing", lambda *_: None)  # it reads nothing, and takes long
     with recorded_reads(monkeypatch) as reads:
         training.train(config, epath.Path(tmp_path / "run"))

@@ -11,6 +11,8 @@ from lm import training
 from lm.data import pipeline
 from lm.run import load
 
+pytestmark = pytest.mark.usefixtures("quick_training")
+
 TALKS = [
     ["red one", "one red", "two", "red two", "blue three four", "four three blue"][: 2 + 2 * (i % 3)] for i in range(60)
 ]

@@ -18,7 +18,7 @@ from lm.generation import Options, generate, rank, score
 from lm.models.encoder_decoder import PAD, EncoderDecoder
 from lm.parallel import Devices, Fsdp
 
-pytestmark = pytest.mark.usefixtures("shared_programs")
+pytestmark = pytest.mark.usefixtures("quick_training")
 
 SHAPE = ("dot", "bidirectional", 2, False, "lstm", True)
 

@@ -21,7 +21,7 @@ from lm.generation import Options
 from lm.parallel import Devices
 from lm.run import load
 
-pytestmark = pytest.mark.usefixtures("shared_programs")
+pytestmark = pytest.mark.usefixtures("quick_training")
 
 LABELS = ("bad", "good", "so so")
 

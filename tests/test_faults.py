@@ -17,15 +17,10 @@ from lm import console, training, workdir
 from lm.config import Config
 from lm.data.batches import Streams
 from lm.errors import UserError
-from lm.parallel import Devices, Fsdp
+from lm.parallel import Fsdp
 from lm.run import load
 
-pytestmark = pytest.mark.usefixtures("shared_programs")
-
-
-@pytest.fixture(autouse=True)
-def two_devices(monkeypatch):
-    monkeypatch.setattr(training, "devices_for", lambda *_: Devices(jax.devices()[:2]))
+pytestmark = pytest.mark.usefixtures("quick_training")
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +152,6 @@ def test_a_clock_that_is_moved_changes_nothing(short, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="could not be written .TimeoutError.*start again"):
         training.train(short, epath.Path(tmp_path / "forward"))
     monkeypatch.undo()
-    monkeypatch.setattr(training, "devices_for", lambda *_: Devices(jax.devices()[:2]))
     training.train(short, epath.Path(tmp_path / "forward"))
     assert kill.differences(tmp_path / "forward", tmp_path / "steady") == []
 

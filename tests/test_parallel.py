@@ -15,7 +15,7 @@ from lm import training
 from lm.errors import UserError
 from lm.parallel import Devices, Fsdp, axis_of, devices_for
 
-pytestmark = pytest.mark.usefixtures("shared_programs")
+pytestmark = pytest.mark.usefixtures("quick_training")
 
 LEARNS = {"model.dropout": 0.3, "data.buckets": 1, "optimizer.learning_rate": 0.01}
 

@@ -16,7 +16,7 @@ def get_config(stage="pretrain"):
     task = {{"pretrain": "denoise", "reverse": "seq2seq", "tell": "lm"}}[stage]
     source = pairs if stage == "reverse" else texts
     return Config(
-        data=DataConfig(train=source, validation=source, test=source, task=task, batch_size=8, buckets=2, window=16,
+        data=DataConfig(train=source, validation=source, test=source, task=task, batch_size=8, buckets=1, window=16,
             noise=NoiseConfig(rate=0.5), tokenizer=TokenizerConfig("unigram", 280)),
         model=ModelConfig(embed_dim=16, hidden_dim=16, layers=1, attention="dot", tied=True),
         training=TrainingConfig(steps=8, eval_every=4, checkpoint_every=4, eval_examples=0,

@@ -15,7 +15,7 @@ from lm.models import build
 from lm.models.encoder_decoder import EOS, PAD
 from lm.training import initial_params
 
-pytestmark = pytest.mark.usefixtures("shared_programs")
+pytestmark = pytest.mark.usefixtures("quick_training")
 
 BOS = 1
 LABELS = ((5, EOS), (5, 6, EOS), (5, 6, 7, EOS), (8, 5, EOS), (EOS,))  # each a beginning of another, or of none

@@ -30,7 +30,7 @@ from lm.models.readers import IMPOSSIBLE, Classifier, Extractor
 from lm.parallel import Devices, Fsdp
 from lm.run import generate_together, load
 
-pytestmark = pytest.mark.usefixtures("shared_programs")
+pytestmark = pytest.mark.usefixtures("quick_training")
 
 VOCAB, SPAN = 9, 3
 LABELS = ((3, EOS), (4, 5, EOS), (3, 3, 3, 3, 3, 3, 3, EOS))

@@ -25,18 +25,10 @@ from lm.parallel import Devices
 from lm.run import load
 from lm.tasks import TASKS
 
-pytestmark = pytest.mark.usefixtures("shared_programs")
+pytestmark = pytest.mark.usefixtures("quick_training")
 
 LAYOUTS = ("streams", "buckets")
 SPECS = {"streams": "lm", "buckets": "seq2seq"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def two_devices():
-    """Runs of `train` have two devices: eight on few cores wait for each other."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "devices_for", lambda *_: Devices(jax.devices()[:2]))
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +133,20 @@ def test_1_2_4_and_8_devices_give_the_same_losses(layout, short):
     # Dropout is on: from the same parameters and batches, another seed gives other losses.
     setup.config = changed(config, {"seed": 1})
     assert np.abs(setup.first_losses(1, steps=5) / one[:5] - 1).max() > 1e-4
+
+
+def test_every_seed_has_the_same_program(short):
+    """Or else each of a series of runs would be compiled anew."""
+    texts = set()
+    for seed in (0, 1, 2**32 - 1):
+        setup = Setup(changed(short["streams"], {"seed": seed}))
+        optimizer, devices = setup.optimizer(), Devices(jax.devices()[:1])
+        step = devices.compile(training.make_train_step(setup.model, optimizer, setup.config, devices))
+        state = training.initial_state(setup.model, optimizer, setup.config, setup.params)
+        assert state.seed == seed
+        given = devices.place(jax.device_get(state)), devices.put(setup.data.batches[0])
+        texts.add(step.lower(*given).as_text())
+    assert len(texts) == 1
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -28,17 +28,16 @@ from lm.parallel import Devices
 from lm.recurrence import CELLS, RecurrentLayer
 from lm.run import load
 
-pytestmark = pytest.mark.usefixtures("shared_programs")
+pytestmark = pytest.mark.usefixtures("quick_training")
 
 SHORT = {"training.steps": 4, "training.eval_every": 2, "training.checkpoint_every": 2, "training.log_every": 1}
 SHORT |= {"training.eval_examples": 0, "data.buckets": 1}
 
 
 @pytest.fixture(scope="module", autouse=True)
-def two_devices_and_no_samples():
+def no_samples():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "closing", lambda *_: None)  # it only prints, and takes long
-        patch.setattr(training, "devices_for", lambda *_: Devices(jax.devices()[:2]))
         yield
 
 
