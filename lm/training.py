@@ -65,17 +65,19 @@ def weights(state: TrainState) -> Any:
     return optimizers.joined(state.averaged, state.params) if state.averaged else state.params
 
 
-def parted(state: TrainState) -> tuple[Any, TrainState]:
+def parted(state: TrainState) -> tuple[Any, dict[str, Any]]:
     """(`weights`, the rest) as a checkpoint has them, so that its parameters are those that others want."""
-    return weights(state), state._replace(params=state.params if state.averaged else (), averaged=(), seed=())
+    rest = state._replace(params=state.params if state.averaged else (), averaged=())._asdict()
+    del rest["seed"]
+    return weights(state), rest
 
 
-def whole(config: Config, groups: Sequence[Group], params: Any, rest: TrainState) -> TrainState:
+def whole(config: Config, groups: Sequence[Group], params: Any, rest: dict[str, Any]) -> TrainState:
     """The inverse of `parted`."""
-    rest = rest._replace(seed=seed_of(config))
-    if not rest.params:
-        return rest._replace(params=params)
-    return rest._replace(averaged=optimizers.split(groups, params)[0])
+    state = TrainState(**rest, seed=seed_of(config))
+    if not state.params:
+        return state._replace(params=params)
+    return state._replace(averaged=optimizers.split(groups, params)[0])
 
 
 class Metrics(NamedTuple):
