@@ -58,18 +58,34 @@ def environment(devices: int = 1) -> dict[str, str]:
     return {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
 
 
-def run_program(*arguments: str, devices: int = 1, **options) -> subprocess.CompletedProcess:
-    """A program of the project as a user starts it, from the repository's root."""
+def run_alone(*arguments: str, **options) -> subprocess.CompletedProcess:
+    """Python with these arguments, in a process of its own, from the repository's root."""
     command, caught = [sys.executable, *arguments], {"capture_output": True, "text": True, "timeout": 600}
-    return subprocess.run(command, cwd=ROOT, env=environment(devices), **caught, **options)
+    return subprocess.run(command, cwd=ROOT, env=environment(), **caught, **options)
 
 
-def run_programs(*calls: tuple[list[str], str]) -> list[subprocess.CompletedProcess]:
-    """As `run_program`, for many calls, each of arguments and the text of standard input; see forked.py."""
-    done = run_program("tests/forked.py", input=json.dumps(calls))
-    assert done.returncode == 0, done.stderr
-    answers = json.loads(done.stdout)
+@functools.cache
+def _forks() -> subprocess.Popen:
+    """The process that starts all others; see forked.py."""
+    streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    server = subprocess.Popen([sys.executable, "tests/forked.py"], cwd=ROOT, env=environment(), **streams)
+    atexit.register(server.kill)
+    return server
+
+
+def run_programs(*calls: tuple[list[str], str], devices: int = 1) -> list[subprocess.CompletedProcess]:
+    """Programs of the project as a user starts them, from the repository's root; each call is of arguments and the text of
+    standard input. As many run at once as there are cores."""
+    server = _forks()
+    print(json.dumps([calls, environment(devices)]), file=server.stdin, flush=True)
+    answers = json.loads(server.stdout.readline())
     return [subprocess.CompletedProcess(call[0], *answer) for call, answer in zip(calls, answers, strict=True)]
+
+
+def run_program(*arguments: str, given: str = "", devices: int = 1) -> subprocess.CompletedProcess:
+    """As `run_programs`, one of them."""
+    (done,) = run_programs((list(arguments), given), devices=devices)
+    return done
 
 
 def tree_of(directory: pathlib.Path) -> dict[str, bytes]:
@@ -107,6 +123,17 @@ def changed(config: Config, changes: dict[str, object]) -> Config:
         assert name in section, path
         section[name] = value
     return from_json(json.dumps(tree), "test")
+
+
+# Those that take longest, which begin first: else one worker is left with them when the others are done.
+LONG = (
+    "training bad_input recurrence models pipeline readers programs evaluation parallel hosts config transfer copying"
+)
+
+
+def pytest_collection_modifyitems(items):
+    order = [f"test_{name}" for name in LONG.split()]
+    items.sort(key=lambda item: order.index(item.path.stem) if item.path.stem in order else len(order))
 
 
 def pytest_collection_finish():
@@ -211,8 +238,8 @@ def configs(sources) -> dict[str, Config]:
 def trained(tmp_path_factory, configs) -> dict[str, pathlib.Path]:
     """The directory of a finished run of each layout, trained by train.py; tests read it and change nothing."""
     with once(tmp_path_factory, "runs") as (folder, empty):
-        for layout, config in configs.items() if empty else ():
-            finished = run_program(*kill.command(config, folder / layout)[1:])
+        calls = [(kill.command(config, folder / layout)[1:], "") for layout, config in configs.items() if empty]
+        for layout, finished in zip(configs, run_programs(*calls), strict=False):
             assert finished.returncode == 0, finished.stderr
             (folder / f"{layout}.stdout").write_text(finished.stdout)
             (folder / f"{layout}.stderr").write_text(finished.stderr)

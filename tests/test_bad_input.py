@@ -15,7 +15,7 @@ import subprocess
 import jax
 import numpy as np
 import pytest
-from conftest import changed, run_program, run_programs, tree_of
+from conftest import changed, run_alone, run_program, run_programs, tree_of
 
 from benchmarks import kill
 from lm.config import to_json
@@ -536,7 +536,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_set_aside_and_the_one_before_i
     else:
         shutil.rmtree(newest / {"no parameters": "params", "no progress": "progress"}[damage])
     before = tree_of(newest)
-    (done,) = run_programs((kill.command(configs["streams"], run)[1:], ""))
+    done = run_program(*kill.command(configs["streams"], run)[1:])
     assert (done.returncode, done.stderr) == (0, "")
     assert "resumed after step 72" in done.stdout
     assert re.search(rf"{newest}: cannot be read .* moved to {run}/damaged/80", done.stdout), done.stdout
@@ -551,7 +551,7 @@ def test_what_was_half_written_when_a_run_was_killed_is_passed_over(trained, con
     with (run / "metrics.jsonl").open("a") as metrics:
         metrics.write('{"step": 80, "split": "trai')
     assert load(str(run), "latest").step == 72
-    (again,) = run_programs((kill.command(configs["streams"], run)[1:], ""))
+    again = run_program(*kill.command(configs["streams"], run)[1:])
     assert (again.returncode, again.stderr) == (0, "")
     assert kill.differences(run, trained["streams"]) == []
 
@@ -576,7 +576,7 @@ def test_a_full_disk_stops_a_run_and_leaves_its_last_checkpoint(size, trained, c
     shutil.rmtree(run / "checkpoints" / "80")
     before = tree_of(run / "checkpoints" / "72")
     command = kill.command(configs["buckets"], run)[1:]
-    done = run_program(*command, preexec_fn=full_disk(size))
+    done = run_alone(*command, preexec_fn=full_disk(size))
     assert_refused(done, str(run))
     assert tree_of(run / "checkpoints" / "72") == before
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(load(str(run), "latest").params))
@@ -589,13 +589,13 @@ def test_a_disk_that_is_full_from_the_start_is_refused(configs, tmp_path):
     command = kill.command(configs["streams"], tmp_path / "run")[1:]
     run_program(*command, "--config.training.steps=1")  # so that the ids are cached, which are written first
     shutil.rmtree(tmp_path / "run")
-    assert_refused(run_program(*command, preexec_fn=full_disk(100)), str(tmp_path / "run"))
+    assert_refused(run_alone(*command, preexec_fn=full_disk(100)), str(tmp_path / "run"))
 
 
 def test_a_cache_that_cannot_be_written_is_named(configs, tmp_path, monkeypatch):
     monkeypatch.setenv("LM_CACHE_DIR", str(tmp_path / "cache"))
     command = kill.command(configs["streams"], tmp_path / "run")[1:]
-    done = run_program(*command, preexec_fn=full_disk(100))
+    done = run_alone(*command, preexec_fn=full_disk(100))
     assert_refused(done, str(tmp_path / "cache"), "cannot be written", "LM_CACHE_DIR")
     assert not (tmp_path / "run").exists() and not list((tmp_path / "cache").glob("*/*.json"))
 
@@ -633,17 +633,17 @@ def test_what_may_not_be_written_stops_a_run_and_leaves_its_last_checkpoint(trai
     before = tree_of(run / "checkpoints")
     command = kill.command(configs["buckets"], run)[1:]
     with forbidden(run / "checkpoints", 0o500):
-        done = run_program(*command, preexec_fn=no_rights_beyond_the_files)
+        done = run_alone(*command, preexec_fn=no_rights_beyond_the_files)
     assert_refused(done, str(run / "checkpoints"), "Permission denied")
     assert tree_of(run / "checkpoints") == before
-    again = run_program(*command, preexec_fn=no_rights_beyond_the_files)
+    again = run_alone(*command, preexec_fn=no_rights_beyond_the_files)
     assert again.returncode == 0, again.stderr
     assert kill.differences(run, trained["buckets"]) == []
     parent = tmp_path / "parent"
     parent.mkdir()
     with forbidden(parent, 0o500):
         command = kill.command(configs["buckets"], parent / "run")[1:]
-        assert_refused(run_program(*command, preexec_fn=no_rights_beyond_the_files), str(parent), "Permission denied")
+        assert_refused(run_alone(*command, preexec_fn=no_rights_beyond_the_files), str(parent), "Permission denied")
     assert not list(parent.iterdir())
 
 
@@ -653,10 +653,10 @@ def test_what_may_not_be_read_is_named(trained, configs, sources, tmp_path):
     data.write_text("a\tb\n" * 30)
     command = kill.command(configs["buckets"], tmp_path / "new")[1:]
     with forbidden(data, 0o000):
-        done = run_program(*command, f"--config.data.train=tsv:{data}", preexec_fn=no_rights_beyond_the_files)
+        done = run_alone(*command, f"--config.data.train=tsv:{data}", preexec_fn=no_rights_beyond_the_files)
         assert_refused(done, str(data), "Permission denied")
     for name in ("config.json", "tokenizer/tokenizer.json", "checkpoints"):
         with forbidden(run / name, 0o000):
-            done = run_program("sample.py", f"--workdir={run}", input="", preexec_fn=no_rights_beyond_the_files)
+            done = run_alone("sample.py", f"--workdir={run}", input="", preexec_fn=no_rights_beyond_the_files)
             assert_refused(done, str(run / name), "Permission denied")
     assert tree_of(run) == tree_of(trained["streams"])

@@ -13,7 +13,7 @@ from fractions import Fraction
 import jax
 import numpy as np
 import pytest
-from conftest import ROOT, run_program, tiny_config
+from conftest import ROOT, run_alone, tiny_config
 from etils import epath
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -183,7 +183,7 @@ def test_every_override_changes_its_field_of_the_resolved_json_and_no_other(tmp_
     arguments = [[f"--config={file}"]]
     written = lambda value: ",".join(value) if isinstance(value, list) else value
     arguments += [[f"--config={file}", f"--config.{path}={written(value)}"] for path, value in OTHER.items()]
-    done = run_program("-c", PARSE, input=json.dumps(arguments))
+    done = run_alone("-c", PARSE, input=json.dumps(arguments))
     assert done.returncode == 0, done.stderr
     plain, *found = [flat(json.loads(json.loads(line))) for line in done.stdout.splitlines()]
     assert list(plain) == paths()

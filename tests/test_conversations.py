@@ -37,7 +37,7 @@ def run(tmp_path_factory):
 
 def talk(run, lines: str, *arguments: str) -> list[dict]:
     given = ["--interactive", "--json", "--max_new_tokens=6", *arguments]
-    done = run_program("sample.py", f"--workdir={run}", *given, input=lines)
+    done = run_program("sample.py", f"--workdir={run}", *given, given=lines)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 

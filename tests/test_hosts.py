@@ -52,7 +52,7 @@ def finish(processes: list[subprocess.Popen], seconds: float) -> list[tuple[int,
 
 def test_two_hosts_make_the_run_of_one_and_go_on_where_they_were_stopped(sources, tmp_path):
     config = tiny_config("streams", sources["lm"], SHORT)
-    (alone, *_) = [run_program(*kill.command(config, tmp_path / "alone")[1:], devices=2)]
+    alone = run_program(*kill.command(config, tmp_path / "alone")[1:], devices=2)
     assert alone.returncode == 0, alone.stderr
     done = finish(start(kill.command(config, tmp_path / "two"), 2), 300)
     assert [code for code, _, _ in done] == [0, 0], done

@@ -143,50 +143,54 @@ PROMPTS = {
 }
 
 
+ALONE = (0, 1, 3)  # prompts that are also given by themselves
+DRAWN = ["--temperature=1", "--num_samples=8"]
+# Ways to answer the first prompt, most of them asked of one run: no flag knows of layouts.
+DECODED = {
+    "defaults": (LAYOUTS, []),
+    "greedy": (LAYOUTS, ["--greedy"]),
+    "samples": (LAYOUTS, DRAWN),
+    "beam 3": (LAYOUTS, ["--beam_size=3", "--num_samples=3"]),
+    "seed 1": (["streams"], [*DRAWN, "--seed=1"]),
+    "top_k 1": (["streams"], ["--temperature=3", "--top_k=1"]),
+    "beam 1": (["streams"], ["--beam_size=1"]),
+    "ban, drawn": (["streams"], [*DRAWN, "--ban=e"]),
+    "no repeats": (["streams"], ["--greedy", "--no_repeat_ngram=1"]),
+    "penalised": (["streams"], ["--greedy", "--repetition_penalty=1000"]),
+    "typical": (["streams"], ["--typical_p=1e-6"]),
+    "step 72": (["streams"], ["--checkpoint=72", "--greedy"]),
+    "mbr": (["buckets"], [*DRAWN, "--mbr_samples=8"]),
+    "ban": (["buckets"], ["--ban=ee", "--ban=o", "--beam_size=3"]),
+    "force": (["buckets"], ["--force=uo", "--beam_size=3", "--num_samples=3"]),
+    "longer": (["buckets"], ["--greedy", "--min_new_tokens=9"]),
+    "groups": (["buckets"], ["--beam_size=4", "--beam_groups=4", "--num_samples=4", "--diversity_penalty=1000"]),
+}
+
+
 @pytest.fixture(scope="module")
 def sampled(trained, tmp_path_factory) -> dict[tuple[str, str], subprocess.CompletedProcess]:
-    """Each way of calling sample.py on each run, by layout and name."""
+    """Each way of calling sample.py, by the layout of the run and the way's name."""
     file = tmp_path_factory.mktemp("prompts") / "prompts.txt"
-    calls = {}
-    for layout in LAYOUTS:
-        first, *_ = plain = [prompt for prompt in PROMPTS[layout] if "\n" not in prompt]
+    few, calls = ["--max_new_tokens=12"], {}
+    for layout, prompts in PROMPTS.items():
+        plain = [prompt for prompt in prompts if "\n" not in prompt]
         file.with_name(layout).write_text("\ufeff" + "\r\n".join(plain) + "\n")
-        few = ["--max_new_tokens=12"]
-        for name, arguments, given in (
-            ("json", ["--json", *few, *(f"--prompt={prompt}" for prompt in PROMPTS[layout])], ""),
-            *((f"json {i}", ["--json", *few, f"--prompt={p}"], "") for i, p in enumerate(PROMPTS[layout])),
-            ("prompts", [*few, *(f"--prompt={prompt}" for prompt in plain)], ""),
-            ("file", [*few, f"--input_file={file.with_name(layout)}"], ""),
-            ("dash", [*few, "--input_file=-"], "\n".join(plain)),
-            ("stdin", few, "\n".join(plain) + "\n"),
-            ("interactive", [*few, "--interactive"], "\n".join(plain) + "\n"),
-            ("nothing", few, ""),
-            ("defaults", ["--json", f"--prompt={first}"], ""),
-            ("samples", ["--json", *few, "--temperature=1", "--num_samples=8", f"--prompt={first}"], ""),
-            ("seed 1", ["--json", *few, "--temperature=1", "--num_samples=8", "--seed=1", f"--prompt={first}"], ""),
-            ("greedy", ["--json", *few, "--greedy", f"--prompt={first}"], ""),
-            ("top_k 1", ["--json", *few, "--temperature=3", "--top_k=1", f"--prompt={first}"], ""),
-            ("beam 1", ["--json", *few, "--beam_size=1", f"--prompt={first}"], ""),
-            ("beam 3", ["--json", *few, "--beam_size=3", "--num_samples=3", f"--prompt={first}"], ""),
-            ("mbr", ["--json", *few, "--temperature=1", "--mbr_samples=8", "--num_samples=8", f"--prompt={first}"], ""),
-            ("ban", ["--json", *few, "--ban=ee", "--ban=o", "--beam_size=3", f"--prompt={first}"], ""),
-            ("ban, drawn", ["--json", *few, "--ban=e", "--temperature=1", "--num_samples=8", f"--prompt={first}"], ""),
-            ("force", ["--json", *few, "--force=uo", "--beam_size=3", "--num_samples=3", f"--prompt={first}"], ""),
-            ("longer", ["--json", *few, "--greedy", "--min_new_tokens=9", f"--prompt={first}"], ""),
-            ("no repeats", ["--json", *few, "--greedy", "--no_repeat_ngram=1", f"--prompt={first}"], ""),
-            ("penalised", ["--json", *few, "--greedy", "--repetition_penalty=1000", f"--prompt={first}"], ""),
-            ("typical", ["--json", *few, "--typical_p=1e-6", f"--prompt={first}"], ""),
-            (
-                "groups",
-                [
-                    *("--json", *few, "--beam_size=4", "--beam_groups=4", "--num_samples=4"),
-                    *("--diversity_penalty=1000", f"--prompt={first}"),
-                ],
-                "",
-            ),
-            ("step 72", ["--json", *few, "--checkpoint=72", "--greedy", f"--prompt={first}"], ""),
-        ):
-            calls[layout, name] = (["sample.py", f"--workdir={trained[layout]}", *arguments], given)
+        ways = {
+            "json": (["--json", *few, *(f"--prompt={prompt}" for prompt in prompts)], ""),
+            **{f"json {i}": (["--json", *few, f"--prompt={prompts[i]}"], "") for i in ALONE},
+            "prompts": ([*few, *(f"--prompt={prompt}" for prompt in plain)], ""),
+            "stdin": (few, "\n".join(plain) + "\n"),
+            "interactive": ([*few, "--interactive"], "\n".join(plain) + "\n"),
+            "nothing": (few, ""),
+        }
+        if layout == "buckets":
+            ways["file"] = ([*few, f"--input_file={file.with_name(layout)}"], "")
+            ways["dash"] = ([*few, "--input_file=-"], "\n".join(plain))
+        for name, (layouts, flags) in DECODED.items():
+            if layout in layouts:
+                ways[name] = ["--json", *(few if name != "defaults" else ()), *flags, f"--prompt={prompts[0]}"], ""
+        for name, (flags, given) in ways.items():
+            calls[layout, name] = ["sample.py", f"--workdir={trained[layout]}", *flags], given
     return dict(zip(calls, run_programs(*calls.values()), strict=True))
 
 
@@ -204,7 +208,7 @@ def test_sampling_takes_any_prompt_and_writes_text_and_nothing_else(layout, samp
     assert list(outputs) == PROMPTS[layout]
     # A language model's prompt begins the text; an encoder-decoder's is the source.
     expected = "".join((p if layout == "streams" else "") + outputs[p] + "\n" for p in plain)
-    for name in ("prompts", "file", "dash", "stdin", "interactive"):
+    for name in ("prompts", "stdin", "interactive", *(("file", "dash") if layout == "buckets" else ())):
         assert sampled[layout, name].stdout == expected, name
     assert sampled[layout, "nothing"].stdout == outputs[""] + "\n"
 
@@ -213,8 +217,8 @@ def test_sampling_takes_any_prompt_and_writes_text_and_nothing_else(layout, samp
 def test_a_prompt_alone_equals_the_prompt_in_a_batch(layout, sampled):
     batch = objects(sampled[layout, "json"])
     assert len({one["output"] for one in batch}) > 1
-    for i, in_batch in enumerate(batch):
-        (alone,) = objects(sampled[layout, f"json {i}"])
+    for i in ALONE:
+        (alone,), in_batch = objects(sampled[layout, f"json {i}"]), batch[i]
         assert alone.pop("log_probability") == pytest.approx(in_batch.pop("log_probability"), rel=1e-4)
         assert alone == in_batch
 
@@ -228,41 +232,41 @@ def test_json_says_prompt_output_and_log_probability(layout, sampled):
             assert one["ended"] or one["tokens"] == (12 if name != "defaults" else one["tokens"])
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_flags_say_how_to_draw(layout, sampled):
-    found = {name: objects(done) for (kind, name), done in sampled.items() if kind == layout and "--json" in done.args}
-    assert len({one["output"] for one in found["samples"]}) > 1
+def test_flags_say_how_to_draw(sampled):
+    for layout in LAYOUTS:
+        found = {name: objects(sampled[layout, name]) for name in ("json 0", "defaults", "samples", "greedy", "beam 3")}
+        assert len({one["output"] for one in found["samples"]}) > 1
+        if layout == "streams":
+            assert found["defaults"] != found["greedy"]  # a language model draws
+        else:
+            assert found["json 0"] == found["greedy"]  # a translation is the most probable one
+        beam = [one["log_probability"] for one in found["beam 3"]]
+        assert len(set(beam)) == 3 and beam == sorted(beam, reverse=True)
+        assert beam[0] >= found["greedy"][0]["log_probability"] - 1e-4
+    found = {name: objects(sampled["streams", name]) for name in DECODED if ("streams", name) in sampled}
     assert found["samples"] != found["seed 1"]
-    if layout == "streams":
-        assert found["defaults"] != found["greedy"]  # a language model draws
-    else:
-        assert found["json 0"] == found["greedy"]  # a translation is the most probable one
     assert found["top_k 1"] == found["greedy"]
     assert [one["output"] for one in found["beam 1"]] == [one["output"] for one in found["greedy"]]
-    beam = [one["log_probability"] for one in found["beam 3"]]
-    assert len(set(beam)) == 3 and beam == sorted(beam, reverse=True)
-    assert beam[0] >= found["greedy"][0]["log_probability"] - 1e-4
     assert found["step 72"][0]["log_probability"] != found["greedy"][0]["log_probability"]
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_flags_say_what_the_text_holds(layout, sampled):
-    found = {name: objects(done) for (kind, name), done in sampled.items() if kind == layout and "--json" in done.args}
-    texts = {name: [one["output"] for one in outputs] for name, outputs in found.items()}
-    assert not any("ee" in text or "o" in text for text in texts["ban"])
-    assert not any("e" in text for text in texts["ban, drawn"]) and any("e" in text for text in texts["samples"])
-    assert len(texts["force"]) == 3 and all("uo" in text for text in texts["force"])
-    assert not any("uo" in text for text in texts["beam 3"])
-    assert found["longer"][0]["tokens"] >= 10
-    (text,), run = texts["no repeats"], lm.load(sampled[layout, "greedy"].args[1].removeprefix("--workdir="))
+def test_flags_say_what_the_text_holds(sampled):
+    found = {key: objects(sampled[key]) for key in sampled if key[1] in DECODED}
+    texts = {key: [one["output"] for one in outputs] for key, outputs in found.items()}
+    stream, pair = ({name: texts[key] for key in texts for name in [key[1]] if key[0] == of} for of in LAYOUTS)
+    assert not any("ee" in text or "o" in text for text in pair["ban"])
+    assert not any("e" in text for text in stream["ban, drawn"]) and any("e" in text for text in stream["samples"])
+    assert len(pair["force"]) == 3 and all("uo" in text for text in pair["force"])
+    assert not any("uo" in text for text in pair["beam 3"])
+    assert found["buckets", "longer"][0]["tokens"] >= 10 > found["buckets", "greedy"][0]["tokens"]
+    (text,), run = stream["no repeats"], lm.load(sampled["streams", "greedy"].args[1].removeprefix("--workdir="))
     ids = run.tokenizer.encode(text).tolist()
     assert len(set(ids)) == len(ids) > 0
-    if layout == "streams":  # the answer to a pair is too short to be changed for sure
-        assert texts["penalised"] != texts["greedy"] and texts["typical"] != texts["greedy"]
-    assert len({text[:1] for text in texts["groups"]}) > 2  # four first tokens
+    assert stream["penalised"] != stream["greedy"] and stream["typical"] != stream["greedy"]
+    assert len({text[:1] for text in pair["groups"]}) > 2  # four first tokens
     # The same draws, those first that have most in common with all.
-    assert sorted(texts["mbr"]) == sorted(texts["samples"])
-    assert texts["mbr"] == [texts["samples"][i] for i in metrics.minimum_bayes_risk(texts["samples"])]
+    assert sorted(pair["mbr"]) == sorted(pair["samples"])
+    assert pair["mbr"] == [pair["samples"][i] for i in metrics.minimum_bayes_risk(pair["samples"])]
 
 
 def test_runs_of_one_tokenizer_generate_together(sampled, trained, tmp_path):
@@ -301,13 +305,17 @@ def test_coverage_prefers_what_attended_to_all_of_its_source(trained, pairs):
         variables = {"params": run.params}
         memory = run.model.apply(variables, np.array([[*run.tokenizer.encode(source), 2]]), method="encode")
 
-        def score(one, memory=memory, variables=variables):
+        @jax.jit
+        def step(last, state, memory=memory, variables=variables):
+            logits, state = run.model.apply(variables, last, state, memory, method="step")
+            return jax.nn.log_softmax(logits)[0], state, generation._attention(run.model, run.params, state, memory)[0]
+
+        def score(one, step=step, memory=memory, variables=variables):
             state, paid, nats = run.model.apply(variables, memory, method="initial_state"), 0.0, 0.0
             ids = [*run.tokenizer.encode(one.output), 2][: one.tokens]
             for last, target in itertools.pairwise([1, *ids]):
-                logits, state = run.model.apply(variables, np.array([last]), state, memory, method="step")
-                nats += float(jax.nn.log_softmax(logits)[0, target])
-                paid += generation._attention(run.model, run.params, state, memory)[0]
+                logits, state, attended = step(np.array([last]), state)
+                nats, paid = nats + float(logits[target]), paid + attended
             np.testing.assert_allclose(paid.sum(), len(ids), rtol=1e-5)
             return nats, nats + weight * float(np.log(np.minimum(paid, 1)).sum())
 

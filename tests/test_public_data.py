@@ -63,6 +63,15 @@ DATA = {
         lambda i: {"article": sentence(i, 60), "highlights": sentence(i), "id": str(i), "publisher": "cnn"},
         lambda i: Example(sentence(i, 60), sentence(i)),
     ),
+    "schema_guided_dialogue": (
+        "schema_guided_dialogue",
+        lambda i: {
+            "utterances": [sentence(i), sentence(i + 1)],
+            "first_speaker": "USER",
+            "metadata": {"services": [{"name": "Hotels_1"}]},
+        },
+        lambda i: Example(f"User: {sentence(i)}", sentence(i + 1)),
+    ),
 }
 
 
@@ -77,7 +86,8 @@ class LmPublicTest(tfds.core.GeneratorBasedBuilder):
         return tfds.core.DatasetInfo(builder=self, features=real)
 
     def _split_generators(self, dl_manager):
-        return {name: self._generate_examples(k) for k, name in enumerate(("train", "validation", "test"))}
+        splits = {"train": 0, "validation": 1, "dev": 1, "test": 2}
+        return {name: self._generate_examples(k) for name, k in splits.items()}
 
     def _generate_examples(self, k):
         one = self.builder_config.name == "tiny_shakespeare"  # each of its splits is one text

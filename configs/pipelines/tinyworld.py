@@ -39,7 +39,7 @@ def pretrain() -> Config:
         ),
         model=model(),
         optimizer=OptimizerConfig(learning_rate=3e-3, warmup=200, schedule="linear", final_fraction=0.02),
-        training=TrainingConfig(steps=8000, eval_every=1000, checkpoint_every=500, log_every=200),
+        training=TrainingConfig(steps=5000, eval_every=1000, checkpoint_every=500, log_every=200),
     )
 
 

@@ -1,0 +1,32 @@
+"""Conversations with an assistant that books and looks up (Rastogi et al., 2020, arXiv:1909.05855); the model says its part.
+
+    python train.py --config=configs/schema_guided_dialogue.py
+    python sample.py --workdir=runs/schema_guided_dialogue --interactive --prompt='I need a table for two in San Jose.'
+
+No score is claimed: the data set has not been downloaded where this was written. A test runs it on a tiny data set with the
+same features.
+
+Each reply of the assistant is an example, whose source is the eight turns before it.
+"""
+
+from lm.config import Config, DataConfig, ModelConfig, OptimizerConfig, TokenizerConfig, TrainingConfig
+
+
+def get_config() -> Config:
+    return Config(
+        data=DataConfig(
+            train="tfds:schema_guided_dialogue:train",
+            validation="tfds:schema_guided_dialogue:dev",
+            test="tfds:schema_guided_dialogue:test",
+            source_format="{utterances}",
+            turns=("User: {turn}", "Assistant: {turn}"),
+            history=8,
+            task="seq2seq",
+            batch_size=64,
+            max_length=256,
+            tokenizer=TokenizerConfig(kind="unigram", vocab_size=8000),
+        ),
+        model=ModelConfig(embed_dim=512, hidden_dim=512, layers=2, attention="dot", dropout=0.2, tied=True),
+        optimizer=OptimizerConfig(learning_rate=1e-3, warmup=1000, final_fraction=0.02),
+        training=TrainingConfig(steps="5 epochs", eval_every="0.5 epochs", checkpoint_every="0.5 epochs"),
+    )
