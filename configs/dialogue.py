@@ -19,7 +19,7 @@ def get_config() -> Config:
             batch_size=64,
             max_length=192,
             buckets=4,
-            tokenizer=TokenizerConfig(kind="unigram", vocab_size=400),
+            tokenizer=TokenizerConfig(kind="unigram", vocab_size=384),
         ),
         model=ModelConfig(embed_dim=128, hidden_dim=192, layers=1, attention="dot"),
         optimizer=OptimizerConfig(learning_rate=4e-3, warmup=100, final_fraction=0.02),

@@ -19,7 +19,7 @@ def get_config() -> Config:
             batch_size=64,
             buckets=4,
             noise=NoiseConfig(rate=0.5, mean_span=8),
-            tokenizer=TokenizerConfig(kind="unigram", vocab_size=500),
+            tokenizer=TokenizerConfig(kind="unigram", vocab_size=448),
         ),
         model=ModelConfig(embed_dim=192, hidden_dim=192, layers=1, attention="dot", tied=True),
         optimizer=OptimizerConfig(learning_rate=3e-3, warmup=100, final_fraction=0.02),

@@ -18,7 +18,7 @@ def get_config() -> Config:
             task="lm",
             batch_size=32,
             window=96,
-            tokenizer=TokenizerConfig(kind="unigram", vocab_size=500),
+            tokenizer=TokenizerConfig(kind="unigram", vocab_size=448),
         ),
         model=ModelConfig(embed_dim=128, hidden_dim=384, layers=1),
         optimizer=OptimizerConfig(learning_rate=4e-3, warmup=100, final_fraction=0.02),

@@ -7,12 +7,14 @@ import importlib.util
 import json
 import math
 import pathlib
+import re
 import sys
 from fractions import Fraction
 
 import jax
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from conftest import ROOT, run_alone, tiny_config
 from etils import epath
 from hypothesis import example, given, settings
@@ -622,3 +624,16 @@ def test_a_config_file_is_valid_and_its_model_shrunk_fits_a_step_of_training(fil
     after, metrics = jax.eval_shape(step, on_device(state), on_device(data.batches[0]))
     assert after == on_device(state) and metrics.loss_sum.shape == (1,)
     assert data.batches[0].weights_bt.sum() > 0
+
+
+@pytest.mark.parametrize("name", ["tinyworld", "stories", "dialogue", "pretrain", "pipelines/tinyworld"])
+def test_a_tenth_of_the_embedded_text_gives_the_pieces_that_its_config_asks_for(name, tmp_path, monkeypatch):
+    """SentencePiece refuses to make more than it finds."""
+    monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(tmp_path))
+    config, sizes = load(ROOT / "configs" / f"{name}.py"), r"tfds:\1/train=3000,validation=20,test=20"
+    specs = {role: getattr(config.data, role) for role in ("train", "validation", "test")}
+    few = {f"data.{role}": re.sub(r"tfds:(tinyworld/\w+)", sizes, spec) for role, spec in specs.items()}
+    data = validated(changed(config, few)).data
+    assert data.tokenizer.kind == "unigram"
+    tokenizer = pipeline.make_tokenizer(data, pipeline.load_splits(data)["train"])
+    assert tokenizer.vocab_size >= data.tokenizer.vocab_size
