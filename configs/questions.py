@@ -2,7 +2,8 @@
 
     python train.py --config=configs/questions.py
 
-No score is claimed.
+2 CPU cores that did other work, seed 0, to its end: 21.9 % of 256 validation answers exact, 1.79 nats an example above the
+floor, which is 0. It fits its training data no better: as it stands it does not learn to follow the facts.
 """
 
 from lm.config import Config, DataConfig, ModelConfig, OptimizerConfig, TokenizerConfig, TrainingConfig
