@@ -238,9 +238,10 @@ def configs(sources) -> dict[str, Config]:
 def trained(tmp_path_factory, configs) -> dict[str, pathlib.Path]:
     """The directory of a finished run of each layout, trained by train.py; tests read it and change nothing."""
     with once(tmp_path_factory, "runs") as (folder, empty):
-        calls = [(kill.command(config, folder / layout)[1:], "") for layout, config in configs.items() if empty]
-        for layout, finished in zip(configs, run_programs(*calls), strict=False):
-            assert finished.returncode == 0, finished.stderr
-            (folder / f"{layout}.stdout").write_text(finished.stdout)
-            (folder / f"{layout}.stderr").write_text(finished.stderr)
+        if empty:
+            calls = [(kill.command(config, folder / layout)[1:], "") for layout, config in configs.items()]
+            for layout, finished in zip(configs, run_programs(*calls), strict=True):
+                assert finished.returncode == 0, finished.stderr
+                (folder / f"{layout}.stdout").write_text(finished.stdout)
+                (folder / f"{layout}.stderr").write_text(finished.stderr)
     return {layout: folder / layout for layout in configs}
