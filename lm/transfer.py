@@ -14,6 +14,7 @@ from lm.config import Config
 from lm.data import files, tokenizers, vectors
 from lm.data.tokenizers import Tokenizer
 from lm.errors import UserError
+from lm.models.embedding import factor
 from lm.optimizers import name_of
 from lm.recurrence.layer import LORA, adapted
 
@@ -118,7 +119,7 @@ def with_word_vectors(params: Any, tokenizer: Tokenizer, name: str) -> tuple[Any
     if not found:
         raise UserError("config.training.word_vectors", f"{name} has no word of the vocabulary", "give another file")
     rows = [i for i, word in enumerate(words) if word in found]
-    table_vd[rows] = [found[words[i]] for i in rows]
+    table_vd[rows] = np.array([found[words[i]] for i in rows]) / factor(table_vd.shape[1])
     return unflatten_dict(flat | {EMBEDDING: table_vd}, sep="/"), len(rows)
 
 

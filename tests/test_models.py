@@ -129,6 +129,24 @@ def some(request):
     return built(config(*request.param), request.param[1] is not None)
 
 
+# ---- at the start -----------------------------------------------------------------------------------------------
+
+
+def test_at_the_start_a_source_is_heard_through_two_layers():
+    wide = ModelConfig(embed_dim=64, hidden_dim=64, layers=2, attention="dot", tied=True)
+    model = EncoderDecoder(wide, 50, True)
+    source_bs = jax.random.randint(jax.random.key(1), (8, 12), 3, 50)
+    params = compiled(lambda model, ids: model.init(jax.random.key(0), ids, ids))(model, source_bs)["params"]
+    vectors_bsd = model.apply({"params": params}, source_bs, method=lambda model, ids: model.embedding(ids))
+    assert 0.9 < vectors_bsd.std() < 1.1
+    assert 0.9 < (vectors_bsd @ params["encoder"]["layer_0_forward"]["kernel"]).std() < 1.1
+    memory, _ = encode(model, params, source_bs)
+    assert memory.values_bsd.std(axis=0).mean() > 0.1  # between sources
+    # Nothing is likely yet.
+    logits_btv = forced(model, params, batch_of()._replace(source_bs=source_bs[:3]))[2]
+    assert jax.nn.softmax(logits_btv).max() < 0.3
+
+
 # ---- one model, two ways to run it ------------------------------------------------------------------------------
 
 

@@ -8,7 +8,12 @@ from lm.config import ModelConfig
 
 
 class Embedding(nn.Module):
-    """ids of any shape -> vectors, float32; `table` transposed is the tied head's kernel."""
+    """ids of any shape -> vectors, float32; `table` transposed is the tied head's kernel.
+
+    A vector is a row of the table times sqrt(embed_dim) (Vaswani et al., 2017, section 3.4). So its numbers have variance 1 at
+    first, as the layer above wants, and the row has norm 1, as the head wants. Rows without the factor are so small that
+    almost nothing of the source comes through an encoder of several layers before thousands of updates.
+    """
 
     config: ModelConfig
     vocab_size: int
@@ -18,11 +23,16 @@ class Embedding(nn.Module):
         self.embedding = self.param("embedding", scale, (self.vocab_size, self.config.embed_dim))
 
     def __call__(self, ids: jax.Array) -> jax.Array:
-        return jnp.take(self.embedding, ids, axis=0)
+        return jnp.take(self.embedding, ids, axis=0) * factor(self.config.embed_dim)
 
     def table(self) -> jax.Array:
         """[vocab, embed]."""
         return self.embedding
+
+
+def factor(embed_dim: int) -> float:
+    """By which a vector is larger than its row of the table."""
+    return embed_dim**0.5
 
 
 def dropout(values_tbd: jax.Array, rate: float, keys_b: jax.Array | None, place: int) -> jax.Array:

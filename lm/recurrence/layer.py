@@ -63,7 +63,8 @@ class RecurrentLayer(nn.Module):
     def setup(self):
         cell, hidden, heads = self.cell, self.hidden, self.heads
         width = cell.width(hidden, heads)
-        self.kernel = self.param("kernel", nn.initializers.glorot_uniform(), (self.inputs, width))
+        # By the inputs alone: Glorot's rule counts the outputs of all gates, and a gate would hardly see its input.
+        self.kernel = self.param("kernel", nn.initializers.lecun_normal(), (self.inputs, width))
         self.bias = self.param("bias", lambda key: cell.initial_bias(hidden, heads))
         self.recurrent_kernel = None
         if cell.recurrent:
