@@ -131,6 +131,7 @@ def read_config(workdir: epath.Path) -> Config:
         text = path.read_text()
     except UnicodeDecodeError:
         raise UserError(str(path), "is not text", "restore the file, or start in a new workdir") from None
+    _require_version(workdir)
     return configuration.from_json(text, str(path))
 
 
@@ -161,6 +162,17 @@ def _write_manifest(workdir: epath.Path, config: Config, fingerprints: dict[str,
         }
     )
     write_whole(workdir / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+
+
+def _require_version(workdir: epath.Path) -> None:
+    """Raises `UserError` for a run of another minor version of lm: its parameters may mean something else here."""
+    try:
+        made = str((_read_manifest(workdir) or {})["starts"][0]["versions"]["lm"])
+    except (LookupError, TypeError):
+        return  # a run without a record of its start
+    if made.split(".")[:2] != lm.__version__.split(".")[:2]:
+        what = f"is a run of lm {made}, whose parameters mean something else in {lm.__version__}"
+        raise UserError(str(workdir), what, f"train it anew, or read it with lm {made}")
 
 
 def _read_manifest(workdir: epath.Path) -> dict[str, Any] | None:

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from conftest import changed, run_alone, run_program, run_programs, tree_of
 
+import lm
 from benchmarks import kill
 from lm.config import to_json
 from lm.run import load
@@ -275,7 +276,7 @@ def broken(trained, configs, tmp_path_factory) -> dict[str, pathlib.Path]:
     for name in (
         *("truncated", "no parameters", "foreign", "text config", "broken config", "no tokenizer", "tokenizer"),
         *("config directory", "half tokenizer", "checkpoints file", "broken progress", "no progress", "empty progress"),
-        *("no shapes", "broken manifest", "strange manifest", "binary metrics", "strange metrics"),
+        *("no shapes", "broken manifest", "strange manifest", "older", "binary metrics", "strange metrics"),
     ):
         runs[name] = copy_of(trained["streams"], base / name)
     (runs["config directory"] / "config.json").unlink()
@@ -290,6 +291,8 @@ def broken(trained, configs, tmp_path_factory) -> dict[str, pathlib.Path]:
         (runs["no shapes"] / "checkpoints" / step / "params" / "_METADATA").write_text("[")
     (runs["broken manifest"] / "manifest.json").write_text("{")
     (runs["strange manifest"] / "manifest.json").write_text("[]")
+    manifest = (runs["older"] / "manifest.json").read_text()
+    (runs["older"] / "manifest.json").write_text(manifest.replace(f'"lm": "{lm.__version__}"', '"lm": "0.1.7"'))
     (runs["binary metrics"] / "metrics.jsonl").write_bytes(b"\xff\xfe\n")
     (runs["strange metrics"] / "metrics.jsonl").write_text('{"step": 4}\n3\n')
     labels = to_json(changed(configs["buckets"], {"data.task": "classify"}))
@@ -431,6 +434,7 @@ WRONG_RUNS = {
     "evaluate mean": ("lm.evaluate", ["--workdir={buckets}", "--checkpoint=mean:99"], ["'mean:99'"]),
     "evaluate broken manifest": ("lm.evaluate", ["--workdir={broken manifest}"], ["manifest.json", "is damaged"]),
     "evaluate strange manifest": ("lm.evaluate", ["--workdir={strange manifest}"], ["manifest.json", "is damaged"]),
+    "sample older": ("sample.py", ["--workdir={older}"], ["older", "of lm 0.1.7"]),
     "sample config directory": ("sample.py", ["--workdir={config directory}"], ["config.json"]),
     "sample half tokenizer": ("sample.py", ["--workdir={half tokenizer}"], ["tokenizer.json", "is damaged"]),
     "sample half model": ("sample.py", ["--workdir={half model}"], ["is no SentencePiece model"]),
@@ -507,7 +511,12 @@ def test_a_run_goes_on_only_from_a_checkpoint_that_is_whole_and_its_own(trained,
     flags = kill.command(configs["streams"], "WORKDIR")[1:]
     words = {"truncated": "cannot be read", "foreign": "shape", "broken manifest": "manifest.json: is damaged"}
     words |= {"binary metrics": "metrics.jsonl:1: is no line", "strange metrics": "metrics.jsonl:1: is no line"}
-    words |= {"half tokenizer": "is damaged", "checkpoints file": "checkpoints", "config directory": "config.json"}
+    words |= {
+        "older": "of lm 0.1.7",
+        "half tokenizer": "is damaged",
+        "checkpoints file": "checkpoints",
+        "config directory": "config.json",
+    }
     runs = {name: copy_of(broken[name], tmp_path / name) for name in words}
     files = {name: tree_of(run) for name, run in runs.items()}
     calls = {name: [flag.replace("WORKDIR", str(run)) for flag in flags] for name, run in runs.items()}
