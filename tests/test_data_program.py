@@ -10,6 +10,7 @@ from conftest import run_programs
 def shown(trained, sources, configs, tmp_path_factory):
     """What each call prints."""
     folder = tmp_path_factory.mktemp("shown")
+    (folder / "small.py").write_text("print(3)\n" * 40)
     (folder / "small.tsv").write_text("".join(f"a b{i}\tc d\n" for i in range(40)) + "a b1\tc d\n")
     calls = {
         "a source of pairs": [f"tsv:{folder}/small.tsv", "--config.data.tokenizer.kind=bytes", "--first=1"],
@@ -22,6 +23,12 @@ def shown(trained, sources, configs, tmp_path_factory):
             "--config.data.layout=packed",
             "--config.data.cleaning=nfc,words(2, 9),duplicates",
         ],
+        "a stage": [
+            "configs/pipelines/tinyworld.py:stories",
+            *(f"--config.data.train={sources['lm']}", "--config.data.validation=", "--config.data.test="),
+            *("--config.data.tokenizer.kind=bytes", "--config.data.tokenizer.vocab_size=0"),
+        ],
+        "a source called as a config": [f"text:{folder}/small.py", "--first=0"],
         "noise": [sources["lm"], "--config.data.task=denoise", "--config.data.max_length=32", "--first=1"],
         "nothing": [],
         "no such thing": ["nothing.of.the.kind"],
@@ -69,6 +76,14 @@ def test_a_config_file_is_shown_with_its_fields_replaced(shown):
     assert re.search(r"task +seq2seq, packed\n", said)
     assert re.search(r"words\(2, 9\): [\d,]+ dropped", said) and re.search(r"duplicates: [\d,]+ dropped", said)
     assert "examples" in said
+
+
+def test_a_stage_of_a_config_file_is_shown(shown):
+    assert re.search(r"task +lm, streams\n", shown["a stage"].stdout)
+
+
+def test_a_source_may_be_called_as_a_config_file_is(shown):
+    assert re.search(r"task +lm, streams\n", shown["a source called as a config"].stdout)
 
 
 def test_noise_is_shown_as_the_model_reads_it(shown):

@@ -1,8 +1,9 @@
 """python -m lm.data SPEC [--config.section.field=value ...]: what a configuration's data looks like.
 
-SPEC is a config file (`configs/translate.py`), the directory of a run, or a source (`tsv:pairs.tsv`). Prints how many
-examples there are, their lengths, what cleaning did, what is unknown, twice there, or in evaluation data too, how much
-of the batches is padding, and the first examples as text and as ids. Reads, and writes the cache of ids; nothing else.
+SPEC is a config file (`configs/translate.py`, or `FILE:TEXT` as for train.py), the directory of a run, or a source
+(`tsv:pairs.tsv`). Prints how many examples there are, their lengths, what cleaning did, what is unknown, twice there, or in
+evaluation data too, how much of the batches is padding, and the first examples as text and as ids. Reads, and writes the
+cache of ids; nothing else.
 """
 
 import pathlib
@@ -28,14 +29,14 @@ BINS = 10
 
 def read_config(spec: str, overrides: Sequence[tuple[str, str]]) -> Config:
     """The configuration that SPEC names, fields replaced."""
-    path = pathlib.Path(spec).expanduser()
-    if spec.endswith(".py"):
-        config = configuration.from_file(spec)
-        configuration.override(config, overrides)
-    elif (path / "config.json").is_file():
+    path, name = pathlib.Path(spec).expanduser(), spec.partition(":")[0]
+    if (path / "config.json").is_file():
         config = configuration.editable(workdir.read_config(epath.Path(path)))
         configuration.override(config, overrides)
-    elif spec.partition(":")[0] in sources.SCHEMES or "*" in spec:
+    elif name.endswith(".py"):
+        config = configuration.from_file(spec)
+        configuration.override(config, overrides)
+    elif name in sources.SCHEMES or "*" in spec:
         config = Config()
         config.data.train = spec
         config.data.tokenizer.kind = "characters"
