@@ -15,6 +15,7 @@ from lm import losses
 from lm.data.examples import Example
 from lm.data.tokenizers import EOS, Bytes
 from lm.generation import Options, generate, rank, score
+from lm.models.embedding import factor
 from lm.models.encoder_decoder import PAD, EncoderDecoder
 from lm.parallel import Devices, Fsdp
 
@@ -167,6 +168,7 @@ def random_model():
     shapes = jax.eval_shape(lambda: made.init(jax.random.key(0), ids, ids))["params"]
     rng = np.random.default_rng(3)
     params = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype), shapes)
+    params["embedding"]["embedding"] /= factor(made.config.embed_dim)
     params["decoder"]["gate"]["bias"] -= 2  # it copies more than it writes, so most of it is text
     params["head_bias"] = params["head_bias"].at[EOS].add(4)
     return made, params, tokenizer
