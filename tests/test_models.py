@@ -13,7 +13,7 @@ from lm.data.tokenizers import BOS, EOS
 from lm.losses import teacher_forced
 from lm.models.attention import Attention
 from lm.models.decoder import zero_states
-from lm.models.embedding import dropout
+from lm.models.embedding import dropout, factor
 from lm.models.encoder_decoder import PAD, EncoderDecoder
 
 VOCAB, HIDDEN = 11, 6
@@ -61,7 +61,9 @@ def built(config: ModelConfig, has_encoder: bool):
     ids = jnp.ones((1, 1), jnp.int32)
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), ids, ids if has_encoder else None))["params"]
     rng = np.random.default_rng(0)
-    return model, jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape) * 0.6, x.dtype), shapes)
+    params = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape) * 0.6, x.dtype), shapes)
+    params["embedding"]["embedding"] /= factor(config.embed_dim)
+    return model, params
 
 
 # Programs so small take longest to compile, so this is done without haste for their speed.
