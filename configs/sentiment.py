@@ -3,8 +3,8 @@
     python train.py --config=configs/sentiment.py
     python train.py --config=configs/sentiment.py --config.model.pool=mean   # a head on the pooled encoder
 
-The first, seed 0, on 2 shared cores in 190 s of training: 95.3 % of the validation split's first 256 right, 0.02 nats an example
-above the floor of 0.05, which is the tosses of a coin.
+The first, seed 0, on one core in 129 s of training: 96.5 % of the validation split right, 0.01 nats an example above the floor of
+0.05, which is the tosses of a coin.
 """
 
 from lm.config import Config, DataConfig, ModelConfig, OptimizerConfig, TokenizerConfig, TrainingConfig
