@@ -4,8 +4,9 @@
       --config.data.validation=jsonl:validation.jsonl --config.data.test=jsonl:test.jsonl
     python -m lm.evaluate --workdir=runs/sst2 --split=test
 
-On the 6,920 sentences of the usual training split, seeds 0 to 4, 64 to 69 s of training each on one core (172 with an empty compilation cache): test accuracy
-79.9, 79.7, 80.2, 80.0 and 80.2 %, mean 80.0 (95 % interval over the seeds 79.8 to 80.3, Student's t).
+On the 6,920 sentences of the usual training split, seeds 0 to 4, 64 to 69 s of training each on one core (172 with an empty
+compilation cache): test accuracy 79.9, 79.7, 80.2, 80.0 and 80.2 %, mean 80.0 (95 % interval over the seeds 79.8 to 80.3,
+Student's t).
 """
 
 from lm.config import Config, DataConfig, ModelConfig, OptimizerConfig, TokenizerConfig, TrainingConfig
