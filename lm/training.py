@@ -496,9 +496,12 @@ def all_finite(tree: Any) -> bool:
 
 
 class Divergence:
-    """Sees a loss that rises and stays up: the mean of the last few steps against the lowest such mean so far."""
+    """Sees a loss that rises and stays up: each of the last steps against the lowest mean of as many so far.
 
-    STEPS, FACTOR = 10, 1.5
+    Their own mean would not do: a batch of short texts may have a fraction of the loss of one of long texts.
+    """
+
+    STEPS, FACTOR = 20, 1.5
 
     def __init__(self):
         self._recent: list[float] = []
@@ -510,15 +513,15 @@ class Divergence:
         self._recent = [*self._recent[1 - self.STEPS :], loss]
         if len(self._recent) < self.STEPS:
             return ""
-        mean = sum(self._recent) / self.STEPS
-        self._lowest = min(self._lowest, mean)
-        rises = mean > self.FACTOR * self._lowest + 0.1
+        self._lowest = min(self._lowest, sum(self._recent) / self.STEPS)
+        least = min(self._recent)
+        rises = least > self.FACTOR * self._lowest + 0.1
         if not rises or self._said:
             self._said = rises
             return ""
         self._said = True
         return (
-            f"the loss of the last {self.STEPS} steps is {mean:.3f}, and was {self._lowest:.3f}: training diverges; "
+            f"the loss of the last {self.STEPS} steps is at least {least:.3f}, and was {self._lowest:.3f}: training diverges; "
             "a lower learning rate, more warm-up or clip_norm may help"
         )
 
