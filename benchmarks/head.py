@@ -2,7 +2,8 @@
 
 Cross-entropy of a dense head, loss and gradients of features, kernel and bias: ours, in chunks fused with the head, beside
 the plain way in JAX (all logits, Optax's cross-entropy) and PyTorch's `nn.Linear` with `cross_entropy`; and the peak of
-temporary memory, by the compiler's own account, of the two in JAX.
+temporary memory, by the compiler's own account, of those in JAX. At 250,000 words ours beside a sampled softmax
+(`training.sampled_softmax`), which never has all logits of any position.
 """
 
 import json
@@ -13,6 +14,8 @@ from benchmarks import contest
 
 POSITIONS, WIDTH = 2048, 512
 CASES = {f"V {vocab:,}": {"vocab": vocab} for vocab in (1_000, 10_000, 32_000, 100_000)}
+LARGE = {"V 250,000": {"vocab": 250_000}}
+SAMPLED = 8192  # candidates
 
 
 def _case(case: dict):
@@ -27,6 +30,7 @@ def _case(case: dict):
 
 def value(name: str):
     """The mean loss, a function of features, kernel, bias and targets."""
+    import jax
     import jax.numpy as jnp
     import optax
 
@@ -39,7 +43,12 @@ def value(name: str):
     def whole(features, kernel, bias, targets):
         return optax.softmax_cross_entropy_with_integer_labels(features @ kernel + bias, targets).mean()
 
-    return {"lm": ours, "lm all logits": whole}[name]
+    def sampled(features, kernel, bias, targets):
+        candidates = losses.draw_candidates(jax.random.key(3), kernel.shape[1], SAMPLED)
+        given = (features[None], (kernel, bias), targets[None], jnp.ones((1, POSITIONS)))
+        return losses.sampled_cross_entropy(*given, candidates)[0] / POSITIONS
+
+    return {"lm": ours, "lm all logits": whole, "lm sampled": sampled}[name]
 
 
 def jax_contestant(name: str):
@@ -68,16 +77,17 @@ def torch(case: dict):
     return call
 
 
-CONTESTANTS = {name: jax_contestant(name) for name in ("lm", "lm all logits")} | {"torch": torch}
+USUAL, FEW = ("lm", "lm all logits"), ("lm", "lm sampled")
+CONTESTANTS = {name: jax_contestant(name) for name in {*USUAL, *FEW}} | {"torch": torch}
 
 
-def memory(case: dict) -> dict[str, float]:
+def memory(case: dict, names: tuple[str, ...]) -> dict[str, float]:
     """MiB of temporary memory of each."""
     import jax
 
     shapes = jax.eval_shape(lambda: _case(case))
     found = {}
-    for name in ("lm", "lm all logits"):
+    for name in names:
         compiled = jax.jit(jax.value_and_grad(value(name), (0, 1, 2))).lower(*shapes).compile()
         found[name] = compiled.memory_analysis().temp_size_in_bytes / 2**20
     return found
@@ -88,9 +98,11 @@ def main() -> None:
     if values.as_contestant:
         contest.serve(CONTESTANTS[values.as_contestant](json.loads(values.case)))
         return
-    results = {name: contest.race("benchmarks.head", list(CONTESTANTS), case) for name, case in CASES.items()}
+    results = {name: contest.race("benchmarks.head", (*USUAL, "torch"), case) for name, case in CASES.items()}
+    results |= {name: contest.race("benchmarks.head", FEW, case) for name, case in LARGE.items()}
     figures = {"head": contest.report(f"Loss and gradients of {POSITIONS:,} positions, width {WIDTH}", results)}
-    figures["MiB"] = {name: memory(case) for name, case in CASES.items()}
+    figures["MiB"] = {name: memory(case, USUAL) for name, case in CASES.items()}
+    figures["MiB"] |= {name: memory(case, FEW) for name, case in LARGE.items()}
     for name, row in figures["MiB"].items():
         print(f"{name:26}" + "".join(f"{who}: {value:.1f} MiB   " for who, value in row.items()))
     contest.write(figures)

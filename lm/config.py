@@ -260,6 +260,11 @@ class TrainingConfig(_Section):
     z_loss: float = _field(
         0.0, "weight in training of the squared log of the softmax's normaliser, which it keeps near 1; e.g. 1e-4"
     )
+    sampled_softmax: int = _field(
+        0,
+        "ids beside the target that an update's softmax is over, for vocabularies of 100,000: half of them the first "
+        "(the most frequent of a words tokenizer), half drawn from the rest; evaluation is over all; 0: all",
+    )
 
 
 @dataclasses.dataclass(unsafe_hash=True)
@@ -385,7 +390,7 @@ def validated(config: Config) -> Config:
         between(path, 0, 1)
     for path in (
         "data.history model.lora_rank training.eval_examples training.shards training.not_finite_most "
-        "training.checkpoint_minutes"
+        "training.checkpoint_minutes training.sampled_softmax"
     ).split():
         between(path, 0)
     for path in (
@@ -528,6 +533,29 @@ def validated(config: Config) -> Config:
         "model.tied",
         f"the head reads {model.hidden_dim} features, the embedding has {model.embed_dim}",
         "make model.embed_dim and model.hidden_dim equal",
+    )
+    for path, excludes in {
+        "training.label_smoothing": training.label_smoothing,
+        "training.z_loss": training.z_loss,
+        "model.copy": model.copy,
+    }.items():
+        check(
+            not training.sampled_softmax or not excludes,
+            path,
+            "needs the probability of every word",
+            "leave it out, or config.training.sampled_softmax",
+        )
+    check(
+        not training.sampled_softmax or (decodes and not task.ranks),
+        "training.sampled_softmax",
+        f"the task {data.task} has no softmax over the vocabulary",
+        "leave it out",
+    )
+    check(
+        training.sampled_softmax == 0 or training.sampled_softmax >= 16,
+        "training.sampled_softmax",
+        f"{training.sampled_softmax} ids are too few",
+        "give e.g. 8192, or 0 for all",
     )
     check(
         data.batch_size % training.accumulate == 0,

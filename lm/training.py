@@ -57,7 +57,7 @@ class TrainState(NamedTuple):
 
 def seed_of(config: Config) -> Any:
     """`TrainState.seed`, which no checkpoint keeps."""
-    return np.uint32(config.seed) if config.model.dropout else ()
+    return np.uint32(config.seed) if config.model.dropout or config.training.sampled_softmax else ()
 
 
 def weights(state: TrainState) -> Any:
@@ -117,7 +117,8 @@ def make_train_step(
     """One update, for `devices.compile`.
 
     The mean is over real target tokens of all devices and all of the `accumulate` parts, so that neither changes the
-    update. A row's dropout depends on (seed, step, row of the global batch) and not on the device.
+    update. A row's dropout depends on (seed, step, row of the global batch) and not on the device, the candidates of a
+    sampled softmax on (seed, step).
     """
     training, parts = config.training, config.training.accumulate
     extra = (training.label_smoothing, training.z_loss, config.model.coverage)
@@ -131,15 +132,18 @@ def make_train_step(
         """(gradients, (nats, tokens), carry) of one device's rows: sums, not means."""
         (frozen, step, seed), (carry, batch) = replicated, carried
         rows = batch.inputs_bt.shape[0]
-        keys_b = None
+        keys_b = candidates = None
+        step_key = None if isinstance(seed, tuple) else jax.random.fold_in(jax.random.key(seed), step)
         if config.model.dropout:
-            step_key = jax.random.fold_in(jax.random.key(seed), step)
             row_b = device * rows + jnp.arange(rows)
             keys_b = jax.vmap(lambda row: jax.random.fold_in(step_key, row))(row_b)
+        if training.sampled_softmax:  # the same for all rows; the key is that of no row
+            key = jax.random.fold_in(step_key, 2**32 - 1)
+            candidates = losses.draw_candidates(key, model.vocab_size, training.sampled_softmax)
 
         def part_gradient(total, part):
             carry, part_batch, part_keys = part
-            (loss, (count, carry)), grads = gradient(learning, frozen, carry, part_batch, part_keys, *extra)
+            (loss, (count, carry)), grads = gradient(learning, frozen, carry, part_batch, part_keys, *extra, candidates)
             return jax.tree.map(jnp.add, total, (grads, (loss, count))), carry
 
         zeros = (jax.tree.map(jnp.zeros_like, learning), (jnp.float32(0), jnp.float32(0)))
@@ -260,6 +264,9 @@ def train(config: Config, directory: epath.Path, profile: tuple[int, int] | None
     model = models.build(config, tokenizer.vocab_size, generation.label_ids(tokenizer, labels))
     for name in splits.keys() - {"train"} if labels else ():
         evaluation.check_labels(splits[name], labels)
+    if training.sampled_softmax >= tokenizer.vocab_size:
+        what = f"{training.sampled_softmax} of a vocabulary of {tokenizer.vocab_size} ids"
+        raise UserError("config.training.sampled_softmax", what, "give fewer, or 0 for all")
     shapes = jax.eval_shape(lambda: initial_params(model, config.seed))
     optimizer = optimizers.optimizer(config.optimizer, rate, shapes, schedule.groups)
     fresh = lambda params: initial_state(model, optimizer, config, params)

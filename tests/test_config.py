@@ -126,7 +126,9 @@ OTHER = {
     "training.accumulate": 4,
     "training.label_smoothing": 0.05,
     "training.z_loss": 1e-4,
+    "training.sampled_softmax": 64,
 }
+ALSO = {"training.sampled_softmax": {"data.task": "seq2seq"}}  # what a value of OTHER needs beside it
 
 
 def base() -> Config:
@@ -165,8 +167,8 @@ from lm import config
 for given in json.load(sys.stdin):
     sys.argv = ["train.py", *given]
     flags.FLAGS.unparse_flags()
-    if "config" in flags.FLAGS:
-        del flags.FLAGS.config
+    for name in [name for name in flags.FLAGS if name.split(".")[0] == "config"]:
+        delattr(flags.FLAGS, name)
     train.define_config(sys.argv)
     flags.FLAGS(sys.argv)
     print(json.dumps(config.to_json(config.validated(flags.FLAGS.config))))
@@ -184,13 +186,15 @@ def test_every_override_changes_its_field_of_the_resolved_json_and_no_other(tmp_
     )
     arguments = [[f"--config={file}"]]
     written = lambda value: ",".join(value) if isinstance(value, list) else value
-    arguments += [[f"--config={file}", f"--config.{path}={written(value)}"] for path, value in OTHER.items()]
+    for path, value in OTHER.items():
+        given = {path: value, **ALSO.get(path, {})}
+        arguments.append([f"--config={file}", *(f"--config.{name}={written(each)}" for name, each in given.items())])
     done = run_alone("-c", PARSE, input=json.dumps(arguments))
     assert done.returncode == 0, done.stderr
     plain, *found = [flat(json.loads(json.loads(line))) for line in done.stdout.splitlines()]
     assert list(plain) == paths()
     for (path, value), resolved in zip(OTHER.items(), found, strict=True):
-        assert resolved == {**plain, path: value} != plain
+        assert resolved == {**plain, path: value, **ALSO.get(path, {})} != plain
         assert type(resolved[path]) is type(value)
 
 
@@ -218,6 +222,10 @@ def test_json_there_and_back_is_exact(data):
         values = {path: value for path, value in values.items() if not path.endswith("_dim")}
     if "data.task" in values or {"model.copy", "model.coverage", "model.tied", "data.layout"} & set(values):
         values.pop("model.pool", None)  # for labels alone, without a decoder
+    if values.get("data.task") != "seq2seq" or {"training.label_smoothing", "training.z_loss", "model.copy"} & set(
+        values
+    ):
+        values.pop("training.sampled_softmax", None)  # for a softmax over the vocabulary, and that alone
     config = validated(changed(base(), values))
     text = configuration.to_json(config)
     again = configuration.from_json(text, "config.json")
@@ -231,10 +239,10 @@ def test_json_there_and_back_is_exact(data):
 
 
 def test_differences_name_the_fields_that_differ_and_their_values():
-    old = validated(base())
     shown = lambda value: tuple(value) if isinstance(value, list) else value
     for path, value in OTHER.items():
-        new = validated(changed(base(), {path: value}))
+        also = ALSO.get(path, {})
+        old, new = validated(changed(base(), also)), validated(changed(base(), {path: value, **also}))
         assert configuration.differences(old, new) == [f"{path}: {configuration.get(old, path)!r} -> {shown(value)!r}"]
 
 
@@ -332,6 +340,13 @@ INVALID = [
     ("model.tied", True, {"data.task": "extract"}),
     ("data.layout", "packed", {"data.task": "extract"}),
     ("training.accumulate", 3, {"data.batch_size": 64}),
+    ("training.sampled_softmax", -1, {}),
+    ("training.sampled_softmax", 15, {"data.task": "lm"}),
+    ("training.sampled_softmax", 64, {"data.task": "classify"}),
+    ("training.sampled_softmax", 64, {"data.task": "extract"}),
+    ("training.label_smoothing", 0.1, {"data.task": "lm", "training.sampled_softmax": 64}),
+    ("training.z_loss", 1e-4, {"data.task": "lm", "training.sampled_softmax": 64}),
+    ("model.copy", True, {"data.task": "seq2seq", "training.sampled_softmax": 64}),
     ("training.init_from", ":", {}),
     ("training.init_params", Names(["a/.*", "("]), {}),
     ("training.init_mismatch", "warn", {}),

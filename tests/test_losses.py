@@ -136,3 +136,63 @@ def test_bfloat16_products_keep_float32_results_a_little_off():
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(half))
     for a, b in zip(jax.tree.leaves(full), jax.tree.leaves(half), strict=True):
         assert 0 < np.abs(a - b).max() < 0.02 * np.abs(a).max()
+
+
+# ---- sampled softmax --------------------------------------------------------------------------------------------
+
+WORDS, SAMPLED = 50, 16
+
+
+def sampled_case(dtype=jnp.float32):
+    """As `case`, of more ids, with targets among those that are always candidates and among the rest."""
+    features, _, _, _, weights = case(dtype)
+    rng = np.random.default_rng(1)
+    kernel, bias = (jnp.asarray(rng.normal(size=s), dtype) for s in [(D, WORDS), (WORDS,)])
+    return features, kernel, bias, jnp.asarray(rng.integers(0, WORDS, (B, T)), jnp.int32).at[0, 0].set(3), weights
+
+
+def sampled(features, kernel, bias, targets, weights, candidates, smoothing=0.0):
+    return losses.sampled_cross_entropy(features, (kernel, bias), targets, weights, candidates)[0]
+
+
+def test_the_normaliser_of_a_sampled_softmax_is_unbiased():
+    features, kernel, bias, targets, _ = sampled_case()
+    logits = features @ kernel + bias
+    gold = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+
+    @jax.jit
+    @jax.vmap
+    def normalizers(key):
+        candidates, one = losses.draw_candidates(key, WORDS, SAMPLED), jnp.ones((1, 1))
+        nats = jax.vmap(lambda f, t: sampled(f[None, None], kernel, bias, t[None, None], one, candidates))
+        return jnp.exp(nats(features.reshape(-1, D), targets.ravel()) + gold.ravel())
+
+    found = np.asarray(normalizers(jax.random.split(jax.random.key(0), 4000)))
+    expected = np.exp(jax.nn.logsumexp(logits, axis=-1)).ravel()
+    error = found.std(axis=0) / np.sqrt(len(found))
+    assert (np.abs(found.mean(axis=0) - expected) < 4 * error).all()
+    assert (error < 0.02 * expected).all()
+
+
+def test_candidates_are_the_first_ids_and_one_of_each_part_of_the_rest_each_as_often():
+    draws = jax.vmap(lambda key: losses.draw_candidates(key, WORDS, SAMPLED))(jax.random.split(jax.random.key(0), 2000))
+    ids = np.asarray(draws.ids_c)
+    assert (ids[:, :8] == np.arange(8)).all() and ids[:, 8:].min() == 8 and ids.max() == WORDS - 1
+    parts = 8 + np.arange(9) * (WORDS - 8) / 8
+    assert (parts[:-1] - 1 < ids[:, 8:]).all() and (ids[:, 8:] < parts[1:]).all()
+    counts = np.bincount(ids[:, 8:].ravel(), minlength=WORDS)[8:] / len(ids)
+    np.testing.assert_allclose(counts, 8 / (WORDS - 8), atol=0.05)
+    np.testing.assert_allclose(np.exp(draws.log_weights_c[0]), [1] * 8 + [(WORDS - 8) / 8] * 8, rtol=1e-6)
+
+
+def test_the_gradient_of_a_sampled_softmax_is_of_its_value_however_it_is_cut(monkeypatch):
+    candidates = losses.draw_candidates(jax.random.key(0), WORDS, SAMPLED)
+    whole = value_and_gradient(sampled, *sampled_case(), candidates, smoothing=0.0)
+    with jax.enable_x64(True):
+        features, kernel, bias, targets, weights = sampled_case(jnp.float64)
+        value = lambda *given: sampled(*given, targets, weights, candidates)
+        check_grads(value, (features, kernel, bias), order=1, modes=["rev"], atol=1e-6, rtol=1e-6)
+    monkeypatch.setattr(losses, "BOUND", SAMPLED * 8 * 4 * 4 // 3)
+    close(value_and_gradient(sampled, *sampled_case(), candidates, smoothing=0.0), whole)
+    touched = np.unique([*candidates.ids_c, *np.asarray(sampled_case()[3])[np.asarray(sampled_case()[4]) > 0]])
+    assert (np.asarray(whole[1][1])[:, np.setdiff1d(np.arange(WORDS), touched)] == 0).all()

@@ -169,6 +169,24 @@ def test_micro_batches_with_unequal_token_counts_equal_one_batch(layout, short):
             np.testing.assert_allclose(updates[parts][name], update, rtol=1e-4, atol=1e-7, err_msg=name)
 
 
+def test_a_sampled_softmax_is_the_same_on_many_devices_and_in_parts_and_learns(short):
+    sampled = {"training.sampled_softmax": 16, "model.dropout": 0.0, "data.buckets": 1}
+    setup = Setup(changed(short["buckets"], sampled))
+    one = setup.first_losses(1, steps=20)
+    assert one[-5:].mean() < 0.9 * one[:5].mean()
+    for count, parts in ((1, 2), (2, 2), (8, 1)):
+        setup.config = changed(short["buckets"], sampled | {"training.accumulate": parts})
+        np.testing.assert_allclose(setup.first_losses(count, steps=20), one, rtol=1e-5)
+    # Each step has candidates of its own: from the same batch and parameters another seed gives another loss.
+    setup.config = changed(short["buckets"], sampled | {"seed": 1})
+    assert np.abs(setup.first_losses(1, steps=1) / one[:1] - 1).max() > 1e-4
+
+
+def test_a_sampled_softmax_over_more_than_the_vocabulary_is_refused(short, tmp_path):
+    with pytest.raises(UserError, match="^error: config.training.sampled_softmax: 5000 of a vocabulary of "):
+        training.train(changed(short["streams"], {"training.sampled_softmax": 5000}), epath.Path(tmp_path / "run"))
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_line_of_training_metrics_is_nats_over_tokens_of_its_steps(layout, short, uninterrupted):
     setup = Setup(short[layout])
