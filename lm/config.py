@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from lm import formats
 from lm.errors import UserError, nearest
 from lm.parallel import PARALLEL
-from lm.recurrence import BACKWARD, CELLS
+from lm.recurrence import BACKWARD, CELLS, SCANS
 from lm.tasks import TASKS, layout_of
 
 TOKENIZERS = ("bytes", "characters", "words", "unigram", "bpe")
@@ -181,6 +181,11 @@ class ModelConfig(_Section):
         "keep",
         "what a recurrent layer keeps for its gradient: keep (all, fastest), recompute (no gates) or "
         "segments (the state of every sqrt(T)-th step)",
+    )
+    scan: str = _field(
+        "xla",
+        "gated cells on a TPU: xla, or pallas (one kernel that keeps the recurrent matrix on chip, for backward=keep and one "
+        "head; not yet measured on a TPU)",
     )
 
 
@@ -365,6 +370,7 @@ def validated(config: Config) -> Config:
     choice("model.pool", ("", *POOLS))
     choice("model.dtype", ("float32", "bfloat16"))
     choice("model.backward", BACKWARD)
+    choice("model.scan", SCANS)
     choice("optimizer.name", ("adamw", "adam", "sgd"))
     choice("optimizer.schedule", ("constant", "linear", "cosine", "inverse_sqrt"))
     choice("training.parallel", PARALLEL)

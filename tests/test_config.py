@@ -95,6 +95,7 @@ OTHER = {
     "model.lora_rank": 4,
     "model.lora_alpha": 8.0,
     "model.backward": "segments",
+    "model.scan": "pallas",
     "optimizer.name": "sgd",
     "optimizer.learning_rate": 0.1 + 0.2,
     "optimizer.schedule": "inverse_sqrt",

@@ -16,11 +16,13 @@ from lm.parallel import AXIS, Devices
 ROWS, TIME, VOCAB = 16, 8, 12
 
 
-def step_and_arguments(cell: str, attention: str = "dot"):
+def step_and_arguments(cell: str, attention: str = "dot", scan: str = "xla", width: int = 8):
     """A step of training of an encoder-decoder on packed rows, in bfloat16, and the shapes that it takes."""
     config = Config(
         data=DataConfig(train="text:", task="seq2seq", batch_size=ROWS),
-        model=ModelConfig(cell=cell, embed_dim=8, hidden_dim=8, layers=1, attention=attention, dtype="bfloat16"),
+        model=ModelConfig(
+            cell=cell, embed_dim=width, hidden_dim=width, layers=1, attention=attention, dtype="bfloat16", scan=scan
+        ),
         optimizer=OptimizerConfig(),
         training=TrainingConfig(),
     )
@@ -51,3 +53,14 @@ def test_the_products_of_recurrence_and_head_are_bfloat16_and_accumulate_in_floa
     types = re.findall(r"stablehlo.dot_general .* : (\(.*\)) -> (\S+)", text)
     halves = [result for operands, result in types if "bf16" in operands]
     assert len(halves) > len(types) / 2 and not any("bf16" in result for result in halves)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru", "layernorm", "slstm"])
+def test_on_a_tpu_alone_a_gated_layer_is_a_kernel_forward_and_backward(cell):
+    step, arguments = step_and_arguments(cell, scan="pallas", width=128)
+    kernels = {}
+    for platform in ("tpu", "cuda", "cpu"):
+        text = jax.export.export(jax.jit(step), platforms=[platform])(*arguments).mlir_module()
+        kernels[platform] = text.count("tpu_custom_call")
+    # Two directions of the encoder and the decoder, each both ways.
+    assert kernels == {"tpu": 6, "cuda": 0, "cpu": 0}

@@ -9,7 +9,7 @@ import pytest
 from jax import lax
 from jax.test_util import check_grads
 
-from lm.recurrence import BACKWARD, CELLS, GatedCell, RecurrentLayer, Run, State, Weights, linear, matrix
+from lm.recurrence import BACKWARD, CELLS, GatedCell, RecurrentLayer, Run, State, Weights, gated, linear, matrix, onchip
 
 TIME, BATCH, WIDTH, HIDDEN = 5, 3, 3, 4
 
@@ -148,6 +148,27 @@ def test_gradient_equals_autodiff_in_float64(name, heads, starts, reverse, float
     of_inputs_tbd, mask_tb = np.asarray(ours[1]), np.asarray(given[3])
     assert (of_inputs_tbd[~mask_tb] == 0).all()  # padding gets none
     assert (np.abs(of_inputs_tbd[mask_tb]).sum(axis=-1) > 0).all()
+
+
+@pytest.fixture
+def kernels(monkeypatch):
+    """Where what runs is chosen, a TPU is there; its kernels are interpreted, and counted."""
+    counted, scan = [], onchip.scan
+    interpreted = lambda *given: counted.append(1) or scan(*given, interpret=True)
+    monkeypatch.setattr(gated.onchip, "scan", interpreted)
+    monkeypatch.setattr(gated.lax, "platform_dependent", lambda *given, tpu, default: tpu(*given))
+    return counted
+
+
+@pytest.mark.parametrize("starts, reverse", [(False, False), (True, True)], ids=["forward", "reversed-starts"])
+@pytest.mark.parametrize("name", [name for name, cell in ALL_CELLS.items() if issubclass(cell, GatedCell)])
+def test_a_kernel_computes_what_autodiff_of_the_loop_does_in_float64(name, starts, reverse, float64, kernels):
+    cell, run = ALL_CELLS[name], Run(reverse=reverse, scan="pallas")
+    given = case(cell, 1, starts, jnp.float64)
+    close(cell.unroll(run, *given), loop(cell, run, *given), rtol=1e-12, atol=1e-12)
+    ours, theirs = gradients(cell, run, given)
+    close(ours, theirs, rtol=1e-9, atol=1e-12)
+    assert len(kernels) == 3  # forward, and forward and backward again
 
 
 def test_gradient_by_finite_differences(float64):

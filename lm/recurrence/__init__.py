@@ -3,7 +3,7 @@
 A new gated cell is a class in `cells.py` (ten lines: its pointwise part), a linear one in `linear.py`, and its line here.
 """
 
-from lm.recurrence.base import BACKWARD, Cell, Run, State, Weights
+from lm.recurrence.base import BACKWARD, SCANS, Cell, Run, State, Weights
 from lm.recurrence.cells import GRU, LSTM, SLSTM, Elman, LayerNormLSTM, PeepholeLSTM
 from lm.recurrence.gated import GatedCell
 from lm.recurrence.layer import RecurrentLayer
@@ -23,4 +23,4 @@ CELLS: dict[str, type[Cell]] = {
     "mlstm": MLSTM,
 }
 
-__all__ = ["BACKWARD", "CELLS", "Cell", "GatedCell", "LinearCell", "RecurrentLayer", "Run", "State", "Weights"]
+__all__ = ["BACKWARD", "CELLS", "Cell", "GatedCell", "LinearCell", "RecurrentLayer", "Run", "SCANS", "State", "Weights"]

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 BACKWARD = ("keep", "recompute", "segments")
+SCANS = ("xla", "pallas")
 
 
 class State(NamedTuple):
@@ -28,13 +29,15 @@ class Weights(NamedTuple):
 class Run(NamedTuple):
     """How a layer is run over time.
 
-    `backward` says what is kept for the gradient, beside inputs and states (see `RecurrentLayer`).
+    `backward` says what is kept for the gradient, beside inputs and states (see `RecurrentLayer`). With `scan` "pallas" a
+    gated layer is a kernel (`onchip.py`) on a TPU, if it keeps its gates and has one head; everywhere else XLA's loop.
     """
 
     heads: int = 1
     dtype: str = "float32"  # of the products, float32 or bfloat16; they accumulate in float32
     backward: str = "keep"
     reverse: bool = False  # from the last step to the first
+    scan: str = "xla"
 
 
 class Cell:

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from lm.recurrence import onchip
 from lm.recurrence.base import Cell, Run, State, Weights, befores, dot, project
 
 
@@ -118,22 +119,41 @@ def _forward(cell, run, weights, inputs_tbd, state, mask_tb, reset_tb, starts):
         over_time = jnp.arange(len(inputs)), inputs, mask_tb, reset_tb, fresh_t
         return lax.scan(body, (first, blocks_t), over_time, reverse=run.reverse)
 
-    (final, blocks_t), (outputs_t, inner_t) = _by_platform(scan, inputs_tbd)
+    def kernel(inputs_tbd):
+        """As `scan`, and the gates go out step by step, like all else."""
+
+        def body(constants, state, now):
+            recurrent_gh, zero, own = constants
+            inputs, mask_1b, reset_1b, fresh = now
+            before = _where(reset_1b != 0, zero if fresh is None else fresh, state)
+            gates = _gates(cell, inputs, _recur(cell, run, recurrent_gh, before.output_bh))
+            state = _where(mask_1b != 0, cell.pointwise(tuple(gates), before, own), before)
+            return state, (state.output_bh, before.inner, gates.reshape(-1, gates.shape[-1]))
+
+        recurrent_gh = _cast(weights.recurrent_kernel.mT, run.dtype)
+        over_time = _hoist(cell, run, weights, inputs_tbd), _flags(mask_tb), _flags(reset_tb), fresh_t
+        state, (outputs, inner, blocks_t) = onchip.scan(body, (recurrent_gh, zero, own), first, over_time, run.reverse)
+        return (state, blocks_t), (outputs, inner)
+
+    (final, blocks_t), (outputs_t, inner_t) = _by_platform(
+        run, inputs_tbd, cpu=functools.partial(scan, False), default=functools.partial(scan, True), kernel=kernel
+    )
     outputs_tbh = _outward(outputs_t, run.heads)
     saved = (weights, inputs_tbd, state.output_bh, outputs_tbh, inner_t, blocks_t, mask_tb, reset_tb, starts)
     return (outputs_tbh, _outward(final, run.heads)), saved
 
 
-def _by_platform(scan, inputs_tbd):
-    """Input products of all steps at once, before the scan; or, on a CPU, inside it.
+def _by_platform(run, inputs_tbd, cpu, default, kernel):
+    """What runs where: of both directions, and by shapes too.
 
-    There a product of a step's width runs at full speed, and its result is still in the cache when it is added. Narrow
-    batches read the kernel anew for little work, so they do not.
+    By default the input products of all steps are one, before the scan; on a CPU they are inside it. There a product of a
+    step's width runs at full speed, and its result is still in the cache when it is added. Narrow batches read the
+    kernel anew for little work, so they do not.
     """
-    hoisted, inside = (functools.partial(scan, each) for each in (True, False))
-    if inputs_tbd.shape[1] < 16:
-        return hoisted(inputs_tbd)
-    return lax.platform_dependent(inputs_tbd, cpu=inside, default=hoisted)
+    choices = {} if cpu is None or inputs_tbd.shape[1] < 16 else {"cpu": cpu}
+    if run.scan == "pallas" and run.heads == 1 and run.backward == "keep":
+        choices["tpu"] = kernel
+    return lax.platform_dependent(inputs_tbd, **choices, default=default) if choices else default(inputs_tbd)
 
 
 def _backward(cell, run, saved, gradients):
@@ -145,17 +165,9 @@ def _backward(cell, run, saved, gradients):
     before_tbh = jnp.where(reset_tb[..., None], fresh, befores(first_bh, outputs_tbh, run.reverse))
     before_t, time, keeps = _inward(before_tbh, run.heads), len(inputs_tbd), run.backward == "keep"
 
-    def body(carry, now):
-        d_state, d_own, d_gates, blocks_t = carry
-        t, inputs_bd, output, inner, d_output, mask_b, reset_b = now
-        state = State(output, inner)
-        # The step before's, and only now: what is read from memory next is then never what this step writes, so that
-        # XLA, which cannot tell the rows of an array apart, need not copy all of it.
-        blocks_t = lax.dynamic_update_index_in_dim(blocks_t, d_gates, jnp.clip(t - towards, 0, time - 1), 0)
-        if keeps:
-            gates = lax.dynamic_index_in_dim(blocks_t, t, keepdims=False).reshape(-1, *d_output.shape)
-        else:  # "recompute": one step's at a time, so that those of all steps never exist
-            gates = _products(cell, run, transposed, inputs_bd.T, output)
+    def back(recurrent_kernel, own, carry, gates, state, d_output, mask_b, reset_b):
+        """One step: (carry, (gradient of the gates, flat, and of what the state was set to))."""
+        d_state, d_own = carry
         d_state = d_state._replace(output_bh=d_state.output_bh + d_output)
         zeros = jax.tree.map(jnp.zeros_like, d_state)
         d_new, d_kept = _where(mask_b, d_state, zeros), _where(mask_b, zeros, d_state)
@@ -169,19 +181,47 @@ def _backward(cell, run, saved, gradients):
         d_previous = d_previous._replace(output_bh=d_previous.output_bh + through)
         d_fresh = None if starts is None else _where(reset_b, d_previous, zeros)
         d_own = jax.tree.map(jnp.add, d_own, d_own_now)
-        return (_where(reset_b, zeros, d_previous), d_own, d_gates, blocks_t), d_fresh
+        return (_where(reset_b, zeros, d_previous), d_own), (d_gates, d_fresh)
 
+    def body(carry, now):
+        sums, d_gates, blocks_t = carry
+        t, inputs_bd, output, inner, d_output, mask_b, reset_b = now
+        # The step before's, and only now: what is read from memory next is then never what this step writes, so that
+        # XLA, which cannot tell the rows of an array apart, need not copy all of it.
+        blocks_t = lax.dynamic_update_index_in_dim(blocks_t, d_gates, jnp.clip(t - towards, 0, time - 1), 0)
+        if keeps:
+            gates = lax.dynamic_index_in_dim(blocks_t, t, keepdims=False).reshape(-1, *d_output.shape)
+        else:  # "recompute": one step's at a time, so that those of all steps never exist
+            gates = _products(cell, run, transposed, inputs_bd.T, output)
+        given = gates, State(output, inner), d_output, mask_b, reset_b
+        sums, (d_gates, d_fresh) = back(recurrent_kernel, own, sums, *given)
+        return (sums, d_gates, blocks_t), d_fresh
+
+    d_outputs_t = _inward(d_outputs_tbh, run.heads)
+    start = _inward(d_final, run.heads), jax.tree.map(jnp.zeros_like, own)
     # The gates' gradient is written where the gates were: memory that is neither taken anew nor filled first.
-    d_final = _inward(d_final, run.heads)
-    blocks_t = blocks_t if keeps else _room(cell, d_final, d_outputs_tbh)
+    blocks_t = blocks_t if keeps else _room(cell, start[0], d_outputs_tbh)
     first, last, towards = (0, time - 1, 1) if run.reverse else (time - 1, 0, -1)
-    start = d_final, jax.tree.map(jnp.zeros_like, own), blocks_t[first], blocks_t
-    again_tbd = None if keeps else inputs_tbd
-    now = (jnp.arange(time), again_tbd, before_t, inner_t, _inward(d_outputs_tbh, run.heads), mask_tb, reset_tb)
-    (d_first, d_own, d_gates, blocks_t), d_fresh_t = lax.scan(body, start, now, reverse=not run.reverse)
-    blocks_t = blocks_t.at[last].set(d_gates)
 
-    d_gates_t = blocks_t.reshape(time, -1, *before_t.shape[1:])
+    def scan(inputs_tbd):
+        again_tbd = None if keeps else inputs_tbd
+        now = (jnp.arange(time), again_tbd, before_t, inner_t, d_outputs_t, mask_tb, reset_tb)
+        begun = start, blocks_t[first], blocks_t
+        (sums, d_gates, d_blocks_t), d_fresh_t = lax.scan(body, begun, now, reverse=not run.reverse)
+        return sums, d_blocks_t.at[last].set(d_gates), d_fresh_t
+
+    def kernel(inputs_tbd):
+        def body(constants, carry, now):
+            block, state, d_output, mask_1b, reset_1b = now
+            gates = block.reshape(-1, *d_output.shape)
+            return back(*constants, carry, gates, state, d_output, mask_1b != 0, reset_1b != 0)
+
+        now = blocks_t, State(before_t, inner_t), d_outputs_t, _flags(mask_tb), _flags(reset_tb)
+        sums, (d_blocks_t, d_fresh_t) = onchip.scan(body, (recurrent_kernel, own), start, now, not run.reverse)
+        return sums, d_blocks_t, d_fresh_t
+
+    (d_first, d_own), d_blocks_t, d_fresh_t = _by_platform(run, inputs_tbd, cpu=None, default=scan, kernel=kernel)
+    d_gates_t = d_blocks_t.reshape(time, -1, *before_t.shape[1:])
     d_inputs_t, d_recurrent_t = jax.vmap(functools.partial(_split, cell))(d_gates_t)
     rows_ng = _rows(d_inputs_t)
     inputs_nd = inputs_tbd.reshape(len(rows_ng), -1)
@@ -196,6 +236,11 @@ def _backward(cell, run, saved, gradients):
 
 
 unroll.defvjp(_forward, _backward)
+
+
+def _flags(flags_tb):
+    """[t, 1, b], of a type that a kernel reads."""
+    return flags_tb[:, None].astype(jnp.int32)
 
 
 def _room(cell, state, after_tbd):
