@@ -1,6 +1,6 @@
 """Recurrent encoder-decoder language models in JAX and Flax."""
 
-__version__ = "0.2.0"
+__version__ = "0.2.1"
 
 
 def __getattr__(name: str):

@@ -706,7 +706,10 @@ def to_json(config: Config) -> str:
 
 
 def from_json(text: str, where: str) -> Config:
-    """The inverse of `to_json`, validated; `where` (a file) is named in errors."""
+    """The inverse of `to_json`, validated; `where` (a file) is named in errors.
+
+    A field that is not there came with a later version, and its default is what was done before.
+    """
     try:
         tree = json.loads(text)
     except json.JSONDecodeError as error:
@@ -719,7 +722,7 @@ def from_json(text: str, where: str) -> Config:
         for name in tree:
             if name not in known:
                 raise UserError(f"{where}: {path}{name}", "is an unknown field", nearest(name, known))
-        missing = [name for name in known if name not in tree]
+        missing = [name for name in known if name not in tree and dataclasses.is_dataclass(known[name].type)]
         if missing:
             mend = "restore the file, or use the version of lm that wrote it, which manifest.json names"
             raise UserError(f"{where}: {path}{missing[0]}", "is missing", mend)
@@ -728,6 +731,7 @@ def from_json(text: str, where: str) -> Config:
             if dataclasses.is_dataclass(field.type)
             else tree[name]
             for name, field in known.items()
+            if name in tree
         }
         return kind(**values)
 
