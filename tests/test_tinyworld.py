@@ -377,6 +377,19 @@ def test_a_label_follows_from_the_review(difficulty):
     assert 0 < labels["positive", False] + labels["negative", False] < 150
 
 
+def test_opinions_go_with_those_before_them_and_against_their_neighbour_after_but():
+    good = {word for subject in sentiment.World.subjects for word in subject.good}
+    opinion = lambda clause: clause.split()[-1].strip(",. ") in good
+    alike = collections.Counter()
+    for example in drawn("sentiment", 1):
+        if found := re.fullmatch(
+            r".+\. (The [^,]+?(?:was|were) \w+),? (and|but) (the .+?(?:was|were) \w+)\.", example["source"]
+        ):
+            alike[found[2], opinion(found[1]) == opinion(found[3])] += 1  # no degrees, so the words are the opinions
+    for word, expected in (("and", 0.8), ("but", 0.2)):
+        assert alike[word, True] / (alike[word, True] + alike[word, False]) == pytest.approx(expected, abs=0.1)
+
+
 @DIFFICULTY
 def test_an_answer_follows_from_the_facts(difficulty):
     """The facts are read again, sentence by sentence, and the question answered from what they come to."""
@@ -640,10 +653,10 @@ def test_the_same_version_is_the_same_bytes_in_every_process(hash_seed):
     ).stdout
     # Whoever changes what is drawn changes VERSION with it: data prepared earlier is found by its version.
     assert printed.split("\n")[:-1] == [
-        "stories 1.0.0 88da4b4eb81dc7b4",
-        "translate 1.0.0 d121e80207120e52",
-        "sentiment 1.0.0 cf58d3085329785a",
-        "questions 1.0.0 b09b1fa7ab2ec83f",
-        "summaries 1.0.0 1e283f62b33038f4",
-        "dialogue 1.0.0 5aaaf2a9eda4d144",
+        "stories 1.1.0 88da4b4eb81dc7b4",
+        "translate 1.1.0 d121e80207120e52",
+        "sentiment 1.1.0 6e443f9d3ef257a4",
+        "questions 1.1.0 b09b1fa7ab2ec83f",
+        "summaries 1.1.0 1e283f62b33038f4",
+        "dialogue 1.1.0 5aaaf2a9eda4d144",
     ]

@@ -3,9 +3,13 @@
 What a word says is turned by what stands around it: intensifiers, negation, "I doubt that" (which nests), the opinion
 of somebody else, and "but", after which everything counts double. The score of a review is the sum of its clauses', and
 its sign the label. Where praise and blame are equal, nobody can know, and the label is the toss of a coin.
+
+Opinions hang together, as people's do: one most often goes with those before it, and against its neighbour where "but" or
+"although" stands between them. So reviews say what words mean without any label, and a model can learn it from them.
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 
 from lm.data.tinyworld.grammar import Choose
@@ -87,6 +91,7 @@ class World:
     others: tuple[str, ...] = ("The critics", "My friends", "My parents", "Some people")
     reactions: tuple[str, ...] = tuple(REACTIONS)
     depth: int = 1  # beliefs about beliefs
+    coherence: float = 4  # opinions that go with those before, for one that goes against them
     most: int = 3  # sentences, after the opening
 
 
@@ -104,7 +109,7 @@ def review(world: World, choose: Choose) -> tuple[str, int]:
     aspects += [(f"the {aspect} were", aspect) for aspect in subject.plural]
     spoken, score = [subject.opening.format(choose(world.times))], 0
     for _ in range(choose(range(1, world.most + 1))):
-        text, worth = _sentence(world, choose, subject, aspects)
+        text, worth = _sentence(world, choose, subject, aspects, score)
         spoken.append(f"{text[0].upper()}{text[1:]}.")
         score += worth
     return " ".join(spoken), score
@@ -115,20 +120,24 @@ def label(score: int, choose: Choose) -> str:
     return LABELS[score > 0] if score else choose(LABELS)
 
 
-def _sentence(world: World, choose: Choose, subject: Subject, aspects: list) -> tuple[str, int]:
+def _sentence(world: World, choose: Choose, subject: Subject, aspects: list, score: int) -> tuple[str, int]:
+    """After sentences with this score."""
+    clause = functools.partial(_clause, world, choose, subject, aspects)
     kind = choose(world.kinds, [KINDS[kind] for kind in world.kinds])
     if kind == "one":
         beliefs, sign = [], 1
         for belief in _beliefs(world, choose):
             beliefs.append(belief)
             sign *= BELIEFS[belief]
-        text, worth = _clause(world, choose, subject, aspects)
+        text, worth = clause(sign * score)
         return " ".join((*beliefs, text)), sign * worth
-    text, worth = _clause(world, choose, subject, aspects)
     if kind == "hearsay":
         other, reaction = choose(world.others), choose(world.reactions)
+        text, worth = clause(REACTIONS[reaction] * score)
         return f"{other} said that {text}, {reaction}", REACTIONS[reaction] * worth
-    second, more = _clause(world, choose, subject, aspects)
+    sign = 1 if kind == "and" else -1
+    text, worth = clause(sign * score)
+    second, more = clause(sign * worth)
     if kind == "and":
         return f"{text} and {second}", worth + more
     return (f"although {text}, {second}" if kind == "although" else f"{text}, but {second}"), worth + 2 * more
@@ -141,11 +150,13 @@ def _beliefs(world: World, choose: Choose) -> Iterator[str]:
         yield choose(world.beliefs)
 
 
-def _clause(world: World, choose: Choose, subject: Subject, aspects: list) -> tuple[str, int]:
-    """Each aspect is spoken of once at most."""
+def _clause(world: World, choose: Choose, subject: Subject, aspects: list, leaning: int) -> tuple[str, int]:
+    """Each aspect is spoken of once at most. `leaning` has the sign that the opinion most often has; 0: neither."""
     told, _ = aspect = choose(aspects)
     aspects.remove(aspect)
     degree = choose(world.degrees, [4 if not degree else 1 for degree in world.degrees])
-    good = choose((False, True))
+    leaning *= DEGREES[degree]
+    odds = (1, 1) if not leaning else (1, world.coherence) if leaning > 0 else (world.coherence, 1)
+    good = choose((False, True), odds)
     adjective = choose(subject.good if good else subject.bad)
     return " ".join(word for word in (told, degree, adjective) if word), DEGREES[degree] * (1 if good else -1)

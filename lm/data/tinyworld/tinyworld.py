@@ -85,7 +85,7 @@ class Tinyworld(tfds.core.GeneratorBasedBuilder):
     `test` are numbers of examples, `difficulty` is 1 (easy), 2 (the default) or 3 (hard).
     """
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.1.0")
     BUILDER_CONFIGS = [
         _config("stories", "Short stories whose later sentences follow from the earlier ones.", story),
         _config("translate", "English sentences and their Chinese translations.", translation, train=30_000),
