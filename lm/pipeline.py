@@ -2,8 +2,8 @@
 
 Pretrains, fine-tunes each task from there and from scratch, evaluates, and prints one table with and without pretraining.
 CONFIG is a Python file: `get_config(STAGE)` is the configuration of the stage `pretrain`, or of a task in its list `TASKS`;
-`CONFIG:STAGE` can be given to train.py too. Every stage is a run in the workdir. A stage that was evaluated is not
-run again, one that was interrupted goes on. The table is `table.md` and `table.json`.
+`CONFIG:STAGE` can be given to train.py too. Every stage is a run in the workdir; `optimizer.groups` of
+a task hold for what was pretrained. A stage that was evaluated is not run again, one that was interrupted goes on. The table is `table.md` and `table.json`.
 """
 
 import itertools
@@ -42,8 +42,9 @@ def fine_tunings(file: str, directory: epath.Path, tasks: list[str], seeds: list
         if start == "pretrained":
             config.training.init_from = str(pretrained)
         else:
-            # Nothing but the parameters is to differ, so the tokenizer is the same.
+            # Nothing but the parameters is to differ, so the tokenizer is the same; there is nothing to spare by `groups`.
             config.training.init_params, config.training.init_mismatch = (), "refuse"
+            config.optimizer.groups = ()
             if model.exists():
                 config.data.tokenizer = TokenizerConfig(kind=str(model))
         found[f"{task}-{start}-{seed}"] = config

@@ -19,6 +19,7 @@ def get_config(stage="pretrain"):
         data=DataConfig(train=source, validation=source, test=source, task=task, batch_size=8, buckets=1, window=16,
             noise=NoiseConfig(rate=0.5), tokenizer=TokenizerConfig("unigram", 280)),
         model=ModelConfig(embed_dim=16, hidden_dim=16, layers=1, attention="dot", tied=True),
+        optimizer=OptimizerConfig(groups=() if stage == "pretrain" else ("embedding/.*=>0.5", ".*=>1")),
         training=TrainingConfig(steps=8, eval_every=4, checkpoint_every=4, eval_examples=0,
             init_params=("embedding/.*", "decoder/layers_.*") if stage == "tell" else ()),
     )
@@ -67,6 +68,7 @@ def test_pretraining_is_all_that_differs(done):
             assert pretrained["training"].pop("init_from") == f"{folder}/runs/pretrain"
             assert scratch["training"].pop("init_from") == "" and scratch["training"].pop("init_params") == []
             pretrained["training"].pop("init_params")
+            assert pretrained["optimizer"].pop("groups") and scratch["optimizer"].pop("groups") == []
             assert scratch["data"].pop("tokenizer")["kind"] == f"{folder}/runs/pretrain/tokenizer/tokenizer.model"
             pretrained["data"].pop("tokenizer")
             assert scratch == pretrained

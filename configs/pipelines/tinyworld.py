@@ -14,7 +14,7 @@ translate from scratch is at 22.1 nats there (validation).
 One stage alone: `python train.py --config=configs/pipelines/tinyworld.py:questions --config.training.init_from=RUN`.
 """
 
-from lm.config import Config, DataConfig, ModelConfig, NoiseConfig, OptimizerConfig, TokenizerConfig, TrainingConfig
+from lm.config import Config, DataConfig, ModelConfig, OptimizerConfig, TokenizerConfig, TrainingConfig
 
 TASKS = ("stories", "translate", "sentiment", "questions", "summaries", "dialogue")
 
@@ -36,15 +36,16 @@ def pretrain() -> Config:
             train=of("train"),
             validation=of("validation[:10%]"),
             test=of("test[:10%]"),
-            task="denoise",
+            task="prefix",
+            prefix_least=0.0,
+            prefix_most=1.0,
             batch_size=64,
             max_length=192,
-            noise=NoiseConfig(rate=0.5, mean_span=8),
             tokenizer=tokenizer(),
         ),
         model=model(),
         optimizer=OptimizerConfig(learning_rate=3e-3, warmup=200, schedule="linear", final_fraction=0.02),
-        training=TrainingConfig(steps=5000, eval_every=1000, checkpoint_every=500, log_every=200),
+        training=TrainingConfig(steps=4000, eval_every=1000, checkpoint_every=500, log_every=100),
     )
 
 
@@ -60,7 +61,16 @@ def fine_tune(task: str) -> Config:
             tokenizer=tokenizer(),
         ),
         model=model(dropout=0.3),
-        optimizer=OptimizerConfig(learning_rate=3e-3, warmup=50, schedule="linear", final_fraction=0.02),
+        optimizer=OptimizerConfig(
+            learning_rate=3e-3,
+            warmup=50,
+            schedule="linear",
+            final_fraction=0.02,
+            groups=(
+                "embedding/.*=>0.1",
+                ".*=>1",
+            ),  # of what was pretrained: words that the 500 lack stay near those they have
+        ),
         training=TrainingConfig(
             steps="25 epochs",
             eval_every="5 epochs",
