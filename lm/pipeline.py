@@ -2,8 +2,9 @@
 
 Pretrains, fine-tunes each task from there and from scratch, evaluates, and prints one table with and without pretraining.
 CONFIG is a Python file: `get_config(STAGE)` is the configuration of the stage `pretrain`, or of a task in its list `TASKS`;
-`CONFIG:STAGE` can be given to train.py too. Every stage is a run in the workdir; `optimizer.groups` of
-a task hold for what was pretrained. A stage that was evaluated is not run again, one that was interrupted goes on. The table is `table.md` and `table.json`.
+`CONFIG:STAGE` can be given to train.py too. A task's `optimizer.groups` hold where it starts from what was pretrained, not from
+scratch. Every stage is a run in the workdir. A stage that was evaluated is not run again, one that was interrupted goes on. The
+table is `table.md` and `table.json`.
 """
 
 import itertools
