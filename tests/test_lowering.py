@@ -55,7 +55,7 @@ def test_the_products_of_recurrence_and_head_are_bfloat16_and_accumulate_in_floa
     assert len(halves) > len(types) / 2 and not any("bf16" in result for result in halves)
 
 
-@pytest.mark.parametrize("cell", ["lstm", "gru", "layernorm", "slstm"])
+@pytest.mark.parametrize("cell", ["gru", "layernorm"])  # a block apart, and means over units
 def test_on_a_tpu_alone_a_gated_layer_is_a_kernel_forward_and_backward(cell):
     step, arguments = step_and_arguments(cell, scan="pallas", width=128)
     kernels = {}

@@ -160,10 +160,12 @@ def kernels(monkeypatch):
     return counted
 
 
-@pytest.mark.parametrize("starts, reverse", [(False, False), (True, True)], ids=["forward", "reversed-starts"])
-@pytest.mark.parametrize("name", [name for name, cell in ALL_CELLS.items() if issubclass(cell, GatedCell)])
-def test_a_kernel_computes_what_autodiff_of_the_loop_does_in_float64(name, starts, reverse, float64, kernels):
-    cell, run = ALL_CELLS[name], Run(reverse=reverse, scan="pallas")
+@pytest.mark.parametrize(
+    "name, starts",
+    [("lstm", False), *((name, True) for name, cell in ALL_CELLS.items() if issubclass(cell, GatedCell))],
+)
+def test_a_kernel_computes_what_autodiff_of_the_loop_does_in_float64(name, starts, float64, kernels):
+    cell, run = ALL_CELLS[name], Run(reverse=starts, scan="pallas")
     given = case(cell, 1, starts, jnp.float64)
     close(cell.unroll(run, *given), loop(cell, run, *given), rtol=1e-12, atol=1e-12)
     ours, theirs = gradients(cell, run, given)
