@@ -33,6 +33,7 @@ def race(module: str, contestants: Sequence[str], case: dict[str, Any], repeats:
     One that cannot start (a peer that is not installed) is left out, and said so.
     """
     values, environment = flags.FLAGS, {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"}
+    environment["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # contestants share a GPU
     # Peers run as their users run them, without what `lm.errors.program` asks of glibc; this is glibc's own default.
     theirs = environment | {"MALLOC_ARENA_TEST": "8"}
     running, seconds = {}, {}

@@ -1,11 +1,13 @@
 """python -m benchmarks.recurrence [--peers=PYTHON] [--rounds=11] [--json=FILE]
 
 Forward and backward of one recurrent layer: every cell of ours, beside the gradient that JAX takes of a plain scan over
-the LSTM's step, and PyTorch's `nn.LSTM` and `nn.GRU`.
+the LSTM's step, and PyTorch's `nn.LSTM` and `nn.GRU`. Where there is an NVIDIA GPU, the shape of FlashRNN's chart instead: an
+LSTM of one head and of 12, these also as a kernel (`model.scan=pallas`), and cuDNN's through PyTorch.
 """
 
 import functools
 import json
+import shutil
 
 from absl import flags
 
@@ -16,10 +18,11 @@ CASES = {
     "H 512 B 32 T 64": {"width": 512, "batch": 32, "time": 64},
     "H 256 B 16 T 1,024": {"width": 256, "batch": 16, "time": 1024},
 }
+GPU_CASES = {"H 768 B 16 T 1,024 bfloat16": {"width": 768, "batch": 16, "time": 1024, "dtype": "bfloat16"}}
 HEADS = {"mlstm": 4}  # of the others 1
 
 
-def lm(case: dict, name: str = "lstm", plain: bool = False):
+def lm(case: dict, name: str = "lstm", plain: bool = False, heads: int = 0, scan: str = "xla"):
     import jax
     import jax.numpy as jnp
     from jax import lax
@@ -27,8 +30,8 @@ def lm(case: dict, name: str = "lstm", plain: bool = False):
     from lm.recurrence import CELLS, RecurrentLayer
 
     width, batch, time = case["width"], case["batch"], case["time"]
-    cell, heads = CELLS[name], HEADS.get(name, 1)
-    layer = RecurrentLayer(cell, width, width, heads)
+    cell, heads = CELLS[name], heads or HEADS.get(name, 1)
+    layer = RecurrentLayer(cell, width, width, heads, case.get("dtype", "float32"), scan=scan)
     inputs = jax.random.normal(jax.random.key(0), (time, batch, width))
     given = cell.zero_state(batch, width, heads), jnp.ones((time, batch), bool), jnp.zeros((time, batch), bool)
     variables = layer.init(jax.random.key(1), inputs[:1], given[0], given[1][:1], given[2][:1], method="unroll")
@@ -47,13 +50,19 @@ def lm(case: dict, name: str = "lstm", plain: bool = False):
 def torch(case: dict, kind: str = "LSTM"):
     import torch
 
-    layer = getattr(torch.nn, kind)(case["width"], case["width"])
-    inputs = torch.randn(case["time"], case["batch"], case["width"], requires_grad=True)
+    how = {
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
+        "dtype": getattr(torch, case.get("dtype", "float32")),
+    }
+    layer = getattr(torch.nn, kind)(case["width"], case["width"], **how)
+    inputs = torch.randn(case["time"], case["batch"], case["width"], requires_grad=True, **how)
 
     def call():
         layer.zero_grad()
         inputs.grad = None
         layer(inputs)[0].sin().sum().backward()
+        if inputs.is_cuda:
+            torch.cuda.synchronize()
 
     return call
 
@@ -66,17 +75,23 @@ def contestants() -> dict:
     return cells | {"lm autodiff lstm": functools.partial(lm, plain=True)}
 
 
+def on_a_gpu() -> dict:
+    heads = functools.partial(lm, heads=12)
+    return {"lm lstm": lm, "lm lstm 12 heads": heads, "lm kernel 12 heads": functools.partial(heads, scan="pallas")}
+
+
 PEERS = {"torch LSTM": torch, "torch GRU": functools.partial(torch, kind="GRU")}
 
 
 def main() -> None:
     values = flags.FLAGS
     if values.as_contestant:
-        known = PEERS if values.as_contestant in PEERS else contestants()
+        known = PEERS if values.as_contestant in PEERS else contestants() | on_a_gpu()
         contest.serve(known[values.as_contestant](json.loads(values.case)))
         return
-    names = [*contestants(), *PEERS]
-    results = {name: contest.race("benchmarks.recurrence", names, case) for name, case in CASES.items()}
+    ours, cases = (on_a_gpu(), GPU_CASES) if shutil.which("nvidia-smi") else (contestants(), CASES)
+    names = [*ours, *PEERS]
+    results = {name: contest.race("benchmarks.recurrence", names, case) for name, case in cases.items()}
     contest.write({"recurrence": contest.report("Forward and backward of one layer", results)})
 
 

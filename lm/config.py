@@ -228,8 +228,8 @@ class ModelConfig(_Section):
     )
     scan: str = _field(
         "xla",
-        "gated cells on a TPU: xla, or pallas (one kernel that keeps the recurrent matrix on chip, for backward=keep and one "
-        "head; not yet measured on a TPU)",
+        "gated cells on an accelerator: xla, or pallas (one kernel that keeps the recurrent matrix on chip, with backward=keep; "
+        "on a GPU with heads of 16, 32 or 64 units and batches of a multiple of 16); not yet measured",
         choices=SCANS,
     )
 

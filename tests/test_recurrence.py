@@ -152,11 +152,12 @@ def test_gradient_equals_autodiff_in_float64(name, heads, starts, reverse, float
 
 @pytest.fixture
 def kernels(monkeypatch):
-    """Where what runs is chosen, a TPU is there; its kernels are interpreted, and counted."""
+    """Where what runs is chosen, a GPU is there, or else a TPU; their kernels are interpreted, and named here."""
     counted, scan = [], onchip.scan
-    interpreted = lambda *given: counted.append(1) or scan(*given, interpret=True)
+    interpreted = lambda *given: counted.append(given[-1]) or scan(*given, interpret=True)
     monkeypatch.setattr(gated.onchip, "scan", interpreted)
-    monkeypatch.setattr(gated.lax, "platform_dependent", lambda *given, tpu, default: tpu(*given))
+    best = lambda *given, default, cpu=None, tpu=None, cuda=None: (cuda or tpu or default)(*given)
+    monkeypatch.setattr(gated.lax, "platform_dependent", best)
     return counted
 
 
@@ -170,7 +171,23 @@ def test_a_kernel_computes_what_autodiff_of_the_loop_does_in_float64(name, start
     close(cell.unroll(run, *given), loop(cell, run, *given), rtol=1e-12, atol=1e-12)
     ours, theirs = gradients(cell, run, given)
     close(ours, theirs, rtol=1e-9, atol=1e-12)
-    assert len(kernels) == 3  # forward, and forward and backward again
+    assert kernels == 3 * ["tpu"]  # forward, and forward and backward again
+
+
+@pytest.mark.parametrize("name, heads", [("gru", 2), ("peephole", 1)])  # a block apart; parameters that have no batch
+def test_a_kernel_on_a_gpu_is_a_program_for_each_head_and_tile(name, heads, float64, kernels):
+    cell, batch, hidden, time = ALL_CELLS[name], 2 * gated.TILE, 16 * heads, 3
+    layer = RecurrentLayer(cell, WIDTH, hidden, heads, scan="pallas")
+    inputs, state = random(1, time, batch, WIDTH), cell.zero_state(batch, hidden, heads)
+    mask, reset = (jnp.asarray(np.random.default_rng(i).random((time, batch)) < 0.7) for i in (2, 3))
+    variables = layer.init(jax.random.key(0), inputs, state, mask, reset, method="unroll")
+
+    def value(variables, inputs, layer):
+        return jnp.sum(jnp.sin(layer.apply(variables, inputs, state, mask, reset, method="unroll")[0]))
+
+    found = jax.value_and_grad(value, (0, 1))(variables, inputs, layer)
+    assert kernels == 3 * ["gpu"]
+    close(found, jax.value_and_grad(value, (0, 1))(variables, inputs, layer.clone(scan="xla")), rtol=1e-9, atol=1e-12)
 
 
 def test_gradient_by_finite_differences(float64):

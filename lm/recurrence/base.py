@@ -30,7 +30,8 @@ class Run(NamedTuple):
     """How a layer is run over time.
 
     `backward` says what is kept for the gradient, beside inputs and states (see `RecurrentLayer`). With `scan` "pallas" a
-    gated layer is a kernel (`onchip.py`) on a TPU, if it keeps its gates and has one head; everywhere else XLA's loop.
+    gated layer that keeps its gates is a kernel (`onchip.py`) on a TPU, and on a GPU where heads have 16, 32 or 64 units and
+    the batch is a multiple of 16; everywhere else XLA's loop.
     """
 
     heads: int = 1

@@ -119,40 +119,46 @@ def _forward(cell, run, weights, inputs_tbd, state, mask_tb, reset_tb, starts):
         over_time = jnp.arange(len(inputs)), inputs, mask_tb, reset_tb, fresh_t
         return lax.scan(body, (first, blocks_t), over_time, reverse=run.reverse)
 
-    def kernel(inputs_tbd):
+    def kernel(platform, inputs_tbd):
         """As `scan`, and the gates go out step by step, like all else."""
 
         def body(constants, state, now):
-            recurrent_gh, zero, own = constants
+            recurrent, zero, own = constants
             inputs, mask_1b, reset_1b, fresh = now
             before = _where(reset_1b != 0, zero if fresh is None else fresh, state)
-            gates = _gates(cell, inputs, _recur(cell, run, recurrent_gh, before.output_bh))
-            state = _where(mask_1b != 0, cell.pointwise(tuple(gates), before, own), before)
-            return state, (state.output_bh, before.inner, gates.reshape(-1, gates.shape[-1]))
+            products = [dot(block, before.output_bh, run.dtype) for block in recurrent]
+            gates = tuple(map(jnp.add, inputs[:at], products[:at])) + inputs[at:] + tuple(products[at:])
+            state = _where(mask_1b != 0, cell.pointwise(gates, before, own), before)
+            return state, (state.output_bh, before.inner, onchip.Blocks(gates))
 
-        recurrent_gh = _cast(weights.recurrent_kernel.mT, run.dtype)
+        at = cell.gates - cell.separate
+        recurrent = _cast(_blocks(cell, weights.recurrent_kernel), run.dtype).mT
+        constants = recurrent, jax.tree.map(lambda x: x[..., :1], zero), own
         over_time = _hoist(cell, run, weights, inputs_tbd), _flags(mask_tb), _flags(reset_tb), fresh_t
-        state, (outputs, inner, blocks_t) = onchip.scan(body, (recurrent_gh, zero, own), first, over_time, run.reverse)
-        return (state, blocks_t), (outputs, inner)
+        state, (outputs, inner, gates_t) = _on_chip(run, platform, body, constants, first, over_time, run.reverse)
+        return (state, gates_t.reshape(len(gates_t), -1, gates_t.shape[-1])), (outputs, inner)
 
-    (final, blocks_t), (outputs_t, inner_t) = _by_platform(
-        run, inputs_tbd, cpu=functools.partial(scan, False), default=functools.partial(scan, True), kernel=kernel
-    )
+    inside, hoisted = (functools.partial(scan, each) for each in (False, True))
+    chosen = _by_platform(run, first.output_bh.shape, inputs_tbd, cpu=inside, default=hoisted, kernel=kernel)
+    (final, blocks_t), (outputs_t, inner_t) = chosen
     outputs_tbh = _outward(outputs_t, run.heads)
     saved = (weights, inputs_tbd, state.output_bh, outputs_tbh, inner_t, blocks_t, mask_tb, reset_tb, starts)
     return (outputs_tbh, _outward(final, run.heads)), saved
 
 
-def _by_platform(run, inputs_tbd, cpu, default, kernel):
-    """What runs where: of both directions, and by shapes too.
+def _by_platform(run, shape, inputs_tbd, cpu, default, kernel):
+    """What runs where: of both directions, and by `shape`, [*u, b], too.
 
     By default the input products of all steps are one, before the scan; on a CPU they are inside it. There a product of a
     step's width runs at full speed, and its result is still in the cache when it is added. Narrow batches read the
     kernel anew for little work, so they do not.
     """
-    choices = {} if cpu is None or inputs_tbd.shape[1] < 16 else {"cpu": cpu}
-    if run.scan == "pallas" and run.heads == 1 and run.backward == "keep":
-        choices["tpu"] = kernel
+    *_, units, batch = shape
+    choices = {} if cpu is None or batch < 16 else {"cpu": cpu}
+    if run.scan == "pallas" and run.backward == "keep":
+        choices["tpu"] = functools.partial(kernel, "tpu")
+        if units in (16, 32, 64) and batch % TILE == 0:  # what one multiprocessor holds
+            choices["cuda"] = functools.partial(kernel, "gpu")
     return lax.platform_dependent(inputs_tbd, **choices, default=default) if choices else default(inputs_tbd)
 
 
@@ -165,8 +171,11 @@ def _backward(cell, run, saved, gradients):
     before_tbh = jnp.where(reset_tb[..., None], fresh, befores(first_bh, outputs_tbh, run.reverse))
     before_t, time, keeps = _inward(before_tbh, run.heads), len(inputs_tbd), run.backward == "keep"
 
-    def back(recurrent_kernel, own, carry, gates, state, d_output, mask_b, reset_b):
-        """One step: (carry, (gradient of the gates, flat, and of what the state was set to))."""
+    def back(through, own, carry, gates, state, d_output, mask_b, reset_b):
+        """One step: (carry, (gradient of the gates, and of what the state was set to)).
+
+        `through` makes of the gradient of each gate what is kept of all, and the gradient of the output before.
+        """
         d_state, d_own = carry
         d_state = d_state._replace(output_bh=d_state.output_bh + d_output)
         zeros = jax.tree.map(jnp.zeros_like, d_state)
@@ -174,14 +183,18 @@ def _backward(cell, run, saved, gradients):
         # Recomputing the pointwise part here is cheaper than reading what its gradient needs from memory.
         _, pullback = jax.vjp(cell.pointwise, tuple(gates), state, own)
         d_gates, d_previous, d_own_now = pullback(d_new)
-        # One array, flat, for the product and for what is kept: as two they would be computed twice.
-        d_gates = jnp.concatenate([each.reshape(-1, each.shape[-1]) for each in d_gates])
-        through = _recur_back(run, recurrent_kernel, _split(cell, d_gates.reshape(-1, *d_output.shape))[1])
+        d_gates, d_before = through(d_gates)
         d_previous = jax.tree.map(jnp.add, d_previous, d_kept)
-        d_previous = d_previous._replace(output_bh=d_previous.output_bh + through)
+        d_previous = d_previous._replace(output_bh=d_previous.output_bh + d_before)
         d_fresh = None if starts is None else _where(reset_b, d_previous, zeros)
         d_own = jax.tree.map(jnp.add, d_own, d_own_now)
         return (_where(reset_b, zeros, d_previous), d_own), (d_gates, d_fresh)
+
+    def flat(d_gates):
+        # One array, for the product and for what is kept: as two they would be computed twice.
+        shape = d_gates[0].shape
+        d_gates = jnp.concatenate([each.reshape(-1, shape[-1]) for each in d_gates])
+        return d_gates, _recur_back(run, recurrent_kernel, _split(cell, d_gates.reshape(-1, *shape))[1])
 
     def body(carry, now):
         sums, d_gates, blocks_t = carry
@@ -194,7 +207,7 @@ def _backward(cell, run, saved, gradients):
         else:  # "recompute": one step's at a time, so that those of all steps never exist
             gates = _products(cell, run, transposed, inputs_bd.T, output)
         given = gates, State(output, inner), d_output, mask_b, reset_b
-        sums, (d_gates, d_fresh) = back(recurrent_kernel, own, sums, *given)
+        sums, (d_gates, d_fresh) = back(flat, own, sums, *given)
         return (sums, d_gates, blocks_t), d_fresh
 
     d_outputs_t = _inward(d_outputs_tbh, run.heads)
@@ -210,17 +223,28 @@ def _backward(cell, run, saved, gradients):
         (sums, d_gates, d_blocks_t), d_fresh_t = lax.scan(body, begun, now, reverse=not run.reverse)
         return sums, d_blocks_t.at[last].set(d_gates), d_fresh_t
 
-    def kernel(inputs_tbd):
+    def kernel(platform, inputs_tbd):
         def body(constants, carry, now):
-            block, state, d_output, mask_1b, reset_1b = now
-            gates = block.reshape(-1, *d_output.shape)
-            return back(*constants, carry, gates, state, d_output, mask_1b != 0, reset_1b != 0)
+            recurrent, own = constants
+            gates, state, d_output, mask_1b, reset_1b = now
 
-        now = blocks_t, State(before_t, inner_t), d_outputs_t, _flags(mask_tb), _flags(reset_tb)
-        sums, (d_blocks_t, d_fresh_t) = onchip.scan(body, (recurrent_kernel, own), start, now, not run.reverse)
-        return sums, d_blocks_t, d_fresh_t
+            def through(d_gates):
+                d_recurrent = d_gates[: cell.gates - cell.separate] + d_gates[cell.gates :]
+                products = [dot(block, each, run.dtype) for block, each in zip(recurrent, d_recurrent, strict=True)]
+                return onchip.Blocks(d_gates), functools.reduce(jnp.add, products)
 
-    (d_first, d_own), d_blocks_t, d_fresh_t = _by_platform(run, inputs_tbd, cpu=None, default=scan, kernel=kernel)
+            return back(through, own, carry, gates, state, d_output, mask_1b != 0, reset_1b != 0)
+
+        gates_t = blocks_t.reshape(time, -1, *before_t.shape[1:])
+        constants = _cast(_blocks(cell, weights.recurrent_kernel), run.dtype), own
+        now = gates_t, State(before_t, inner_t), d_outputs_t, _flags(mask_tb), _flags(reset_tb)
+        sums, (d_gates_t, d_fresh_t) = _on_chip(run, platform, body, constants, start, now, not run.reverse)
+        return sums, d_gates_t.reshape(blocks_t.shape), d_fresh_t
+
+    shape = before_t.shape[1:]
+    (d_first, d_own), d_blocks_t, d_fresh_t = _by_platform(
+        run, shape, inputs_tbd, cpu=None, default=scan, kernel=kernel
+    )
     d_gates_t = d_blocks_t.reshape(time, -1, *before_t.shape[1:])
     d_inputs_t, d_recurrent_t = jax.vmap(functools.partial(_split, cell))(d_gates_t)
     rows_ng = _rows(d_inputs_t)
@@ -236,6 +260,36 @@ def _backward(cell, run, saved, gradients):
 
 
 unroll.defvjp(_forward, _backward)
+
+
+TILE = 16  # columns of the batch that a program on a GPU has, the fewest of a product there
+
+
+def _on_chip(run, platform, body, constants, carry, xs, reverse):
+    """`onchip.scan`, a program for each head, on a GPU also for each tile of the batch; what has no batch is summed over them."""
+    batch = carry[0].output_bh.shape[-1] if isinstance(carry[0], State) else carry.output_bh.shape[-1]
+
+    def scan(constants, carry, xs):
+        return onchip.scan(body, constants, carry, xs, reverse, platform)
+
+    def tiled(constants, carry, xs):
+        has = lambda x: x.shape[-1] == batch
+        cut = lambda x: x.reshape(*x.shape[:-1], -1, TILE) if has(x) else x
+        join = lambda x: x.sum(-2) if x.shape[-1] == 1 else x.reshape(*x.shape[:-2], batch)
+        axes = jax.tree.map(lambda x: -2 if has(x) else None, (carry, xs))
+        return jax.tree.map(join, jax.vmap(scan, (None, *axes), -2)(constants, *jax.tree.map(cut, (carry, xs))))
+
+    run_one = tiled if platform == "gpu" else scan
+    if run.heads == 1:
+        return run_one(constants, carry, xs)
+    axes = jax.tree.map(lambda x: None if x.dtype == jnp.int32 else -3, (constants, carry, xs))  # flags are all heads'
+    return jax.vmap(run_one, axes, -3)(constants, carry, xs)
+
+
+def _blocks(cell, kernel):
+    """A recurrent kernel by gates, [gates, u, u] or [gates, heads, u, u]."""
+    *heads, units, _ = kernel.shape
+    return jnp.moveaxis(kernel.reshape(*heads, units, cell.gates, units), -2, 0)
 
 
 def _flags(flags_tb):

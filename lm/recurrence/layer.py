@@ -48,7 +48,7 @@ class RecurrentLayer(nn.Module):
     "keep": the gates [t, b, g] too, fastest. "recompute": nothing; gates are computed again, a step at a time.
     "segments": what is carried after every sqrt(t)-th step alone; the stretch from there is run again.
 
-    `scan` says what runs a gated cell over time on a TPU (see `Run`). With a `lora_rank` above 0 both kernels are `adaptable`.
+    `scan` says what runs a gated cell over time on an accelerator (see `Run`). With a `lora_rank` above 0 both kernels are `adaptable`.
     """
 
     cell: type[Cell]

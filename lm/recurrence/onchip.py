@@ -1,8 +1,10 @@
-"""A scan as one Pallas kernel for TPUs, which keeps the carry and the recurrent matrix in VMEM from step to step.
+"""A scan as one Pallas kernel, which keeps the carry and the recurrent matrix on chip from step to step.
 
-XLA's loop reads the matrix from memory anew at every step. Here the grid is time: what belongs to a step is copied in and out
-while the step before is computed, and the rest stays where it is. No TPU has measured it: that it computes what the
-scan does is tested by Pallas' interpreter, that it compiles by lowering alone, so `model.scan` is `xla` by default.
+XLA's loop reads the matrix from memory anew at every step, and on a GPU launches several kernels for each. On a TPU the grid is
+time: what belongs to a step is copied in and out while the step before is computed, and the rest stays in VMEM. On a GPU
+(Triton) time is a loop inside, after FlashRNN (Pöppel et al., 2024, arXiv:2412.07752). No accelerator has measured either: that
+they compute what the scan does is tested by Pallas' interpreter, that they compile by lowering alone, so `model.scan` is `xla`
+by default.
 """
 
 from collections.abc import Callable
@@ -10,8 +12,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
+from jax.experimental.pallas import triton as plgpu
+
+
+class Blocks(tuple):
+    """Arrays [u, b] that are one array [blocks, u, b] outside: a kernel for Triton cannot cut an array that it holds."""
 
 
 def scan(
@@ -20,60 +28,93 @@ def scan(
     carry: Any,
     xs: Any,
     reverse: bool = False,
+    platform: str = "tpu",
     interpret: bool = False,
 ) -> tuple[Any, Any]:
     """`lax.scan(partial(body, constants), carry, xs, reverse=reverse)`; `body` sees no other array.
 
-    Leaves of `xs`, and what `body` returns for each step, have one axis of time and at least two more. Constants, the carry
-    and two steps' leaves must fit into VMEM together.
+    To it constants, the carry and a step's leaves have two axes, or are `Blocks` where they have three; what it returns too.
+    Constants, the carry and, on a TPU, two steps' leaves must fit on the chip together; on a GPU all axes must be powers of 2.
     """
     time = len(jax.tree.leaves(xs)[0])
-    step = jax.eval_shape(body, constants, carry, jax.tree.map(lambda x: x[0], xs))[1]
-    constants, constants_def = jax.tree.flatten(constants)
-    carry, carry_def = jax.tree.flatten(carry)
+    step = jax.eval_shape(
+        lambda *given: _stacked(body(*_cut(given))[1]), constants, carry, jax.tree.map(lambda x: x[0], xs)
+    )
+    given, given_def = jax.tree.flatten((constants, carry))
+    carry_def = jax.tree.structure(carry)
     xs, xs_def = jax.tree.flatten(xs)
     step, step_def = jax.tree.flatten(step)
 
-    def kernel(*refs):
-        counts = len(constants), len(carry), len(xs), len(carry), len(step)
-        parts, at = [], 0
-        for count in counts:
-            parts.append(refs[at : at + count])
-            at += count
-        constant_refs, first_refs, x_refs, carry_refs, y_refs = parts
+    def refs_of(refs):
+        """(what is given, what belongs to steps, the carry, what each step gives)."""
+        ends = [0, len(given), len(given) + len(xs), len(given) + len(xs) + carry_def.num_leaves, len(refs)]
+        return [refs[a:b] for a, b in zip(ends, ends[1:], strict=False)]
+
+    def kernel_tpu(*refs):
+        given_refs, x_refs, carry_refs, y_refs = refs_of(refs)
 
         @pl.when(pl.program_id(0) == 0)
         def _():
-            _write(carry_refs, [ref[...] for ref in first_refs])
+            first = given_refs[len(given_refs) - carry_def.num_leaves :]
+            _write(carry_refs, [_read(ref) for ref in first])
 
-        read = lambda structure, refs: jax.tree.unflatten(structure, [ref[...] for ref in refs])
-        given = read(constants_def, constant_refs), read(carry_def, carry_refs), read(xs_def, x_refs)
-        after, y = body(*given)
+        constants, _ = given_def.unflatten([_read(ref) for ref in given_refs])
+        carry = carry_def.unflatten([_read(ref) for ref in carry_refs])
+        after, y = body(constants, carry, xs_def.unflatten([_read(ref) for ref in x_refs]))
         _write(carry_refs, jax.tree.leaves(after))
         _write(y_refs, jax.tree.leaves(y))
 
-    def still(array):  # the same block at every step, so it is copied once
-        return pl.BlockSpec(array.shape, lambda t: (0,) * array.ndim)
+    def kernel_gpu(*refs):
+        given_refs, x_refs, carry_refs, y_refs = refs_of(refs)
+        constants, first = given_def.unflatten([_read(ref) for ref in given_refs])
 
-    def of_time(array, ndim):
-        return pl.BlockSpec((None, *array.shape[-ndim:]), lambda t: (time - 1 - t if reverse else t, *(0,) * ndim))
+        def one(i, carry):
+            t = time - 1 - i if reverse else i
+            after, y = body(constants, carry, xs_def.unflatten([_read(ref, t) for ref in x_refs]))
+            _write(y_refs, jax.tree.leaves(y), t)
+            return after
 
-    found = pl.pallas_call(
-        kernel,
-        grid=(time,),
-        in_specs=[*map(still, constants), *map(still, carry), *(of_time(x, x.ndim - 1) for x in xs)],
-        out_specs=[*map(still, carry), *(of_time(y, y.ndim) for y in step)],
-        out_shape=[
-            *(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in carry),
-            *(jax.ShapeDtypeStruct((time, *y.shape), y.dtype) for y in step),
-        ],
-        compiler_params=pltpu.CompilerParams(dimension_semantics=("arbitrary",)),
-        interpret=interpret,
-    )(*constants, *carry, *xs)
-    final, ys = found[: len(carry)], found[len(carry) :]
-    return jax.tree.unflatten(carry_def, final), jax.tree.unflatten(step_def, ys)
+        _write(carry_refs, jax.tree.leaves(lax.fori_loop(0, time, one, first)))
+
+    shapes = [*(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in jax.tree.leaves(carry))]
+    shapes += [jax.ShapeDtypeStruct((time, *y.shape), y.dtype) for y in step]
+    if platform == "gpu":
+        kernel, how = kernel_gpu, {"compiler_params": plgpu.CompilerParams(num_warps=8, num_stages=1)}
+    else:
+        still = lambda x: pl.BlockSpec(x.shape, lambda t: (0,) * x.ndim)  # one block for all steps, copied once
+        at = lambda t: time - 1 - t if reverse else t
+        of_time = lambda x: pl.BlockSpec((None, *x.shape[1:]), lambda t: (at(t), *(0,) * (x.ndim - 1)))
+        count = carry_def.num_leaves
+        kernel, how = (
+            kernel_tpu,
+            {
+                "grid": (time,),
+                "in_specs": [*map(still, given), *map(of_time, xs)],
+                "out_specs": [*map(still, shapes[:count]), *map(of_time, shapes[count:])],
+                "compiler_params": pltpu.CompilerParams(dimension_semantics=("arbitrary",)),
+            },
+        )
+    found = pl.pallas_call(kernel, out_shape=shapes, interpret=interpret, **how)(*given, *xs)
+    return carry_def.unflatten(found[: carry_def.num_leaves]), step_def.unflatten(found[carry_def.num_leaves :])
 
 
-def _write(refs, values):
+def _read(ref, *at):
+    rank = len(ref.shape) - len(at)
+    return ref[at] if rank == 2 else Blocks(ref[(*at, i)] for i in range(ref.shape[len(at)]))
+
+
+def _write(refs, values, *at):
     for ref, value in zip(refs, values, strict=True):
-        ref[...] = jnp.asarray(value, ref.dtype)
+        if isinstance(value, Blocks):
+            for i, block in enumerate(value):
+                ref[(*at, i)] = block
+        else:
+            ref[at] = value
+
+
+def _cut(tree):
+    return jax.tree.map(lambda x: x if x.ndim == 2 else Blocks(x), tree)
+
+
+def _stacked(tree):
+    return jax.tree.map(lambda x: jnp.stack(x) if isinstance(x, Blocks) else x, tree)
