@@ -66,10 +66,8 @@ def fine_tune(task: str) -> Config:
             warmup=50,
             schedule="linear",
             final_fraction=0.02,
-            groups=(
-                "embedding/.*=>0.1",
-                ".*=>1",
-            ),  # of what was pretrained: words that the 500 lack stay near those they have
+            # From what was pretrained: words that the 500 lack stay near those that they have.
+            groups=("embedding/.*=>0.1", ".*=>1"),
         ),
         training=TrainingConfig(
             steps="25 epochs",

@@ -262,6 +262,19 @@ def _backward(cell, run, saved, gradients):
 unroll.defvjp(_forward, _backward)
 
 
+def _room(cell, state, after_tbd):
+    """Memory for every step's gates, [t, gates * hidden, b], taken when `after_tbd` is there.
+
+    What it holds first is never read. Zeros would be one constant for all layers, filled when a program begins, and
+    copied for each of them.
+    """
+    hidden, batch = state.output_bh.size // state.output_bh.shape[-1], state.output_bh.shape[-1]
+    fill = (after_tbd[0, 0, 0] * 0).astype(state.output_bh.dtype)
+    return jnp.broadcast_to(fill, (len(after_tbd), (cell.gates + cell.separate) * hidden, batch))
+
+
+# ---- kernels ----------------------------------------------------------------------------------------------------
+
 TILE = 16  # columns of the batch that a program on a GPU has, the fewest of a product there
 
 
@@ -295,17 +308,6 @@ def _blocks(cell, kernel):
 def _flags(flags_tb):
     """[t, 1, b], of a type that a kernel reads."""
     return flags_tb[:, None].astype(jnp.int32)
-
-
-def _room(cell, state, after_tbd):
-    """Memory for every step's gates, [t, gates * hidden, b], taken when `after_tbd` is there.
-
-    What it holds first is never read. Zeros would be one constant for all layers, filled when a program begins, and
-    copied for each of them.
-    """
-    hidden, batch = state.output_bh.size // state.output_bh.shape[-1], state.output_bh.shape[-1]
-    fill = (after_tbd[0, 0, 0] * 0).astype(state.output_bh.dtype)
-    return jnp.broadcast_to(fill, (len(after_tbd), (cell.gates + cell.separate) * hidden, batch))
 
 
 # ---- products ---------------------------------------------------------------------------------------------------
