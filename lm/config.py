@@ -49,9 +49,13 @@ def _field(
     low: float = -math.inf,
     high: float = math.inf,
     below: float = math.inf,
+    later: bool = False,
 ) -> Any:
-    """A field, and the values that it may have: one of `choices`; at least `low`, at most `high`, and less than `below`."""
-    metadata = {"help": text, "choices": choices, "low": low, "high": high, "below": below}
+    """A field, and the values that it may have: one of `choices`; at least `low`, at most `high`, and less than `below`.
+
+    `later` says that there are runs of this minor version that have not got it: its default is what they did.
+    """
+    metadata = {"help": text, "choices": choices, "low": low, "high": high, "below": below, "later": later}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -227,10 +231,12 @@ class ModelConfig(_Section):
         choices=BACKWARD,
     )
     scan: str = _field(
-        "xla",
-        "gated cells on an accelerator: xla, or pallas (one kernel that keeps the recurrent matrix on chip, with backward=keep; "
-        "on a GPU with heads of 16, 32 or 64 units and batches of a multiple of 16); not yet measured",
+        "auto",
+        "what runs a gated cell over time, unless backward=recompute. auto: on a GPU one kernel that keeps the recurrent "
+        "matrix on chip, where heads have 16, 32 or 64 units (bfloat16: or 128) and a device's rows at a time are a multiple "
+        "of 16, else XLA's loop; pallas: a kernel on a TPU too, where none has been measured; xla: always XLA's loop",
         choices=SCANS,
+        later=True,
     )
 
 
@@ -332,6 +338,7 @@ class TrainingConfig(_Section):
         "ids beside the target that an update's softmax is over, for vocabularies of 100,000: half of them the first "
         "(the most frequent of a words tokenizer), half drawn from the rest; evaluation is over all; 0: all",
         low=0,
+        later=True,
     )
 
 
@@ -669,7 +676,9 @@ def _check_value(path: str, value: Any, rule: Mapping[str, Any]) -> None:
     if type(value) not in (int, float):
         return
     low, high, below = rule["low"], rule["high"], rule["below"]
-    if not (low <= value <= high and value < below and math.isfinite(value)):
+    if not math.isfinite(value):
+        raise UserError(f"config.{path}", f"{value!r} is not finite", "give a finite number")
+    if not (low <= value <= high and value < below):
         most = (
             f" and at most {high:.12g}" if high < math.inf else f" and less than {below:g}" if below < math.inf else ""
         )
@@ -723,10 +732,7 @@ def to_json(config: Config) -> str:
 
 
 def from_json(text: str, where: str) -> Config:
-    """The inverse of `to_json`, validated; `where` (a file) is named in errors.
-
-    A field that is not there came with a later version, and its default is what was done before.
-    """
+    """The inverse of `to_json`, validated; `where` (a file) is named in errors. Fields that came later may lack."""
     try:
         tree = json.loads(text)
     except json.JSONDecodeError as error:
@@ -739,7 +745,7 @@ def from_json(text: str, where: str) -> Config:
         for name in tree:
             if name not in known:
                 raise UserError(f"{where}: {path}{name}", "is an unknown field", nearest(name, known))
-        missing = [name for name in known if name not in tree and dataclasses.is_dataclass(known[name].type)]
+        missing = [name for name in known if name not in tree and not known[name].metadata.get("later")]
         if missing:
             mend = "restore the file, or use the version of lm that wrote it, which manifest.json names"
             raise UserError(f"{where}: {path}{missing[0]}", "is missing", mend)

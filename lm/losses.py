@@ -14,7 +14,7 @@ from lm.models.ranker import Ranker
 from lm.models.readers import IMPOSSIBLE, Reader
 from lm.recurrence.base import dot
 
-BOUND = 64 * 2**20  # bytes that the loss and its gradient hold at a time, beside their operands and results
+BOUND = 64 * 2**20  # bytes that the loss and its gradient hold at a time on a CPU, beside their operands and results
 
 
 def cross_entropy(
@@ -227,11 +227,18 @@ def _nll(logits_nv, targets_n, copying, smoothing, z):
     return loss_n + z * normalizer_n**2 if z else loss_n, normalizer_n, (written_n, slope_n)
 
 
+def _bound():
+    """On a GPU or a TPU a sixteenth of its memory: it is slow where products are narrow."""
+    if jax.default_backend() == "cpu":
+        return BOUND
+    return max(BOUND, (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", 0) // 16)
+
+
 def _chunks(kernel_dv, features_nd, *of_positions):
     """Features, and what else there is of each position, in equal chunks; the last is filled with 0, so with weight 0."""
     positions, vocab = features_nd.shape[0], kernel_dv.shape[1]
     # Logits and their gradient, float32, and a quarter of the bound for all else.
-    count = min(positions, -(-positions * vocab * 8 // (BOUND * 3 // 4)))
+    count = min(positions, -(-positions * vocab * 8 // (_bound() * 3 // 4)))
     size = -(-positions // count)
     fill = -positions % size
 
@@ -285,7 +292,7 @@ def _loss_forward(kernel_dv, bias_v, features_nd, targets_n, weights_n, copying,
 def _add_product(sum_dv, features_nd, d_logits_nv, dtype):
     """`sum + features^T d_logits`, a block of the vocabulary at a time: a large kernel's gradient is not held twice."""
     width, vocab = sum_dv.shape
-    block = max(1, BOUND // 8 // (4 * width))
+    block = max(1, _bound() // 8 // (4 * width))
     if vocab <= block:
         return sum_dv + dot(features_nd.T, d_logits_nv, dtype)
 

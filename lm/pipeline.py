@@ -43,7 +43,7 @@ def fine_tunings(file: str, directory: epath.Path, tasks: list[str], seeds: list
         if start == "pretrained":
             config.training.init_from = str(pretrained)
         else:
-            # Nothing but the parameters is to differ, so the tokenizer is the same; there is nothing to spare by `groups`.
+            # Nothing is to differ but the parameters, and `groups`, which spare those that were learned.
             config.training.init_params, config.training.init_mismatch = (), "refuse"
             config.optimizer.groups = ()
             if model.exists():

@@ -52,7 +52,7 @@ class TrainState(NamedTuple):
     opt_state: Any  # of the parameters that learn
     carry: Any  # the decoder's recurrent state after the last window (streams), leading axis batch; else ()
     averaged: Any = ()  # with `optimizer.ema_decay` the average of the parameters that learn; else ()
-    seed: Any = ()  # uint32, of dropout; else (). Here it is no part of the program, so that all seeds have one
+    seed: Any = ()  # uint32, of dropout and sampled softmax; else (). Here it is no part of the program, so that all seeds have one
 
 
 def seed_of(config: Config) -> Any:
@@ -505,7 +505,8 @@ def all_finite(tree: Any) -> bool:
 class Divergence:
     """Sees a loss that rises and stays up: each of the last steps against the lowest mean of as many so far.
 
-    Their own mean would not do: a batch of short texts may have a fraction of the loss of one of long texts.
+    Their own mean would not do: a batch of short texts may have a fraction of the loss of one of long texts. Where it has, a
+    loss that doubles goes unseen; one that does not come down is seen.
     """
 
     STEPS, FACTOR = 20, 1.5
@@ -520,11 +521,11 @@ class Divergence:
         self._recent = [*self._recent[1 - self.STEPS :], loss]
         if len(self._recent) < self.STEPS:
             return ""
-        self._lowest = min(self._lowest, sum(self._recent) / self.STEPS)
-        least = min(self._recent)
-        rises = least > self.FACTOR * self._lowest + 0.1
-        if not rises or self._said:
-            self._said = rises
+        least, mean = min(self._recent), sum(self._recent) / self.STEPS
+        self._lowest = min(self._lowest, mean)
+        limit = self.FACTOR * self._lowest + 0.1
+        if least <= limit or self._said:
+            self._said = self._said and mean > limit
             return ""
         self._said = True
         return (

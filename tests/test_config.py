@@ -254,6 +254,7 @@ def test_differences_name_the_fields_that_differ_and_their_values():
         (lambda t: t.update(sead=3), "error: W/config.json: sead: is an unknown field; did you mean seed?"),
         (lambda t: t["data"]["tokenizer"].update(kid=3), "error: W/config.json: data.tokenizer.kid: is an unknown field; did you mean kind?"),
         (lambda t: t.pop("optimizer"), "error: W/config.json: optimizer: is missing"),
+        (lambda t: t["optimizer"].pop("b1"), "error: W/config.json: optimizer.b1: is missing"),
         (lambda t: t.update(model=3), "error: W/config.json: model.: is not an object"),
         (lambda t: t["model"].update(layers=0), "error: config.model.layers: 0 is out of range"),
         (lambda t: t["model"].update(tied=1), "error: config.model.tied: 1 is a int; give a bool"),

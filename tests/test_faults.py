@@ -111,6 +111,9 @@ def test_a_loss_that_rises_and_stays_is_said_once():
     first = next(i for i, text in enumerate(said) if text)
     assert 100 <= first < 120 and "training diverges" in said[first]
     rng = np.random.default_rng(0)
+    shaky = training.Divergence()
+    said = [shaky.seen(loss) for loss in [*(3 + rng.normal(0, 0.2, 500)), *(5 + rng.normal(0, 0.2, 5000))]]
+    assert [bool(text) for text in said].count(True) == 1
     for losses in (
         3 + rng.normal(0, 0.5, 1000),
         rng.choice([0.2, 0.4, 0.6, 1.5, 2.5], 1000),

@@ -196,3 +196,10 @@ def test_the_gradient_of_a_sampled_softmax_is_of_its_value_however_it_is_cut(mon
     close(value_and_gradient(sampled, *sampled_case(), candidates, smoothing=0.0), whole)
     touched = np.unique([*candidates.ids_c, *np.asarray(sampled_case()[3])[np.asarray(sampled_case()[4]) > 0]])
     assert (np.asarray(whole[1][1])[:, np.setdiff1d(np.arange(WORDS), touched)] == 0).all()
+
+
+def test_a_sampled_softmax_over_all_ids_is_the_softmax():
+    features, kernel, bias, targets, weights = sampled_case()
+    everything = losses.Candidates(jnp.arange(WORDS), jnp.zeros(WORDS))
+    found = value_and_gradient(sampled, features, kernel, bias, targets, weights, everything, smoothing=0.0)
+    close(found, value_and_gradient(fused, features, kernel, bias, targets, weights, smoothing=0.0))

@@ -177,7 +177,7 @@ def test_a_kernel_computes_what_autodiff_of_the_loop_does_in_float64(name, start
 @pytest.mark.parametrize("name, heads", [("gru", 2), ("peephole", 1)])  # a block apart; parameters that have no batch
 def test_a_kernel_on_a_gpu_is_a_program_for_each_head_and_tile(name, heads, float64, kernels):
     cell, batch, hidden, time = ALL_CELLS[name], 2 * gated.TILE, 16 * heads, 3
-    layer = RecurrentLayer(cell, WIDTH, hidden, heads, scan="pallas")
+    layer = RecurrentLayer(cell, WIDTH, hidden, heads)  # by default
     inputs, state = random(1, time, batch, WIDTH), cell.zero_state(batch, hidden, heads)
     mask, reset = (jnp.asarray(np.random.default_rng(i).random((time, batch)) < 0.7) for i in (2, 3))
     variables = layer.init(jax.random.key(0), inputs, state, mask, reset, method="unroll")

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 BACKWARD = ("keep", "recompute", "segments")
-SCANS = ("xla", "pallas")
+SCANS = ("auto", "xla", "pallas")
 
 
 class State(NamedTuple):
@@ -29,16 +29,16 @@ class Weights(NamedTuple):
 class Run(NamedTuple):
     """How a layer is run over time.
 
-    `backward` says what is kept for the gradient, beside inputs and states (see `RecurrentLayer`). With `scan` "pallas" a
-    gated layer that keeps its gates is a kernel (`onchip.py`) on a TPU, and on a GPU where heads have 16, 32 or 64 units and
-    the batch is a multiple of 16; everywhere else XLA's loop.
+    `backward` says what is kept for the gradient, beside inputs and states (see `RecurrentLayer`). Unless `scan`
+    is "xla" a gated layer that keeps its gates is a kernel (`onchip.py`) on a GPU, where heads have few units (`gated.UNITS`)
+    and the batch is a multiple of 16; with "pallas" on a TPU too. Everything else is XLA's loop.
     """
 
     heads: int = 1
     dtype: str = "float32"  # of the products, float32 or bfloat16; they accumulate in float32
     backward: str = "keep"
     reverse: bool = False  # from the last step to the first
-    scan: str = "xla"
+    scan: str = "auto"
 
 
 class Cell:

@@ -135,7 +135,9 @@ def _forward(cell, run, weights, inputs_tbd, state, mask_tb, reset_tb, starts):
         recurrent = _cast(_blocks(cell, weights.recurrent_kernel), run.dtype).mT
         constants = recurrent, jax.tree.map(lambda x: x[..., :1], zero), own
         over_time = _hoist(cell, run, weights, inputs_tbd), _flags(mask_tb), _flags(reset_tb), fresh_t
-        state, (outputs, inner, gates_t) = _on_chip(run, platform, body, constants, first, over_time, run.reverse)
+        state, (outputs, inner, gates_t) = _on_chip(
+            run, platform, inputs_tbd.shape[1], body, constants, first, over_time, run.reverse
+        )
         return (state, gates_t.reshape(len(gates_t), -1, gates_t.shape[-1])), (outputs, inner)
 
     inside, hoisted = (functools.partial(scan, each) for each in (False, True))
@@ -155,10 +157,11 @@ def _by_platform(run, shape, inputs_tbd, cpu, default, kernel):
     """
     *_, units, batch = shape
     choices = {} if cpu is None or batch < 16 else {"cpu": cpu}
-    if run.scan == "pallas" and run.backward == "keep":
-        choices["tpu"] = functools.partial(kernel, "tpu")
-        if units in (16, 32, 64) and batch % TILE == 0:  # what one multiprocessor holds
+    if run.scan != "xla" and run.backward == "keep":
+        if units in UNITS[run.dtype] and batch % TILE == 0:
             choices["cuda"] = functools.partial(kernel, "gpu")
+        if run.scan == "pallas":
+            choices["tpu"] = functools.partial(kernel, "tpu")
     return lax.platform_dependent(inputs_tbd, **choices, default=default) if choices else default(inputs_tbd)
 
 
@@ -238,7 +241,9 @@ def _backward(cell, run, saved, gradients):
         gates_t = blocks_t.reshape(time, -1, *before_t.shape[1:])
         constants = _cast(_blocks(cell, weights.recurrent_kernel), run.dtype), own
         now = gates_t, State(before_t, inner_t), d_outputs_t, _flags(mask_tb), _flags(reset_tb)
-        sums, (d_gates_t, d_fresh_t) = _on_chip(run, platform, body, constants, start, now, not run.reverse)
+        sums, (d_gates_t, d_fresh_t) = _on_chip(
+            run, platform, inputs_tbd.shape[1], body, constants, start, now, not run.reverse
+        )
         return sums, d_gates_t.reshape(blocks_t.shape), d_fresh_t
 
     shape = before_t.shape[1:]
@@ -275,12 +280,16 @@ def _room(cell, state, after_tbd):
 
 # ---- kernels ----------------------------------------------------------------------------------------------------
 
+# On an H100 an LSTM of 768 units in heads of 32, 64 and 128 takes 0.39, 0.33 and 0.46 of the time of XLA's loop over heads of 64.
+UNITS = {"float32": (16, 32, 64), "bfloat16": (16, 32, 64, 128)}  # of a head whose matrices a multiprocessor holds
 TILE = 16  # columns of the batch that a program on a GPU has, the fewest of a product there
 
 
-def _on_chip(run, platform, body, constants, carry, xs, reverse):
-    """`onchip.scan`, a program for each head, on a GPU also for each tile of the batch; what has no batch is summed over them."""
-    batch = carry[0].output_bh.shape[-1] if isinstance(carry[0], State) else carry.output_bh.shape[-1]
+def _on_chip(run, platform, batch, body, constants, carry, xs, reverse):
+    """`onchip.scan`, a program for each head, on a GPU also for each tile of the batch.
+
+    What has no batch in the carry begins at zero, and is summed over the tiles.
+    """
 
     def scan(constants, carry, xs):
         return onchip.scan(body, constants, carry, xs, reverse, platform)
@@ -295,7 +304,7 @@ def _on_chip(run, platform, body, constants, carry, xs, reverse):
     run_one = tiled if platform == "gpu" else scan
     if run.heads == 1:
         return run_one(constants, carry, xs)
-    axes = jax.tree.map(lambda x: None if x.dtype == jnp.int32 else -3, (constants, carry, xs))  # flags are all heads'
+    axes = jax.tree.map(lambda x: None if x.dtype == FLAG else -3, (constants, carry, xs))  # flags are all heads'
     return jax.vmap(run_one, axes, -3)(constants, carry, xs)
 
 
@@ -305,9 +314,12 @@ def _blocks(cell, kernel):
     return jnp.moveaxis(kernel.reshape(*heads, units, cell.gates, units), -2, 0)
 
 
+FLAG = jnp.int32  # a type that kernels read, and that nothing else here has
+
+
 def _flags(flags_tb):
-    """[t, 1, b], of a type that a kernel reads."""
-    return flags_tb[:, None].astype(jnp.int32)
+    """[t, 1, b]."""
+    return flags_tb[:, None].astype(FLAG)
 
 
 # ---- products ---------------------------------------------------------------------------------------------------

@@ -57,7 +57,7 @@ class RecurrentLayer(nn.Module):
     heads: int = 1
     dtype: str = "float32"
     backward: str = "keep"
-    scan: str = "xla"
+    scan: str = "auto"
     lora_rank: int = 0
     lora_alpha: float = 1.0
 
