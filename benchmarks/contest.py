@@ -102,8 +102,11 @@ def write(found: dict[str, Any]) -> None:
             "import importlib.metadata as m, json; print(json.dumps({d.name: d.version for d in m.distributions()}))"
         )
         theirs = json.loads(subprocess.run([flags.FLAGS.peers, "-c", script], capture_output=True, text=True).stdout)
+        import jax  # only now: contestants may have needed all of a device
+
         about = {
             "command": sys.argv,
+            "device": jax.devices()[0].device_kind,
             "versions": {p: importlib.metadata.version(p) for p in ("jax", "jaxlib", "flax", "optax", "numpy")},
             "peers": {p: theirs[p] for p in ("torch", "keras", "tensorflow-cpu", "tensorflow") if p in theirs},
             "python": platform.python_version(),

@@ -1,8 +1,8 @@
 """python -m benchmarks.recurrence [--peers=PYTHON] [--rounds=11] [--json=FILE]
 
 Forward and backward of one recurrent layer: every cell of ours, beside the gradient that JAX takes of a plain scan over
-the LSTM's step, and PyTorch's `nn.LSTM` and `nn.GRU`. Where there is an NVIDIA GPU, the shape of FlashRNN's chart instead: an
-LSTM of one head and of 12, these also as a kernel (`model.scan=pallas`), and cuDNN's through PyTorch.
+the LSTM's step, and PyTorch's `nn.LSTM` and `nn.GRU`. Where there is an NVIDIA GPU, the shape of FlashRNN's chart instead, and
+a longer one: an LSTM of one head, one of 12 by XLA's loop and as a kernel, linear cells, and cuDNN's through PyTorch.
 """
 
 import functools
@@ -18,11 +18,14 @@ CASES = {
     "H 512 B 32 T 64": {"width": 512, "batch": 32, "time": 64},
     "H 256 B 16 T 1,024": {"width": 256, "batch": 16, "time": 1024},
 }
-GPU_CASES = {"H 768 B 16 T 1,024 bfloat16": {"width": 768, "batch": 16, "time": 1024, "dtype": "bfloat16"}}
+GPU_CASES = {
+    f"H 768 B 16 T {time:,} bfloat16": {"width": 768, "batch": 16, "time": time, "dtype": "bfloat16"}
+    for time in (1024, 16_384)
+}
 HEADS = {"mlstm": 4}  # of the others 1
 
 
-def lm(case: dict, name: str = "lstm", plain: bool = False, heads: int = 0, scan: str = "xla"):
+def lm(case: dict, name: str = "lstm", plain: bool = False, heads: int = 0, scan: str = "auto"):
     import jax
     import jax.numpy as jnp
     from jax import lax
@@ -76,8 +79,20 @@ def contestants() -> dict:
 
 
 def on_a_gpu() -> dict:
-    heads = functools.partial(lm, heads=12)
-    return {"lm lstm": lm, "lm lstm 12 heads": heads, "lm kernel 12 heads": functools.partial(heads, scan="pallas")}
+    def make(case: dict, **how):
+        import jax
+
+        assert jax.default_backend() == "gpu", "JAX sees no GPU"
+        return lm(case, **how)
+
+    kinds = {
+        "lm lstm": {},
+        "lm 12 heads, loop": {"heads": 12, "scan": "xla"},
+        "lm 12 heads": {"heads": 12},
+        "lm mingru": {"name": "mingru"},
+        "lm rglru": {"name": "rglru"},
+    }
+    return {name: functools.partial(make, **how) for name, how in kinds.items()}
 
 
 PEERS = {"torch LSTM": torch, "torch GRU": functools.partial(torch, kind="GRU")}

@@ -3,8 +3,8 @@
     python train.py --config=configs/sentiment.py
     python train.py --config=configs/sentiment.py --config.model.pool=mean   # a head on the pooled encoder
 
-The first, seed 0, on one core in 129 s of training: 96.5 % of the validation split right, 0.01 nats an example above the floor of
-0.05, which is the tosses of a coin.
+The first, seed 0, on one core in 150 s of training: 97.2 % of the validation split right, 0.05 nats an example above the floor of
+0.03, which is the tosses of a coin (TinyWorld 1.1).
 """
 
 from lm.config import Config, DataConfig, ModelConfig, OptimizerConfig, TokenizerConfig, TrainingConfig

@@ -13,8 +13,8 @@ from typing import Any
 _FIELD = re.compile(r"[^\W\d]\w*(\[[^\[\]{}.!:]+\])*")
 
 
-def problem(text: str) -> str:
-    """What is wrong with a format string; empty if nothing."""
+def problem(text: str, constant: bool = False) -> str:
+    """What is wrong with a format string, which may name no field if it is `constant`; empty if nothing."""
     try:
         parts = list(string.Formatter().parse(text))
     except ValueError as error:
@@ -22,7 +22,7 @@ def problem(text: str) -> str:
     for _, field, specification, conversion in parts:
         if field is not None and (specification or conversion or not _FIELD.fullmatch(field)):
             return f"{text!r} has a field that is no name with indices, {field!r}"
-    if text and all(field is None for _, field, _, _ in parts):
+    if text and not constant and all(field is None for _, field, _, _ in parts):
         return f"{text!r} names no field"
     return ""
 

@@ -77,9 +77,12 @@ def sampled_cross_entropy(
     kernel_dv, bias_v = head
     features_nd, targets_n = features_btd.reshape(-1, features_btd.shape[-1]), targets_bt.reshape(-1)
     weights_n = weights_bt.reshape(-1).astype(jnp.float32)
-    kernel_dc = kernel_dv[:, candidates.ids_c]
-    bias_c = bias_v[candidates.ids_c] + candidates.log_weights_c
-    target_logits_n = jnp.sum(features_nd * kernel_dv.T[targets_n], axis=-1) + bias_v[targets_n]
+    # Taken together, for the gradient of what is taken is as large as the kernel.
+    taken, count = jnp.concatenate([candidates.ids_c, targets_n]), len(candidates.ids_c)
+    (kernel_dc, kernel_dn), (bias_c, bias_n) = (jnp.split(x[..., taken], [count], axis=-1) for x in (kernel_dv, bias_v))
+    bias_c = bias_c + candidates.log_weights_c
+    rounded = lambda x: x if dtype == "float32" else x.astype(dtype).astype(x.dtype)  # as `dot` does
+    target_logits_n = jnp.sum(rounded(features_nd) * rounded(kernel_dn).T, axis=-1) + bias_n
 
     @jax.checkpoint  # the logits of one chunk at a time, in the gradient too
     def body(total, chunk):

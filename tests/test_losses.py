@@ -198,6 +198,19 @@ def test_the_gradient_of_a_sampled_softmax_is_of_its_value_however_it_is_cut(mon
     assert (np.asarray(whole[1][1])[:, np.setdiff1d(np.arange(WORDS), touched)] == 0).all()
 
 
+def test_a_sampled_softmax_holds_less_than_the_bound_by_the_compilers_account():
+    shapes = [(2048, 1, 128), (128, 100_000), (100_000,)]
+    given = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+
+    def loss(features, kernel, bias, targets, key):
+        candidates = losses.draw_candidates(key, kernel.shape[1], 4096)
+        return sampled(features, kernel, bias, targets, jnp.ones(targets.shape), candidates)
+
+    ids = jax.ShapeDtypeStruct((2048, 1), jnp.int32)
+    step = jax.jit(jax.grad(loss, (0, 1, 2))).lower(*given, ids, jax.eval_shape(lambda: jax.random.key(0))).compile()
+    assert step.memory_analysis().temp_size_in_bytes < 64 * 2**20
+
+
 def test_a_sampled_softmax_over_all_ids_is_the_softmax():
     features, kernel, bias, targets, weights = sampled_case()
     everything = losses.Candidates(jnp.arange(WORDS), jnp.zeros(WORDS))

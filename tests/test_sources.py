@@ -253,6 +253,12 @@ def test_mixtures_that_cannot_be_read(spec, what, three):
         load_splits(spec.format(three), "", "")
 
 
+def test_a_source_may_be_the_same_for_all_beside_a_target(three):
+    examples = read(f"tsv:{three}/a.tsv | Go on: | {{target}}")
+    assert {example.source for example in examples} == {"Go on:"}
+    assert [example.target for example in examples] == [example.target for example in read(f"tsv:{three}/a.tsv")]
+
+
 # ---- conversations ----------------------------------------------------------------------------------------------
 
 TURNS = ("you: {turn}", "me: {turn}")

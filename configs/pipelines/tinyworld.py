@@ -79,9 +79,9 @@ def fine_tune(task: str) -> Config:
     )
     if task == "sentiment":
         config.data.task = "classify"
-    if task == "stories":
-        config.data.task = "lm"
-        config.training.init_params = (r"embedding/.*", r"decoder/layers_.*", r"head_.*")
+    if task == "stories":  # all of them begin so, and going on from a first word is what was pretrained
+        for split in ("train", "validation", "test"):
+            setattr(config.data, split, f"{getattr(config.data, split)} | One | {{text}}")
     return config
 
 

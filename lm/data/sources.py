@@ -106,7 +106,9 @@ def _mixture(role: str, spec: str, formats: Formats) -> tuple[list[tuple[str, Fo
         source, *own = map(str.strip, re.split(r"\s\|(?=\s|$)", name))
         if len(own) > 2:
             raise UserError(field, f"{name!r} has {len(own)} formats", "write SOURCE | SOURCE_FORMAT | TARGET_FORMAT")
-        for problem in filter(None, map(problem_of, own)):
+        # Beside a target a source may be the same for all: an encoder-decoder that generates texts is given nothing else.
+        constant = [True, False] if len(own) == 2 and own[1] else [False] * len(own)
+        for problem in filter(None, map(problem_of, own, constant)):
             raise UserError(field, problem, "write fields in braces, e.g. 'answer: {question} {context}'")
         if own:
             known = Formats(*own, *[""] * (2 - len(own)), formats.turns, formats.history)
