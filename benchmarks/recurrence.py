@@ -19,8 +19,8 @@ CASES = {
     "H 256 B 16 T 1,024": {"width": 256, "batch": 16, "time": 1024},
 }
 GPU_CASES = {
-    f"H 768 B 16 T {time:,} bfloat16": {"width": 768, "batch": 16, "time": time, "dtype": "bfloat16"}
-    for time in (1024, 16_384)
+    f"H 768 B {batch} T {time:,} bfloat16": {"width": 768, "batch": batch, "time": time, "dtype": "bfloat16"}
+    for batch, time in ((16, 1024), (256, 1024), (16, 16_384))
 }
 HEADS = {"mlstm": 4}  # of the others 1
 
