@@ -679,10 +679,9 @@ def _check_value(path: str, value: Any, rule: Mapping[str, Any]) -> None:
     if not math.isfinite(value):
         raise UserError(f"config.{path}", f"{value!r} is not finite", "give a finite number")
     if not (low <= value <= high and value < below):
-        most = (
-            f" and at most {high:.12g}" if high < math.inf else f" and less than {below:g}" if below < math.inf else ""
-        )
-        raise UserError(f"config.{path}", f"{value!r} is out of range", f"give a number of at least {low:g}{most}")
+        mend = f"give at least {low:g}" if high == math.inf else f"give {low:g} to {high:.12g}"
+        mend += f" and less than {below:g}" if below < math.inf else ""
+        raise UserError(f"config.{path}", f"{value!r} is out of range", mend)
 
 
 # ---- files and overrides ----------------------------------------------------------------------------------------
