@@ -77,8 +77,9 @@ def torch(case: dict):
     return call
 
 
-USUAL, FEW = ("lm", "lm all logits"), ("lm", "lm all logits", "lm sampled")
-CONTESTANTS = {name: jax_contestant(name) for name in {*USUAL, *FEW}} | {"torch": torch}
+USUAL = ("lm", "lm all logits")
+WITH_SAMPLED = (*USUAL, "lm sampled")
+CONTESTANTS = {name: jax_contestant(name) for name in WITH_SAMPLED} | {"torch": torch}
 
 
 def memory(case: dict, names: tuple[str, ...]) -> dict[str, float]:
@@ -99,10 +100,10 @@ def main() -> None:
         contest.serve(CONTESTANTS[values.as_contestant](json.loads(values.case)))
         return
     results = {name: contest.race("benchmarks.head", (*USUAL, "torch"), case) for name, case in CASES.items()}
-    results |= {name: contest.race("benchmarks.head", FEW, case) for name, case in LARGE.items()}
+    results |= {name: contest.race("benchmarks.head", WITH_SAMPLED, case) for name, case in LARGE.items()}
     figures = {"head": contest.report(f"Loss and gradients of {POSITIONS:,} positions, width {WIDTH}", results)}
     figures["MiB"] = {name: memory(case, USUAL) for name, case in CASES.items()}
-    figures["MiB"] |= {name: memory(case, FEW) for name, case in LARGE.items()}
+    figures["MiB"] |= {name: memory(case, WITH_SAMPLED) for name, case in LARGE.items()}
     for name, row in figures["MiB"].items():
         print(f"{name:26}" + "".join(f"{who}: {value:.1f} MiB   " for who, value in row.items()))
     contest.write(figures)
