@@ -73,6 +73,8 @@ def sampled_cross_entropy(
     Each candidate but the target counts as often as it stands for, the target once (Blanc and Rendle, 2018,
     arXiv:1712.00527). So the expectation of the normaliser is the normaliser, and that of the loss a little less than the
     loss: by about half of the estimate's relative variance.
+
+    Beside the logits of a chunk it holds the kernel's columns of all candidates and targets, and their gradient.
     """
     kernel_dv, bias_v = head
     features_nd, targets_n = features_btd.reshape(-1, features_btd.shape[-1]), targets_bt.reshape(-1)
