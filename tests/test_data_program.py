@@ -25,7 +25,7 @@ def shown(trained, sources, configs, tmp_path_factory):
         ],
         "a stage": [
             "configs/pipelines/tinyworld.py:stories",
-            *(f"--config.data.train={sources['lm']}", "--config.data.validation=", "--config.data.test="),
+            *(f"--config.data.train={sources['seq2seq']}", "--config.data.validation=", "--config.data.test="),
             *("--config.data.tokenizer.kind=bytes", "--config.data.tokenizer.vocab_size=0"),
         ],
         "a source called as a config": [f"text:{folder}/small.py", "--first=0"],
@@ -79,7 +79,8 @@ def test_a_config_file_is_shown_with_its_fields_replaced(shown):
 
 
 def test_a_stage_of_a_config_file_is_shown(shown):
-    assert re.search(r"task +lm, streams\n", shown["a stage"].stdout)
+    # That of no stage named has the task `prefix`.
+    assert re.search(r"task +seq2seq, buckets\n", shown["a stage"].stdout)
 
 
 def test_a_source_may_be_called_as_a_config_file_is(shown):
