@@ -13,7 +13,7 @@ import pathlib
 import re
 import runpy
 import traceback
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from lm import formats
@@ -418,202 +418,231 @@ def validated(config: Config) -> Config:
     for path, section, field in fields(config):
         _check_type(path, section, field)
         _check_value(path, getattr(section, field.name), field.metadata)
+    for rules in (_data_rules, _tokenizer_rules, _model_rules, _training_rules, _optimizer_rules):
+        for holds, path, what, mend in rules(config):
+            if not holds:
+                raise UserError(f"config.{path}", what, mend)
+    for _, section, _ in fields(config):
+        section.__dict__["_fixed"] = True
+    config.__dict__["_fixed"] = True
+    return config
 
-    def check(ok: bool, path: str, what: str, mend: str) -> None:
-        if not ok:
-            raise UserError(f"config.{path}", what, mend)
 
-    data, model, training = config.data, config.model, config.training
-    check(
-        bool(data.train), "data.train", "is empty", "give a source, e.g. text:corpus/*.txt or tfds:tinyworld/translate"
+# Rules are of several fields, or of the form of one; each is made when all before it hold.
+Rules = Iterator[tuple[bool, str, str, str]]  # whether it holds, the field, what is wrong with it, what to do
+
+
+def _data_rules(config: Config) -> Rules:
+    data, task = config.data, TASKS[config.data.task]
+    yield (
+        bool(data.train),
+        "data.train",
+        "is empty",
+        "give a source, e.g. text:corpus/*.txt or tfds:tinyworld/translate",
     )
     for path in "data.source_format data.target_format".split():
-        if problem := formats.problem(get(config, path)):
-            check(False, path, problem, "write fields in braces, e.g. '{question} {answers[text][0]}'")
+        problem = formats.problem(get(config, path))
+        yield not problem, path, problem, "write fields in braces, e.g. '{question} {answers[text][0]}'"
     for text in data.turns:
-        what = formats.problem(text) or ("" if "{turn}" in text else f"{text!r} does not name {{turn}}")
-        check(not what, "data.turns", what, "write e.g. 'Guest: {turn},Seller: {turn}'")
-    check(
+        problem = formats.problem(text) or ("" if "{turn}" in text else f"{text!r} does not name {{turn}}")
+        yield not problem, "data.turns", problem, "write e.g. 'Guest: {turn},Seller: {turn}'"
+    yield (
         len(data.turns) in (0, 2),
         "data.turns",
         f"has {len(data.turns)} formats",
         "give two, of the user's turns and of the model's",
     )
-    check(
-        not data.turns or TASKS[data.task].pairs,
+    yield (
+        not data.turns or task.pairs,
         "data.turns",
         f"the task {data.task} has no replies",
         "use config.data.task=seq2seq",
     )
-    layouts = TASKS[data.task].layouts
-    check(
-        data.layout in ("", *layouts),
+    yield (
+        data.layout in ("", *task.layouts),
         "data.layout",
         f"the task {data.task} has no layout {data.layout!r}",
-        nearest(data.layout, layouts),
+        nearest(data.layout, task.layouts),
     )
-    check(
+    yield (
         data.prefix_least <= data.prefix_most,
         "data.prefix_least",
         f"{data.prefix_least} is more than data.prefix_most, {data.prefix_most}",
         "give at most that",
     )
-    check(
+    yield (
         data.max_length > 2 or data.task not in ("prefix", "denoise"),
         "data.max_length",
         f"{data.max_length} leaves nothing to take out of a text",
         "give at least 3",
     )
-    check(
+    yield (
         data.window > 1 or layout_of(data) != "packed",
         "data.window",
         "a row of one position holds no example",
         "give at least 2",
     )
-    check(
+    yield (
         data.noise.kind != "spans" or data.noise.rate > 0 or data.task != "denoise",
         "data.noise.rate",
         "takes nothing out of a text",
         "give e.g. 0.15",
     )
-    kind = data.tokenizer.kind
-    sampled = data.tokenizer.sampling > 0
-    check(
-        not sampled or kind in ("unigram", "bpe"),
+
+
+def _tokenizer_rules(config: Config) -> Rules:
+    data, tokenizer = config.data, config.data.tokenizer
+    kind, trained = tokenizer.kind, tokenizer.kind in ("unigram", "bpe")
+    yield (
+        not tokenizer.sampling or trained,
         "data.tokenizer.sampling",
         f"a {kind} tokenizer has one segmentation",
         "use unigram or bpe, or give 0",
     )
-    check(
-        not sampled or TASKS[data.task].pairs or layout_of(data) == "streams",
+    yield (
+        not tokenizer.sampling or TASKS[data.task].pairs or layout_of(data) == "streams",
         "data.tokenizer.sampling",
         "texts are cut in pieces by their one segmentation",
         "use seq2seq, classify or streams, or give 0",
     )
-    check(
-        kind in ("unigram", "bpe")
-        or (data.tokenizer.normalization == "identity" and (not data.tokenizer.pieces or bool(training.init_from))),
+    yield (
+        trained
+        or (tokenizer.normalization == "identity" and (not tokenizer.pieces or bool(config.training.init_from))),
         "data.tokenizer.kind",
         f"{kind} has no normalization and no pieces of its own",
         "use unigram or bpe, or the step nfkc of config.data.cleaning",
     )
-    check(
+    yield (
         kind in TOKENIZERS or kind.endswith(".model"),
         "data.tokenizer.kind",
         f"{kind!r} is unknown",
         nearest(kind, (*TOKENIZERS, "a path that ends in .model")),
     )
-    check(
-        kind not in ("unigram", "bpe") or data.tokenizer.vocab_size > 0,
+    yield (
+        not trained or tokenizer.vocab_size > 0,
         "data.tokenizer.vocab_size",
         f"a {kind} tokenizer needs a size",
         "give e.g. 8000",
     )
-    check(
+
+
+def _decodes(config: Config) -> bool:
+    """Whether words are written, not a label or a span of the source chosen by a reader."""
+    return config.model.pool == "" and not TASKS[config.data.task].points
+
+
+def _model_rules(config: Config) -> Rules:
+    model, task = config.model, TASKS[config.data.task]
+    yield (
         model.hidden_dim % model.heads == 0,
         "model.heads",
         f"{model.heads} does not divide the width {model.hidden_dim}",
         "choose a divisor of model.hidden_dim",
     )
-    task, pools = TASKS[data.task], model.pool != ""
-    check(not pools or task.ranks, "model.pool", f"the task {data.task} has no labels", "use data.task=classify, or ''")
-    check(
-        not pools or layout_of(data) == "buckets",
+    yield (
+        not model.pool or task.ranks,
+        "model.pool",
+        f"the task {config.data.task} has no labels",
+        "use data.task=classify, or ''",
+    )
+    yield (
+        not model.pool or layout_of(config.data) == "buckets",
         "model.pool",
         "the encoder's outputs are pooled over a row, and packed rows hold several examples",
         "use data.layout=buckets",
     )
-    check(
+    yield (
         not task.points or model.attention != "none",
         "model.attention",
-        f"the task {data.task} points by attention",
+        f"the task {config.data.task} points by attention",
         "use dot or additive",
     )
-    decodes = not pools and not task.points
-    attends = model.attention != "none" and task.has_source and decodes
+    attends = model.attention != "none" and task.has_source and _decodes(config)
     for name in ("copy", "coverage"):
-        check(
+        yield (
             attends or not getattr(model, name),
             f"model.{name}",
             "there is no decoder with attention to a source",
             "set model.attention=dot for a task with a source, or leave it out",
         )
-    check(
-        not model.tied or decodes,
+    yield (
+        not model.tied or _decodes(config),
         "model.tied",
         "there is no head over the vocabulary to tie",
         "leave it out",
     )
-    check(
+    yield (
         not model.tied or model.embed_dim == model.hidden_dim or attends,
         "model.tied",
         f"the head reads {model.hidden_dim} features, the embedding has {model.embed_dim}",
         "make model.embed_dim and model.hidden_dim equal",
     )
-    for path, excludes in {
-        "training.label_smoothing": training.label_smoothing,
-        "training.z_loss": training.z_loss,
-        "model.copy": model.copy,
-    }.items():
-        check(
-            not training.sampled_softmax or not excludes,
+
+
+def _training_rules(config: Config) -> Rules:
+    training = config.training
+    for path in "training.label_smoothing training.z_loss model.copy".split():
+        yield (
+            not training.sampled_softmax or not get(config, path),
             path,
             "needs the probability of every word",
             "leave it out, or config.training.sampled_softmax",
         )
-    check(
-        not training.sampled_softmax or (decodes and not task.ranks),
+    yield (
+        not training.sampled_softmax or (_decodes(config) and not TASKS[config.data.task].ranks),
         "training.sampled_softmax",
-        f"the task {data.task} has no softmax over the vocabulary",
+        f"the task {config.data.task} has no softmax over the vocabulary",
         "leave it out",
     )
-    check(
+    yield (
         training.sampled_softmax == 0 or training.sampled_softmax >= 16,
         "training.sampled_softmax",
         f"{training.sampled_softmax} ids are too few",
         "give e.g. 8192, or 0 for all",
     )
-    check(
-        data.batch_size % training.accumulate == 0,
+    yield (
+        config.data.batch_size % training.accumulate == 0,
         "training.accumulate",
-        f"{training.accumulate} does not divide the batch size {data.batch_size}",
+        f"{training.accumulate} does not divide the batch size {config.data.batch_size}",
         "choose a divisor of data.batch_size",
     )
-    check(
+    yield (
         training.init_from == "" or bool(training.init_from.strip(":")),
         "training.init_from",
         "names no run",
         "give WORKDIR or WORKDIR:best",
     )
-    groups = [parse_group(text) for text in config.optimizer.groups]
-    check(
+    for text in training.init_params:
+        yield _is_pattern("training.init_params", text.split("=>")[0])
+    for path in "training.steps training.eval_every training.checkpoint_every training.log_every".split():
+        amount, _ = parse_duration(get(config, path), f"config.{path}")
+        yield amount > 0, path, "is zero", "give a positive duration"
+
+
+def _optimizer_rules(config: Config) -> Rules:
+    optimizer = config.optimizer
+    groups = [parse_group(text) for text in optimizer.groups]
+    yield (
         not groups or any(group.factor for group in groups),
         "optimizer.groups",
         "freezes all parameters",
         "give a pattern with a factor above 0, e.g. .*=>1 as the last",
     )
-    for pattern in training.init_params:
-        try:
-            re.compile(pattern.split("=>")[0])
-        except re.error as error:
-            check(False, "training.init_params", f"{pattern!r} is not a regular expression ({error})", "mend it")
-    check(
-        config.optimizer.name != "adam" or config.optimizer.weight_decay == 0,
+    yield (
+        optimizer.name != "adam" or optimizer.weight_decay == 0,
         "optimizer.weight_decay",
         "adam has no weight decay",
         "use optimizer.name=adamw",
     )
+    yield _is_pattern("optimizer.decayed", optimizer.decayed)
+
+
+def _is_pattern(path: str, text: str) -> tuple[bool, str, str, str]:
     try:
-        re.compile(config.optimizer.decayed)
+        re.compile(text)
     except re.error as error:
-        check(False, "optimizer.decayed", f"is not a regular expression ({error})", "mend it")
-    for path in "training.steps training.eval_every training.checkpoint_every training.log_every".split():
-        amount, _ = parse_duration(get(config, path), f"config.{path}")
-        check(amount > 0, path, "is zero", "give a positive duration")
-    for _, section, _ in fields(config):
-        section.__dict__["_fixed"] = True
-    config.__dict__["_fixed"] = True
-    return config
+        return False, path, f"{text!r} is not a regular expression ({error})", "mend it"
+    return True, path, "", ""
 
 
 def editable(config: Config) -> Config:
