@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from lm import formats
 from lm.errors import UserError, nearest
 from lm.parallel import PARALLEL
-from lm.recurrence import BACKWARD, CELLS, SCANS
+from lm.recurrence import BACKWARD, CELLS, SCANS, GatedCell
 from lm.tasks import TASKS, layout_of
 
 TOKENIZERS = ("bytes", "characters", "words", "unigram", "bpe")
@@ -538,6 +538,12 @@ def _model_rules(config: Config) -> Rules:
         "model.heads",
         f"{model.heads} does not divide the width {model.hidden_dim}",
         "choose a divisor of model.hidden_dim",
+    )
+    yield (
+        model.scan != "pallas" or (issubclass(CELLS[model.cell], GatedCell) and model.backward != "recompute"),
+        "model.scan",
+        "there are kernels for gated cells, and for a gradient from what was kept",
+        "use auto, another model.cell or model.backward=keep",
     )
     yield (
         not model.pool or task.ranks,
