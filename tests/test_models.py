@@ -358,7 +358,6 @@ PACKED = [
     ("dot", "bidirectional", 2, False, "elman"),
     ("additive", "bidirectional", 2, False, "lstm"),
     ("dot", "bidirectional", 2, False, "lstm", True),
-    ("dot", "bidirectional", 2, False, "mlstm"),
     ("none", "unidirectional", 1, False, "mingru"),
 ]
 
