@@ -7,7 +7,8 @@
     python -m lm.evaluate --workdir=runs/de-en --lowercase
 
 Seed 0: after 4,269 seconds of training on one CPU core that did other work besides, 39.5 BLEU on test2016 by greedy decoding, 40.3
-with --beam_size=5 --length_penalty=1 (lower-cased, 13a; the checkpoint with the best validation loss, the last).
+with --beam_size=5 --length_penalty=1 (lower-cased, 13a; the checkpoint with the best validation loss, the last). English to German,
+with the sides changed: after 3,717 seconds 34.8 and 37.3.
 
 3.5 million parameters: a bidirectional LSTM encoder and an LSTM decoder with dot attention, one layer each; one
 vocabulary for both languages, and one matrix for both embeddings and the head.
