@@ -22,9 +22,13 @@ def problem(text: str, constant: bool = False) -> str:
     for _, field, specification, conversion in parts:
         if field is not None and (specification or conversion or not _FIELD.fullmatch(field)):
             return f"{text!r} has a field that is no name with indices, {field!r}"
-    if text and not constant and all(field is None for _, field, _, _ in parts):
+    if text and not constant and not _fields(text):
         return f"{text!r} names no field"
     return ""
+
+
+def _fields(text: str) -> list[str]:
+    return [field for _, field, *_ in string.Formatter().parse(text) if field is not None]
 
 
 def fill(text: str, record: dict[str, Any]) -> str:
@@ -69,7 +73,7 @@ class Formats:
         return bool(self.source or self.target or self.turns)
 
     def filled(self, record: dict[str, Any]) -> list[dict[str, Any]]:
-        """`text`, or `source` and `target`, and `log_prob` where the target is still what that was of.
+        """`text`, or `source` and `target`, and `log_prob` where the target is still what that was of, but for words that are always there.
 
         With `turns`, a record whose field `turns` (or the one that `source` names) is a list is a conversation, in which
         the model speaks last: each of its replies is a target, what was said before it the source.
@@ -83,7 +87,7 @@ class Formats:
             return [{"source": self.conversation(said[:at]), "target": said[at]} for at in replies]
         if not (self.source or self.target):
             return [record]
-        known = {"log_prob": record.get("log_prob")} if self.target in ("", "{target}", "{text}") else {}
+        known = {"log_prob": record.get("log_prob")} if _fields(self.target) in ([], ["target"], ["text"]) else {}
         if not self.source:
             return [{"text": fill(self.target, record)} | known]
         target = fill(self.target or "{target}", record)

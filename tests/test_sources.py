@@ -206,16 +206,19 @@ def test_sources_of_a_mixture_have_formats_of_their_own(three):
         f"tsv:{three}/c.tsv | + {{source}}",
         f"jsonl:{three}/a.jsonl | ask: {{q}}",
         f"tsv:{three}/c.tsv",
+        f"jsonl:{three}/a.jsonl | {{q}} | say: {{target}}",
     ]
     for role in ("train", "validation"):
         split = load_splits(" + ".join(parts), " + ".join(parts), "", (role,))[role]
         found = list(split.examples)
         assert found[:3] == [Example(f"answer: why {i}?", f"so {i}") for i in range(3)]
         assert found[3:10] == [Example(f"+ c{i}", "x") for i in range(7)]
-        # What a target is worth is known only where the target is the record's own.
+        # What a target is worth is known only where the target is the record's own, with more words or without.
         assert found[10:13] == [Example(f"ask: why {i}?", "T", -float(i)) for i in range(3)]
-        assert found[13:] == [Example(f"c{i}", "x") for i in range(7)]
-    assert split.ranges == dict(zip(parts, (range(3), range(3, 10), range(10, 13), range(13, 20)), strict=True))
+        assert found[13:20] == [Example(f"c{i}", "x") for i in range(7)]
+        assert found[20:] == [Example(f"why {i}?", "say: T", -float(i)) for i in range(3)]
+    ranges = range(3), range(3, 10), range(10, 13), range(13, 20), range(20, 23)
+    assert split.ranges == dict(zip(parts, ranges, strict=True))
     weighted = " + ".join(f"{i + 1}*{part}" for i, part in enumerate(parts))
     again = load_splits(weighted, weighted, "", ("validation",))["validation"]
     assert (again.fingerprint, again.ranges) == (split.fingerprint, split.ranges)  # weights are of training alone
