@@ -2,7 +2,8 @@
 
     python train.py --config=configs/summaries.py
 
-No score is claimed.
+One CPU core that did other work besides, seed 0, after 1,184 seconds of training: 1.46 nats an example above the floor of 0.91 on
+1,000 test examples, 40.9 % of them exact. Validation loss still fell at the end.
 """
 
 from lm.config import Config, DataConfig, ModelConfig, OptimizerConfig, TokenizerConfig, TrainingConfig
