@@ -3,6 +3,9 @@
     python train.py --config=configs/dialogue.py
     python sample.py --workdir=runs/dialogue --interactive \\
       --prompt='Good morning, Anna. Today there are two eggs at 3 coins each and four pears at 1 coin each.'
+
+One CPU core that did other work besides, seed 0, after 1,691 seconds of training: 0.88 nats an example above the floor of 0.28 on
+1,000 test examples, 60.0 % of them exact.
 """
 
 from lm.config import Config, DataConfig, ModelConfig, OptimizerConfig, TokenizerConfig, TrainingConfig
