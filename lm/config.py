@@ -363,11 +363,9 @@ def parse_group(text: str) -> Group:
     """Of `PATTERN=>FACTOR` or `PATTERN=>FACTOR@DURATION`; raises `UserError`."""
     where, (pattern, arrow, rest) = "config.optimizer.groups", text.rpartition("=>")
     factor, at, begin = rest.partition("@")
+    _check_pattern(pattern, where)
     try:
-        re.compile(pattern)
         number = float(factor)
-    except re.error as error:
-        raise UserError(where, f"{pattern!r} is not a regular expression ({error})", "mend it") from None
     except ValueError:
         number = -1
     if not arrow or not 0 <= number < math.inf:
@@ -377,6 +375,13 @@ def parse_group(text: str) -> Group:
         if not number:
             raise UserError(where, f"{text!r} is frozen and begins", "give a factor, or leave out what follows it")
     return Group(pattern, number, begin or 0)
+
+
+def _check_pattern(text: str, where: str) -> None:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise UserError(where, f"{text!r} is not a regular expression ({error})", "mend it") from None
 
 
 # ---- durations --------------------------------------------------------------------------------------------------
@@ -619,7 +624,7 @@ def _training_rules(config: Config) -> Rules:
         "give WORKDIR or WORKDIR:best",
     )
     for text in training.init_params:
-        yield _is_pattern("training.init_params", text.split("=>")[0])
+        _check_pattern(text.split("=>")[0], "config.training.init_params")
     for path in "training.steps training.eval_every training.checkpoint_every training.log_every".split():
         amount, _ = parse_duration(get(config, path), f"config.{path}")
         yield amount > 0, path, "is zero", "give a positive duration"
@@ -640,15 +645,7 @@ def _optimizer_rules(config: Config) -> Rules:
         "adam has no weight decay",
         "use optimizer.name=adamw",
     )
-    yield _is_pattern("optimizer.decayed", optimizer.decayed)
-
-
-def _is_pattern(path: str, text: str) -> tuple[bool, str, str, str]:
-    try:
-        re.compile(text)
-    except re.error as error:
-        return False, path, f"{text!r} is not a regular expression ({error})", "mend it"
-    return True, path, "", ""
+    _check_pattern(optimizer.decayed, "config.optimizer.decayed")
 
 
 def editable(config: Config) -> Config:
