@@ -1,5 +1,6 @@
 """What a model is fed: every token once, in order, and batch `i` the same whenever it is asked for."""
 
+import functools
 import itertools
 import sys
 from collections import Counter
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lm.config import DataConfig
-from lm.data import batches, pipeline
+from lm.data import batches, objectives, pipeline
 from lm.data.batches import Batch, Buckets, Streams, evaluation_buckets, evaluation_streams, pad_pairs, pad_rows
 from lm.data.corpus import Copies, InMemory, Pieces, Subset
 from lm.data.packing import Packed, pack
@@ -457,10 +458,33 @@ def test_pieces_are_the_documents_cut_evenly(lengths, longest):
 
 def test_noise_is_of_the_seed_the_epoch_and_the_piece():
     objective = lambda ids, rng: (ids[rng.random(len(ids)) < 0.5], ids)
-    make = lambda seed: Pieces(texts([40, 40]), 10, objective, lambda n: (n, n), seed)
+    make = lambda seed: Pieces(texts([40, 40]), 10, objective, lambda n: (n, n), seed=seed)
     drawn = lambda seed, epoch: [source.tolist() for source, _ in make(seed).take(range(8), epoch)]
     assert drawn(0, 0) == drawn(0, 0) and drawn(0, 0) != drawn(1, 0) and drawn(0, 0) != drawn(0, 1)
     assert make(0).take([5], 0)[0][0].tolist() == drawn(0, 0)[5]
+
+
+@settings(deadline=None)
+@given(lengths, st.integers(2, 7), seeds)
+def test_pieces_that_are_cut_are_whole_once_an_epoch_and_as_long_as_planned(lengths, longest, seed):
+    cuts = functools.partial(objectives.cuts, least=0.0, most=1.0)
+    uncut = Pieces(texts(lengths), longest)
+    whole = sorted(target.tolist() for _, target in uncut.take(range(len(uncut)), 0))
+    pieces = Pieces(texts(lengths), longest, None, lambda n: (n, n), cuts, seed)
+    for epoch in (0, 1, 2, 1):
+        found = pieces.take(range(len(pieces)), epoch)
+        assert sorted([*source, *target] for source, target in found) == whole
+        assert [[len(source), len(target)] for source, target in found] == pieces.lengths(epoch).tolist()
+
+
+def test_a_piece_is_cut_elsewhere_in_another_epoch():
+    cuts = functools.partial(objectives.cuts, least=0.0, most=1.0)
+    make = lambda: Pieces(texts([20] * 60), 20, None, lambda n: (n, n), cuts, 0)
+    cut = lambda epoch: {target[-1]: len(source) for source, target in make().take(range(60), epoch)}
+    assert cut(0) == cut(0) and cut(1) == cut(1)
+    assert len({tuple(sorted(cut(epoch).items())) for epoch in range(4)}) == 4
+    assert sorted(cut(3).values()) == sorted(cut(0).values())
+    assert np.mean([cut(0)[text] == cut(1)[text] for text in cut(0)]) < 0.2
 
 
 def test_epochs_read_the_versions_of_a_corpus_in_turn():

@@ -22,16 +22,15 @@ def key(seed):
 
 
 @settings(deadline=None)
-@given(texts, st.floats(0, 1), st.floats(0, 1), seeds)
-def test_prefix_and_rest_are_the_text(ids, one, other, seed):
+@given(st.lists(st.integers(0, 80), min_size=1), st.floats(0, 1), st.floats(0, 1), seeds)
+def test_a_cut_leaves_something_on_both_sides_and_is_within_its_shares(lengths, one, other, seed):
     least, most = sorted((one, other))
-    source, target = objectives.prefix(ids, key(seed), least, most)
-    assert [*source, *target] == ids.tolist()
-    if len(ids) > 1:
-        assert len(source) and len(target)
-        assert round(least * len(ids)) - 1 <= len(source) <= round(most * len(ids)) + 1
-    sizes = objectives.prefix_most(len(ids), least, most)
-    assert len(source) <= sizes[0] and len(target) <= sizes[1]
+    for length, cut in zip(lengths, objectives.cuts(np.array(lengths), key(seed), least, most), strict=True):
+        assert 0 < cut < length if length > 1 else cut == 0
+        if length > 1:
+            assert round(least * length) - 1 <= cut <= round(most * length) + 1
+        sizes = objectives.prefix_most(length, least, most)
+        assert cut <= sizes[0] and length - cut <= sizes[1]
 
 
 def restored(source, target):
@@ -126,7 +125,7 @@ def test_without_noise_the_text_stays(ids, seed):
 @pytest.mark.parametrize(
     "objective",
     [
-        lambda rng: objectives.prefix(long, rng, 0.2, 0.8),
+        lambda rng: [objectives.cuts(long, rng, 0.2, 0.8)],
         lambda rng: objectives.spans(long, rng, 0.15, 3.0, SENTINELS),
         lambda rng: objectives.bart(long, rng, 0.3, 0.1, 1.0, 3.0, MASK, np.arange(20_000) % 11 == 0),
     ],

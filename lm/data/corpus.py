@@ -111,13 +111,15 @@ class Copies:
 class Pieces:
     """Documents cut into pieces of at most `longest` ids, as even as can be; each piece becomes a pair by an objective.
 
-    An epoch has its own noise; the lengths are what the sizes say, at most.
+    An epoch has its own noise; the lengths are what the sizes say, at most. Where pieces are cut in two, the lengths are
+    those of both sides: a number is cut at one place in every epoch, but another piece of its length is there.
 
     Args:
         corpus: of documents, in one version; only their targets are read.
         longest: most ids of a piece.
-        objective: `(ids, rng)` -> (source ids, target ids), a pure function; None leaves a piece as it is, a text.
+        objective: `(ids, rng)` -> (source ids, target ids), a pure function; None: what stands before the cut, and the rest.
         sizes: number of ids -> most (source ids, target ids) that the objective makes of them.
+        cuts: `(numbers of ids, rng)` -> where each piece is cut; None: it stays whole, a text.
         seed: the noise of a piece depends on (seed, epoch, number of the piece) alone.
     """
 
@@ -129,6 +131,7 @@ class Pieces:
         longest: int,
         objective: Callable[[np.ndarray, np.random.Generator], Pair] | None = None,
         sizes: Callable[[int], tuple[int, int]] = lambda n: (0, n),
+        cuts: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None,
         seed: int = 0,
     ):
         self._corpus, self._objective, self._seed = corpus, objective, seed
@@ -139,8 +142,14 @@ class Pieces:
         length, count = lengths[self._document], counts[self._document]
         self._begin, self._end = length * place // count, length * (place + 1) // count
         held = self._end - self._begin
-        self._lengths = np.array([sizes(n) for n in range(int(held.max(initial=0)) + 1)], np.int64)[held]
+        if cuts:
+            cut = cuts(held, np.random.default_rng(seed))
+            self._lengths = np.stack([cut, held - cut], axis=1)
+        else:
+            self._lengths = np.array([sizes(n) for n in range(int(held.max(initial=0)) + 1)], np.int64)[held]
         self.closed = np.ones(len(held), bool)
+        self._by_length = np.argsort(held, kind="stable") if cuts else None
+        self._placed: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
         return len(self._document)
@@ -149,14 +158,28 @@ class Pieces:
         return self._lengths
 
     def take(self, numbers: Sequence[int], epoch: int) -> list[Pair]:
+        before_cut = self._lengths[numbers, 0]
+        if self._by_length is not None and epoch:
+            numbers = self._places(epoch)[numbers]
         documents = [int(self._document[number]) for number in numbers]
         wanted = list(dict.fromkeys(documents))
         read = dict(zip(wanted, self._corpus.take(wanted, 0), strict=True))
         pairs = []
-        for number, document in zip(map(int, numbers), documents, strict=True):
+        for number, document, cut in zip(map(int, numbers), documents, before_cut, strict=True):
             ids = read[document][1][self._begin[number] : self._end[number]]
             if self._objective is None:
-                pairs.append((ids[:0], ids))
+                pairs.append((ids[:cut], ids[cut:]))
             else:
                 pairs.append(self._objective(ids, np.random.default_rng([self._seed, epoch, number])))
         return pairs
+
+    def _places(self, epoch: int) -> np.ndarray:
+        """The piece that each number stands for in an epoch: those of one length have changed places at random."""
+        places = self._placed.get(epoch)
+        if places is None:
+            held, places = self._end - self._begin, np.empty_like(self._by_length)
+            shuffled = np.random.default_rng([self._seed, epoch, len(self)]).permutation(len(self))
+            places[self._by_length] = shuffled[np.argsort(held[shuffled], kind="stable")]
+            # As in `Layout.part`: the epoch before stays.
+            self._placed = {e: p for e, p in self._placed.items() if e == epoch - 1} | {epoch: places}
+        return places

@@ -13,23 +13,23 @@ from lm.data.corpus import Pair
 # ---- prefix -----------------------------------------------------------------------------------------------------
 
 
-def prefix(ids: np.ndarray, rng: np.random.Generator, least: float, most: float) -> Pair:
-    """The beginning, a share of the ids uniform between `least` and `most`, and the rest; of two ids or more, each has one."""
-    at = rng.integers(*_prefix_range(len(ids), least, most), endpoint=True)
-    return ids[:at], ids[at:]
+def cuts(lengths_n: np.ndarray, rng: np.random.Generator, least: float, most: float) -> np.ndarray:
+    """How many of its ids each text gives the encoder: a share uniform between `least` and `most`, the decoder has the rest;
+    of two ids or more, each has one."""
+    return rng.integers(*_prefix_range(lengths_n, least, most), endpoint=True)
 
 
 def prefix_most(length: int, least: float, most: float) -> tuple[int, int]:
     """Most ids of both."""
     low, high = _prefix_range(length, least, most)
-    return high, length - low
+    return int(high), length - int(low)
 
 
-def _prefix_range(length, least, most):
-    if length < 2:
-        return 0, 0
-    low, high = (min(max(round(share * length), 1), length - 1) for share in (least, most))
-    return low, high
+def _prefix_range(lengths, least, most):
+    kept = np.minimum(lengths, 1)
+    return [
+        np.minimum(np.maximum(np.rint(share * lengths).astype(int), kept), lengths - kept) for share in (least, most)
+    ]
 
 
 # ---- span corruption --------------------------------------------------------------------------------------------

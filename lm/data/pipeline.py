@@ -121,10 +121,10 @@ def encode(split: Split, tokenizer: Tokenizer, config: DataConfig, seed: int = 0
         floor = 0.0 - records.total("log_prob") / len(records)
     target_bytes = int(records.total("target_bytes"))
     if TASKS[config.task].has_source and not TASKS[config.task].pairs:
-        made, sizes = objective(config, tokenizer)
+        made, sizes, cuts = objective(config, tokenizer)
         # What is made of a piece, EOS included, must have room on both sides.
         longest = next((n for n in range(config.max_length - 1, 0, -1) if max(sizes(n)) < config.max_length), 1)
-        corpus = Pieces(corpus, longest, made, sizes, seed)
+        corpus = Pieces(corpus, longest, made, sizes, cuts, seed)
         if not training:
             sentinels = range(tokenizer.own_size, tokenizer.own_size + tokenizer.sentinels)
             targets = (target[~np.isin(target, sentinels)] for _, target in corpus.take(range(len(corpus)), 0))
@@ -199,24 +199,25 @@ ENCODING = 1  # raise it when the same examples and tokenizer give other records
 
 def objective(
     config: DataConfig, tokenizer: Tokenizer
-) -> tuple[Callable[[np.ndarray, np.random.Generator], Pair], Callable[[int], tuple[int, int]]]:
-    """What a task that has texts and an encoder makes of a piece of text, and how long that can be."""
+) -> tuple[Callable[[np.ndarray, np.random.Generator], Pair] | None, Callable[[int], tuple[int, int]], Callable | None]:
+    """What a task that has texts and an encoder makes of a piece of text, how long that can be, and where pieces are cut in
+    two; as `Pieces` reads them."""
     noise = config.noise
     if config.task == "prefix":
         shares = {"least": config.prefix_least, "most": config.prefix_most}
-        return functools.partial(objectives.prefix, **shares), functools.partial(objectives.prefix_most, **shares)
+        return None, functools.partial(objectives.prefix_most, **shares), functools.partial(objectives.cuts, **shares)
     if noise.kind == "spans":
         rates = {"rate": noise.rate, "mean_span": noise.mean_span}
         sentinels = np.array([tokenizer.sentinel(i) for i in range(tokenizer.sentinels)], np.int32)
         sizes = lambda n: objectives.spans_sizes(n, **rates)[:2]
-        return functools.partial(objectives.spans, **rates, sentinel_ids=sentinels), sizes
+        return functools.partial(objectives.spans, **rates, sentinel_ids=sentinels), sizes, None
     rates = {"infilling": noise.infilling, "deletion": noise.deletion, "mean_span": noise.mean_span}
     how = {
         "permutation": noise.permutation,
         "mask_id": tokenizer.sentinel(0),
         "sentence_ends": sentence_ends(tokenizer),
     }
-    return functools.partial(objectives.bart, **rates, **how), lambda n: (objectives.bart_most(n, **rates), n)
+    return functools.partial(objectives.bart, **rates, **how), lambda n: (objectives.bart_most(n, **rates), n), None
 
 
 def sentence_ends(tokenizer: Tokenizer) -> np.ndarray:
