@@ -194,6 +194,12 @@ class ModelConfig(_Section):
     coverage: float = _field(
         0.0, "weight in training of the attention that is paid twice (See et al., 2017), e.g. 1; with attention", low=0
     )
+    self_attention: int = _field(
+        0,
+        "to how many of its own outputs before it the decoder attends (Daniluk et al., 2017), e.g. 128; 0: to none",
+        low=0,
+        later=True,
+    )
     pool: str = _field(
         "",
         f"classify: {', '.join(POOLS)} of the encoder's outputs under a head over the labels, without decoder; empty: a "
@@ -567,6 +573,12 @@ def _model_rules(config: Config) -> Rules:
         "model.attention",
         f"the task {config.data.task} points by attention",
         "use dot or additive",
+    )
+    yield (
+        not model.self_attention or _decodes(config),
+        "model.self_attention",
+        "there is no decoder that could attend to what it wrote",
+        "give 0",
     )
     attends = model.attention != "none" and task.has_source and _decodes(config)
     for name in ("copy", "coverage"):

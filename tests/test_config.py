@@ -87,6 +87,7 @@ OTHER = {
     "model.attention": "additive",
     "model.copy": True,
     "model.coverage": 0.5,
+    "model.self_attention": 64,
     "model.pool": "max",
     "model.dropout": 0.3,
     "model.tied": True,
@@ -342,6 +343,8 @@ INVALID = [
     ("model.copy", True, {"data.task": "lm"}),
     ("model.copy", True, {"data.task": "extract"}),
     ("model.copy", True, {"model.pool": "mean"}),
+    ("model.self_attention", 8, {"model.pool": "mean"}),
+    ("model.self_attention", 8, {"data.task": "extract"}),
     ("model.coverage", 1.0, {"model.attention": "none"}),
     ("model.pool", "mean", {"data.task": "seq2seq"}),
     ("model.pool", "mean", {"data.layout": "packed"}),
@@ -568,12 +571,13 @@ PREFIX = {"data.prefix_least", "data.prefix_most"}
 SEGMENTED = {f"data.tokenizer.{name}" for name in "normalization pieces copies".split()}  # the texts' are characters
 STREAMED = {"data.window", "data.reset_rate", "data.evaluation_streams"}
 CHOSEN = {"data.span", "model.pool"}  # of tasks that choose
+WRITTEN = {"model.self_attention"}  # of tasks that write
 UNREAD = {
     "lm": {"data.max_length", "data.buckets", "model.attention", "model.copy", *NOISE, *PREFIX, *SEGMENTED, *CHOSEN},
     "seq2seq": {*STREAMED, *NOISE, *PREFIX, *CHOSEN},
     "classify": {*STREAMED, *NOISE, *PREFIX, "data.span"},
-    "classify mean": {*STREAMED, *NOISE, *PREFIX, "data.span", "model.attention", "model.copy", "model.tied"},
-    "extract": {*STREAMED, *NOISE, *PREFIX, "model.copy", "model.tied", "model.pool"},
+    "classify mean": {*STREAMED, *NOISE, *PREFIX, "data.span", "model.attention", "model.copy", "model.tied", *WRITTEN},
+    "extract": {*STREAMED, *NOISE, *PREFIX, "model.copy", "model.tied", "model.pool", *WRITTEN},
     "prefix": {*STREAMED, *NOISE, *SEGMENTED, *CHOSEN},
     "denoise": {
         *(*STREAMED, *PREFIX, *SEGMENTED, *CHOSEN),
@@ -625,7 +629,8 @@ def load(file: pathlib.Path) -> Config:
 def test_a_config_file_is_valid_and_its_model_shrunk_fits_a_step_of_training(file):
     config = validated(load(file))
     for spec in filter(None, (config.data.train, config.data.validation, config.data.test)):
-        assert spec.partition(":")[0] in sources.SCHEMES and spec.partition(":")[2]
+        weighed, _, location = spec.partition(":")
+        assert weighed.split("*")[-1] in sources.SCHEMES and location
     rows, accumulate = 8, config.training.accumulate
     small = {"model.embed_dim": 8, "model.hidden_dim": 8, "data.batch_size": rows * accumulate, "data.window": 8}
     config = validated(changed(load(file), small))

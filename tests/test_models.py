@@ -11,7 +11,7 @@ from lm.config import ModelConfig
 from lm.data.batches import Batch, pad_pairs, pad_rows
 from lm.data.tokenizers import BOS, EOS
 from lm.losses import teacher_forced
-from lm.models.attention import Attention
+from lm.models.attention import Attention, SelfAttention
 from lm.models.decoder import zero_states
 from lm.models.embedding import dropout, factor
 from lm.models.encoder_decoder import PAD, EncoderDecoder
@@ -32,12 +32,22 @@ SHAPES = [
     ("none", None, 2, False, "rglru"),
     ("dot", "bidirectional", 2, False, "lstm", True),  # pointer-generators
     ("additive", "unidirectional", 1, True, "lstm", True),
+    ("none", None, 2, True, "lstm", False, 2),  # with attention to their own past
+    ("none", "bidirectional", 1, False, "gru", False, 9),
+    ("dot", "unidirectional", 2, False, "lstm", True, 3),
 ]
 LENGTHS = [(5, 3), (2, 6), (4, 1)]  # source and target, each without its EOS
 
 
 def config(
-    attention="none", encoder="bidirectional", layers=1, tied=False, cell="lstm", copy=False, **fields
+    attention="none",
+    encoder="bidirectional",
+    layers=1,
+    tied=False,
+    cell="lstm",
+    copy=False,
+    self_attention=0,
+    **fields,
 ) -> ModelConfig:
     # The tied head reads features as wide as the embedding: attention brings them there, else the state must be so.
     embed_dim = HIDDEN if tied and attention == "none" else 4
@@ -50,6 +60,7 @@ def config(
         tied=tied,
         cell=cell,
         copy=copy,
+        self_attention=self_attention,
         **fields,
     )
 
@@ -125,7 +136,7 @@ def each(request):
     return built(config(*request.param), request.param[1] is not None)
 
 
-@pytest.fixture(params=[SHAPES[i] for i in (3, 4, 6, 11)], ids=named)
+@pytest.fixture(params=[SHAPES[i] for i in (3, 4, 6, 11, 13, 15)], ids=named)
 def some(request):
     """(model, parameters) of a few shapes: gradients take long to compile."""
     return built(config(*request.param), request.param[1] is not None)
@@ -349,13 +360,46 @@ def test_the_decoder_attends(kind):
     assert (np.abs(other - found).max(axis=-1)[:, 0] > 1e-3).all()
 
 
+def test_a_decoder_attends_to_its_last_real_outputs_of_the_text_and_to_nothing_else():
+    rng, window, shape = np.random.default_rng(3), 3, (4, 12, 5)
+    values, mask, reset = (
+        rng.normal(size=shape).astype(np.float32),
+        rng.random(shape[:2]) < 0.8,
+        rng.random(shape[:2]) < 0.2,
+    )
+    model = SelfAttention(window, shape[2], "float32")
+    nothing = SelfAttention.none_yet(shape[:1], window, shape[2])
+    run = jax.jit(functools.partial(model.apply, method="unroll"))
+    variables = jax.jit(functools.partial(model.init, method="unroll"))(jax.random.key(0), values, nothing, mask, reset)
+    found, past = run(variables, values, nothing, mask, reset)
+    params = variables["params"]
+    query = values @ params["query"]["kernel"] * shape[2] ** -0.5
+    for row in range(shape[0]):
+        seen = []
+        for t in range(shape[1]):
+            seen = [] if reset[row, t] else seen
+            if mask[row, t]:
+                weights = np.exp([query[row, t] @ value for value in seen])
+                context = sum((w * value for w, value in zip(weights, seen, strict=True)), np.zeros(shape[2]))
+                joined = np.concatenate([values[row, t], context / (1 + weights.sum())])
+                combined = np.tanh(joined @ params["combine"]["kernel"] + params["combine"]["bias"])
+                np.testing.assert_allclose(found[row, t], combined, atol=1e-5)
+                seen = [*seen, values[row, t]][-window:]
+        np.testing.assert_array_equal(past.real_bm[row], np.arange(window) >= window - len(seen))
+        np.testing.assert_array_equal(past.values_bmh[row][past.real_bm[row]], np.reshape(seen, (-1, shape[2])))
+    first, between = run(variables, values[:, :5], nothing, mask[:, :5], reset[:, :5])
+    second, end = run(variables, values[:, 5:], between, mask[:, 5:], reset[:, 5:])
+    close(jnp.concatenate([first, second], axis=1)[mask], found[mask])
+    close((end.values_bmh[end.real_bm], end.real_bm), (past.values_bmh[past.real_bm], past.real_bm))
+
+
 # ---- packed pairs -----------------------------------------------------------------------------------------------
 
 PAIRS, ROWS, LONGEST = 5, 4, 4  # so that one row can hold all pairs
 PACKED = [
     ("none", "bidirectional", 2, False, "lstm"),
     ("dot", "unidirectional", 2, False, "lstm"),
-    ("dot", "bidirectional", 2, False, "elman"),
+    ("dot", "bidirectional", 2, False, "elman", False, 3),
     ("additive", "bidirectional", 2, False, "lstm"),
     ("dot", "bidirectional", 2, False, "lstm", True),
     ("none", "unidirectional", 1, False, "mingru"),

@@ -1,4 +1,7 @@
-"""Attention over the encoder's outputs: `dot` (Luong et al., 2015, "general") and `additive` (Bahdanau et al., 2015)."""
+"""Attention over the encoder's outputs, `dot` (Luong et al., 2015, "general") and `additive` (Bahdanau et al., 2015), and over
+the decoder's own past."""
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -52,3 +55,70 @@ class Attention(nn.Module):
         dtype = self.config.dtype
         contexts = jnp.einsum("bts,bsd->btd", weights_bts.astype(dtype), values_bsd.astype(dtype))
         return contexts.astype(jnp.float32)
+
+
+class Past(NamedTuple):
+    """The last outputs of a decoder's lowest layer, the latest one last; part of its state."""
+
+    values_bmh: jax.Array
+    real_bm: jax.Array  # False where there was nothing yet
+
+
+class SelfAttention(nn.Module):
+    """An output of a recurrent decoder becomes `tanh(dense([output; context]))`, its context read from the `window` outputs before
+    it (after Cheng et al., 2016, and Daniluk et al., 2017, who split outputs in keys and values; here an output is both, and
+    the query is `dense(output)`, as in `dot`).
+
+    Beside what was written there is nothing to attend to, with score and value 0: the context of a text's first token.
+    The state has constant size, and cost grows with the window, not with the text.
+    """
+
+    window: int
+    dim: int
+    dtype: str
+
+    def setup(self):
+        self.query = nn.Dense(self.dim, use_bias=False, dtype=self.dtype)
+        self.combine = nn.Dense(self.dim, dtype=self.dtype)
+
+    @staticmethod
+    def none_yet(shape: tuple[int, ...], window: int, dim: int) -> Past:
+        """The past of a text that begins, for rows of this shape."""
+        return Past(jnp.zeros((*shape, window, dim)), jnp.zeros((*shape, window), bool))
+
+    def unroll(
+        self, values_bth: jax.Array, past: Past, mask_bt: jax.Array, reset_bt: jax.Array
+    ) -> tuple[jax.Array, Past]:
+        """What becomes of outputs, and the past after them. Where the mask is False there is no output; at a reset a text begins."""
+        window = self.window
+        all_bsh = jnp.concatenate([past.values_bmh, values_bth], axis=1)
+        real_bs = jnp.concatenate([past.real_bm, mask_bt], axis=1)
+        text_bs = jnp.concatenate([jnp.zeros_like(past.real_bm, int), jnp.cumsum(reset_bt, axis=1)], axis=1)
+        # What is no output takes no place in the window.
+        places_bs = jnp.concatenate([jnp.ones_like(past.real_bm), mask_bt], axis=1)
+        rank_bs = jnp.cumsum(places_bs, axis=1)
+        rank_bt, text_bt = rank_bs[:, window:, None], text_bs[:, window:, None]
+        sees_bts = (rank_bs[:, None] < rank_bt) & (rank_bs[:, None] >= rank_bt - window)
+        sees_bts &= real_bs[:, None] & (text_bs[:, None] == text_bt)
+        combined_bth = self._combined(values_bth, all_bsh, sees_bts)
+        # Of all places, in order, the last ones.
+        order_bs = jnp.argsort(~places_bs, axis=1, stable=True)
+        last_bm = jnp.take_along_axis(order_bs, jnp.sum(mask_bt, axis=1)[:, None] + jnp.arange(window), axis=1)
+        taken = lambda x: jnp.take_along_axis(x, last_bm, axis=1)
+        values_bmh = jnp.take_along_axis(all_bsh, last_bm[..., None], axis=1)
+        return combined_bth, Past(values_bmh, taken(real_bs) & (taken(text_bs) == text_bs[:, -1:]))
+
+    def step(self, values_bh: jax.Array, past: Past) -> tuple[jax.Array, Past]:
+        """As `unroll`, of one output."""
+        combined_b1h = self._combined(values_bh[:, None], past.values_bmh, past.real_bm[:, None])
+        shifted = lambda old, new: jnp.concatenate([old[:, 1:], new[:, None]], axis=1)
+        real_b = jnp.ones(values_bh.shape[:1], bool)
+        return combined_b1h[:, 0], Past(shifted(past.values_bmh, values_bh), shifted(past.real_bm, real_b))
+
+    def _combined(self, outputs_bth, values_bsh, sees_bts):
+        queries, values = self.query(outputs_bth), values_bsh.astype(self.dtype)
+        scores_bts = jnp.einsum("bth,bsh->bts", queries, values).astype(jnp.float32) * self.dim**-0.5
+        scores_bts = jnp.where(sees_bts, scores_bts, -1e30)  # finite, as in `Attention.weights`
+        weights_bts = jax.nn.softmax(jnp.pad(scores_bts, [(0, 0), (0, 0), (0, 1)]))[..., :-1]
+        contexts_bth = jnp.einsum("bts,bsh->bth", weights_bts.astype(self.dtype), values).astype(jnp.float32)
+        return jnp.tanh(self.combine(jnp.concatenate([outputs_bth, contexts_bth], axis=-1))).astype(jnp.float32)

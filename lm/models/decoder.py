@@ -7,16 +7,24 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from lm.config import ModelConfig
-from lm.models.attention import Attention
+from lm.models.attention import Attention, Past, SelfAttention
 from lm.models.embedding import dropout
 from lm.models.encoder import Encoder, Memory, recurrent_layer, take
 from lm.recurrence import CELLS, State
 
+DecoderState = tuple[State | Past, ...]  # one `State` a layer, and the `Past` where the decoder attends to it
 
-def zero_states(config: ModelConfig, batch: int) -> tuple[State, ...]:
-    """One `State` a layer: what a language model starts from."""
+
+def zero_states(config: ModelConfig, batch: int) -> DecoderState:
+    """What a language model starts from."""
     cell = CELLS[config.cell]
-    return tuple(cell.zero_state(batch, config.hidden_dim, config.heads) for _ in range(config.layers))
+    states = tuple(cell.zero_state(batch, config.hidden_dim, config.heads) for _ in range(config.layers))
+    return states + _no_past(config, (batch,))
+
+
+def _no_past(config: ModelConfig, shape: tuple[int, ...]) -> tuple[Past, ...]:
+    window = config.self_attention
+    return (SelfAttention.none_yet(shape, window, config.hidden_dim),) if window else ()
 
 
 class Features(NamedTuple):
@@ -40,7 +48,8 @@ class Decoder(nn.Module):
 
     With attention, the lowest layer's outputs are the queries, and the context is read by every layer above and by the
     features (`tanh(dense([output; context]))`, Luong et al., 2015). The lowest layer does not read contexts, so over a
-    whole sequence attention is one product for all time steps, in `unroll` as in training.
+    whole sequence attention is one product for all time steps, in `unroll` as in training. With `self_attention` the lowest
+    layer's outputs are what that makes of them.
 
     With `copy` the decoder says besides, from output, context and input, how likely the next token is one that the head
     writes and not a copy of the source's where it attends (pointer-generator, See et al., 2017, equation 8). Attention
@@ -66,10 +75,13 @@ class Decoder(nn.Module):
             self.combine = nn.Dense(config.embed_dim if config.tied else config.hidden_dim, dtype=config.dtype)
             if config.copy:
                 self.gate = nn.Dense(1)
+        if config.self_attention:
+            self.self_attention = SelfAttention(config.self_attention, config.hidden_dim, config.dtype)
 
-    def initial_state(self, memory: Memory) -> tuple[State, ...]:
-        """One `State` a layer, read from the fixed-length vector: what the cell makes of `tanh(dense(summary))`."""
-        return tuple(CELLS[self.config.cell].start(each, self.config.heads) for each in self._starts(memory))
+    def initial_state(self, memory: Memory) -> DecoderState:
+        """The state of each layer is read from the fixed-length vector: what the cell makes of `tanh(dense(summary))`."""
+        states = tuple(CELLS[self.config.cell].start(each, self.config.heads) for each in self._starts(memory))
+        return states + _no_past(self.config, memory.summary_nz.shape[:-1])
 
     def keys(self, values_bsd: jax.Array) -> jax.Array:
         """What attention matches its queries with."""
@@ -78,26 +90,30 @@ class Decoder(nn.Module):
     def unroll(
         self,
         inputs_btd: jax.Array,
-        state: tuple[State, ...],
+        state: DecoderState,
         memory: Memory | None,
         mask_bt: jax.Array,
         reset_bt: jax.Array,
         keys_b: jax.Array | None,
-    ) -> tuple[Features, tuple[State, ...]]:
+    ) -> tuple[Features, DecoderState]:
         """The features and the final state. Feeding the gold tokens is teacher forcing."""
         rate, finals, context_tbd, weights_bts, gate_tb = self.config.dropout, [], None, None, None
-        starts_tbz, example_bt = [None] * len(state), None
+        starts_tbz, example_bt = [None] * self.config.layers, None
         if memory is not None and memory.segments_bs is not None:
             example_bt = jnp.cumsum(reset_bt, axis=1) - 1
             starts_tbz = [take(each_bkz, example_bt).swapaxes(0, 1) for each_bkz in self._starts(memory)]
             state = jax.tree.map(lambda each_bkh: each_bkh[:, 0], state)
         values_tbd = inputs_btd.swapaxes(0, 1)
-        for depth, (layer, before) in enumerate(zip(self.layers, state, strict=True)):
+        states, past = self._split(state)
+        for depth, (layer, before) in enumerate(zip(self.layers, states, strict=True)):
             values_tbd = dropout(values_tbd, rate, keys_b, place=100 + depth)
             if context_tbd is not None:
                 values_tbd = jnp.concatenate([values_tbd, context_tbd], axis=-1)
             values_tbd, final = layer.unroll(values_tbd, before, mask_bt.T, reset_bt.T, starts_tbz=starts_tbz[depth])
             finals.append(final)
+            if depth == 0 and past:
+                values_btd, after = self.self_attention.unroll(values_tbd.swapaxes(0, 1), *past, mask_bt, reset_bt)
+                values_tbd, past = values_btd.swapaxes(0, 1), (after,)
             if depth == 0 and self.attends:
                 weights_bts = self._attend(values_tbd.swapaxes(0, 1), memory, example_bt)
                 context_tbd = self.attention.contexts(weights_bts, memory.values_bsd).swapaxes(0, 1)
@@ -105,18 +121,20 @@ class Decoder(nn.Module):
             gate_tb = self._gate(values_tbd, context_tbd, inputs_btd.swapaxes(0, 1))
             values_tbd = self._combine(values_tbd, context_tbd)
         values_tbd = dropout(values_tbd, rate, keys_b, place=200)
-        return Features(values_tbd.swapaxes(0, 1), weights_bts, None if gate_tb is None else gate_tb.T), tuple(finals)
+        features = Features(values_tbd.swapaxes(0, 1), weights_bts, None if gate_tb is None else gate_tb.T)
+        return features, (*finals, *past)
 
-    def step(
-        self, inputs_bd: jax.Array, state: tuple[State, ...], memory: Memory | None
-    ) -> tuple[Features, tuple[State, ...]]:
+    def step(self, inputs_bd: jax.Array, state: DecoderState, memory: Memory | None) -> tuple[Features, DecoderState]:
         """The features of one token and the state after it."""
         values_bd, context_bd, weights_bs, gate_b, after = inputs_bd, None, None, None, []
-        for depth, (layer, before) in enumerate(zip(self.layers, state, strict=True)):
+        states, past = self._split(state)
+        for depth, (layer, before) in enumerate(zip(self.layers, states, strict=True)):
             if context_bd is not None:
                 values_bd = jnp.concatenate([values_bd, context_bd], axis=-1)
             after.append(layer.step(values_bd, before))
             values_bd = after[-1].output_bh
+            if depth == 0 and past:
+                values_bd, *past = self.self_attention.step(values_bd, *past)
             if depth == 0 and self.attends:
                 weights_b1s = self._attend(values_bd[:, None], memory)
                 context_bd = self.attention.contexts(weights_b1s, memory.values_bsd)[:, 0]
@@ -124,7 +142,11 @@ class Decoder(nn.Module):
         if context_bd is not None:
             gate_b = self._gate(values_bd, context_bd, inputs_bd)
             values_bd = self._combine(values_bd, context_bd)
-        return Features(values_bd, weights_bs, gate_b), tuple(after)
+        return Features(values_bd, weights_bs, gate_b), (*after, *past)
+
+    def _split(self, state):
+        """The states of the layers, and (past,), or () where there is none."""
+        return state[: self.config.layers], state[self.config.layers :]
 
     def _starts(self, memory):
         return [jnp.tanh(bridge(memory.summary_nz)) for bridge in self.bridge]

@@ -5,10 +5,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from lm.config import ModelConfig
-from lm.models.decoder import Decoder, Features, log_mixture, zero_states
+from lm.models.decoder import Decoder, DecoderState, Features, log_mixture, zero_states
 from lm.models.embedding import Embedding
 from lm.models.encoder import Encoder, Memory, segments
-from lm.recurrence import State
 from lm.recurrence.base import dot
 from lm.recurrence.layer import adaptable
 
@@ -50,7 +49,7 @@ class EncoderDecoder(nn.Module):
         keys_bsk, ids_bs = self.decoder.keys(values_bsd), source_bs if self.config.copy else None
         return Memory(values_bsd, keys_bsk, mask_bs, summary_nz, segments_bs, ids_bs)
 
-    def initial_state(self, memory: Memory) -> tuple[State, ...]:
+    def initial_state(self, memory: Memory) -> DecoderState:
         """The decoder's state before its first token, [b, h], or that of each example of packed rows, [b, k, h].
 
         Without an encoder it is `zero_states`.
@@ -60,11 +59,11 @@ class EncoderDecoder(nn.Module):
     def unroll(
         self,
         inputs_bt: jax.Array,
-        state: tuple[State, ...],
+        state: DecoderState,
         memory: Memory | None = None,
         reset_bt: jax.Array | None = None,
         keys_b: jax.Array | None = None,
-    ) -> tuple[Features, tuple[State, ...]]:
+    ) -> tuple[Features, DecoderState]:
         """The features and the final state.
 
         `reset_bt` is True where a document starts and the state is cleared. Where the rows of `memory` are packed, the
@@ -74,8 +73,8 @@ class EncoderDecoder(nn.Module):
         return self.decoder.unroll(self.embedding(inputs_bt), state, memory, inputs_bt != PAD, reset_bt, keys_b)
 
     def step(
-        self, ids_b: jax.Array, state: tuple[State, ...], memory: Memory | None = None
-    ) -> tuple[jax.Array, tuple[State, ...]]:
+        self, ids_b: jax.Array, state: DecoderState, memory: Memory | None = None
+    ) -> tuple[jax.Array, DecoderState]:
         """logits_bv of the token after `ids_b`, and the state."""
         features, state = self.decoder.step(self.embedding(ids_b), state, memory)
         return self.logits(features, memory), state
