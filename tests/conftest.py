@@ -107,7 +107,9 @@ def tiny_config(layout: str, source: str, changes: dict[str, object] | None = No
             evaluation_streams=3,
             tokenizer=TokenizerConfig("characters") if streams else TokenizerConfig("unigram", 280),
         ),
-        model=ModelConfig(embed_dim=8, hidden_dim=16, layers=1, attention="dot", self_attention=20, dropout=0.1),
+        model=ModelConfig(
+            embed_dim=8, hidden_dim=16, layers=1, attention="dot", self_attention=20 * streams, dropout=0.1
+        ),
         optimizer=OptimizerConfig(learning_rate=3e-2, schedule="linear", warmup=5),
         training=TrainingConfig(steps=80, eval_every=24, checkpoint_every=18, log_every=10, eval_examples=8),
     )
