@@ -6,15 +6,15 @@ The text is that of all six tasks: stories, and the sources and the targets of t
 An encoder-decoder learns to go on with its beginnings. Each task is then fine-tuned from there, and from scratch with the same
 tokenizer. Stories are given their first word.
 
-Measured before cuts were planned (see CHANGELOG), and with slower embeddings for sentiment too: seed 0 alone, 3,462 seconds of
-pretraining on one of 2 cores that did other work; nats an example above the floor on the test
-splits, from scratch and pretrained: summaries 13.0 and 6.0, translate 21.6 and 13.7, dialogue 2.35 and 2.08, stories 43.9 and 41.8,
-sentiment 0.73 and 0.68, questions 2.12 and 2.23. So it halves one of six. Exactly right are 0.4 and 15.1 % of summaries, 35 and
-41 % of replies, 27 and 34 % of answers; of reviews 66 and 51 %, so nothing is learned of them.
+Measured before cuts were planned (see CHANGELOG), and with slower embeddings for sentiment too: seed 0 alone, 3,462 seconds
+of pretraining on one of 2 cores that did other work; nats an example above the floor on the test splits, from scratch and
+pretrained: summaries 13.0 and 6.0, translate 21.6 and 13.7, dialogue 2.35 and 2.08, stories 43.9 and 41.8, sentiment 0.73 and
+0.68, questions 2.12 and 2.23. So it halves one of six. Exactly right are 0.4 and 15.1 % of summaries, 35 and 41 % of replies,
+27 and 34 % of answers; of reviews 66 and 51 %, so nothing is learned of them.
 
-The easy world (`difficulty=1`, 6,000 steps of pretraining), the same: summaries 11.6 and 3.2, translate 14.0 and 10.4, dialogue
-1.43 and 1.21, stories 35.0 and 32.2, sentiment 0.31 and 0.55 (0.30 on validation data without slower embeddings), questions 1.42 and 1.18. Validation loss still fell
-in both.
+The easy world (`difficulty=1`, 6,000 steps of pretraining), the same: summaries 11.6 and 3.2, translate 14.0 and 10.4,
+dialogue 1.43 and 1.21, stories 35.0 and 32.2, sentiment 0.31 and 0.55 (0.30 on validation data without slower embeddings),
+questions 1.42 and 1.18. Validation loss still fell in both.
 
 One stage alone: `python train.py --config=configs/pipelines/tinyworld.py:questions --config.training.init_from=RUN`.
 """
