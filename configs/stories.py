@@ -3,9 +3,10 @@
     python train.py --config=configs/stories.py
     python sample.py --workdir=runs/stories --prompt='One rainy evening, Max is' --num_samples=3
 
-One CPU core that did other work most of the time, seed 0: 13.4 nats an example above the floor of 35.0 on validation data after 417
-updates, 2.25 at the end, after 3,004 seconds; 2.30 on test data. Most of a story follows from what it said before, and that is far back: an LSTM
-of 384 units without `self_attention`, on 32 rows of 96 tokens, has 41.3 and 24.7 (1,270 seconds, less other work beside it):
+One CPU core that did other work most of the time, seed 0: 13.4 nats an example above the floor of 35.0 on validation data
+after 417 updates, 2.25 at the end, after 3,004 seconds; 2.30 on test data. Most of a story follows from what it said
+before, and that is far back: an LSTM of 384 units without `self_attention`, on 32 rows of 96 tokens, has 41.3 and 24.7
+(1,270 seconds, less other work beside it):
 
     --config.model.self_attention=0 --config.model.hidden_dim=384 --config.data.batch_size=32 --config.data.window=96
 """
