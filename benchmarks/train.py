@@ -60,7 +60,7 @@ def lm(case: dict, cell: str = "lstm"):
 
     config, model, optimizer, state, batch = setting(case, cell)
     devices = parallel.Devices(jax.local_devices()[:1])
-    step = devices.compile(training.make_train_step(model, optimizer, config, devices))
+    step = devices.compile(training.make_train_step(model, optimizer, config, devices), training.TrainState)
     state, batch = devices.place(jax.device_get(state)), devices.put(batch)
 
     def call():

@@ -129,7 +129,7 @@ class Evaluator:
         self.model, self.tokenizer, self.config = model, tokenizer, config
         self.labels = labels
         self.devices, self.encoded = devices, encoded
-        self._step = devices.map(make_eval_step(model))
+        self._step = devices.map(make_eval_step(model), (None, 0, 0), (None, None, 0))
         self._generated: dict[int, Generation] = {}  # by the last evaluation, by the number of the example
 
     @functools.cached_property
@@ -145,7 +145,7 @@ class Evaluator:
 
     @functools.cached_property
     def _rows_of(self) -> Callable:
-        return self.devices.map(make_row_step(self.model))
+        return self.devices.map(make_row_step(self.model), (None, 0, 0), 0)
 
     def chosen(self, limit: int | None) -> list[int]:
         """The numbers of `limit` examples, the first ones; of a mixture as many of each source."""

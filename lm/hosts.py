@@ -151,14 +151,15 @@ class Vote:
 
     def __init__(self, devices: Devices):
         self._devices = devices
-        self._step = devices.map(lambda wishes: lax.pmax(wishes, AXIS))
+        self._step = devices.map(lambda wishes: lax.pmax(wishes[0], AXIS), 0, None)
         self._asked = None
 
     def __call__(self, *wishes: int) -> list[int]:
         """The greatest value of each wish over all hosts; 0 is none."""
         if jax.process_count() == 1:
             return list(wishes)
-        asked, self._asked = self._asked, self._step(self._devices.replicate(np.array(wishes, np.int32)))
+        of_each = np.array([wishes] * len(self._devices.local), np.int32)
+        asked, self._asked = self._asked, self._step(self._devices.put(of_each))
         return [0] * len(wishes) if asked is None else self._devices.first(asked).tolist()
 
 

@@ -3,8 +3,9 @@
 In both the batch is cut into consecutive rows over all devices of all hosts, so that row `i` of a batch is the same
 example, with the same dropout, whatever the mode and the number of devices.
 
-*A mapped array* has a leading device axis, on each host that of its own devices. What is replicated is the same on
-every device; what is cut (batch, carried state) holds consecutive rows.
+*A mapped array* has a leading device axis, on each host that of its own devices: what is cut (batch, carried state) holds
+consecutive rows. What is replicated is the same on every device, and has its own shape: with one axis more XLA on a CPU
+copies all moments of the optimizer before it writes them.
 """
 
 import re
@@ -30,19 +31,22 @@ class Devices:
     def __init__(self, devices: list[jax.Device]):
         self.devices = devices
         self.local = [device for device in devices if device.process_index == jax.process_index()]
-        self.sharding = NamedSharding(Mesh(np.array(self.local), (AXIS,)), P(AXIS))
+        mesh = Mesh(np.array(self.local), (AXIS,))
+        self.sharding, self.everywhere = NamedSharding(mesh, P(AXIS)), NamedSharding(mesh, P())
 
     def __len__(self) -> int:
         return len(self.devices)
 
-    def map(self, step: Callable, donate: tuple[int, ...] = ()) -> Callable:
-        """`step`, written for one device, compiled for all; arrays are mapped, collectives name the axis `AXIS`."""
-        return jax.pmap(step, axis_name=AXIS, devices=self.devices, donate_argnums=donate)
+    def map(self, step: Callable, in_axes: Any, out_axes: Any, donate: tuple[int, ...] = ()) -> Callable:
+        """`step`, written for one device, compiled for all; collectives name the axis `AXIS`.
+
+        The axes say of each argument and result, or of parts of them, whether it is mapped (0) or replicated (None).
+        """
+        return jax.pmap(step, AXIS, in_axes=in_axes, out_axes=out_axes, devices=self.devices, donate_argnums=donate)
 
     def replicate(self, tree: Any) -> Any:
         """A copy on each device."""
-        copies = lambda x: np.broadcast_to(np.asarray(x), (len(self.local), *np.shape(x)))
-        return jax.device_put(jax.tree.map(copies, tree), self.sharding)
+        return jax.device_put(jax.tree.map(np.asarray, tree), self.everywhere)
 
     def cut(self, tree: Any) -> Any:
         """This host's rows, of all that every host holds; the leading axis is a multiple of the number of devices."""
@@ -60,8 +64,8 @@ class Devices:
 
     @staticmethod
     def first(tree: Any) -> Any:
-        """Host copy of what is replicated, from one device (indexing a mapped array is slow)."""
-        return jax.tree.map(lambda x: np.asarray(x.addressable_data(0))[0], tree)
+        """Host copy of what is replicated."""
+        return jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), tree)
 
     @staticmethod
     def join(tree: Any) -> Any:
@@ -98,17 +102,14 @@ class Devices:
 
         return over_all
 
-    def compile(self, step: Callable, donate: bool = True) -> Callable:
-        """(state, batch) -> (state, metrics), its gradients by `summed`."""
-        return self.map(step, donate=(0,) if donate else ())
+    def compile(self, step: Callable, kind: type, donate: bool = True) -> Callable:
+        """(state, batch) -> (state, metrics), its gradients by `summed`; `kind` is the class of the state."""
+        state = kind(**{name: 0 if name == "carry" else None for name in kind._fields})
+        return self.map(step, (state, 0), (state, None), donate=(0,) if donate else ())
 
     def replicated(self, params: Any) -> Any:
         """A state's parameters, a copy on each device: for evaluation."""
         return params
-
-    def value(self, tree: Any) -> Any:
-        """Host copy of a step's metrics."""
-        return self.first(tree)
 
     def saved(self, state: Any) -> Any:
         """What a checkpoint keeps of the state, in the shapes of one device.
@@ -199,7 +200,7 @@ class Fsdp(Devices):
 
         return over_all
 
-    def compile(self, step: Callable, donate: bool = True) -> Callable:
+    def compile(self, step: Callable, kind: type, donate: bool = True) -> Callable:
         def placed(state, batch):
             after, metrics = step(state, batch)
             rest = after._replace(carry=())
@@ -210,16 +211,14 @@ class Fsdp(Devices):
         return jax.jit(placed, donate_argnums=(0,) if donate else ())
 
     def replicated(self, params: Any) -> Any:
-        return jax.tree.map(self._of_this_host, self._copies(params))
+        own = lambda x: self._same_memory(x, x.shape, self.everywhere)
+        return jax.tree.map(own, self._copies(params))
 
     def _gathered(self, params: Any) -> Any:
         specs = self.specs(params)
-        gather = lambda tree: jax.tree.map(lambda x, spec: self._gather(x, spec)[None], tree, specs)
-        mapped = jax.shard_map(gather, mesh=self.mesh, in_specs=(specs,), out_specs=P(self.AXES), check_vma=False)
+        gather = lambda tree: jax.tree.map(self._gather, tree, specs)
+        mapped = jax.shard_map(gather, mesh=self.mesh, in_specs=(specs,), out_specs=P(), check_vma=False)
         return mapped(params)
-
-    def value(self, tree: Any) -> Any:
-        return jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), tree)
 
     def saved(self, state: Any) -> Any:
         rest = state._replace(carry=())

@@ -310,7 +310,7 @@ def train(config: Config, directory: epath.Path, profile: tuple[int, int] | None
         )
         evaluator = evaluation.Evaluator(model, tokenizer, config, devices, encoded["validation"], labels)
         jax.config.update("jax_debug_nans", debug)
-        step_fn = devices.compile(make_train_step(model, optimizer, config, devices), donate=not debug)
+        step_fn = devices.compile(make_train_step(model, optimizer, config, devices), TrainState, donate=not debug)
         state = devices.place(state)
         if start < schedule.steps:
             console.say("compiling; then the first evaluation, as a rehearsal\n")
@@ -336,7 +336,7 @@ def train(config: Config, directory: epath.Path, profile: tuple[int, int] | None
 
         def life(state: TrainState, log: workdir.MetricsLog | workdir.NoLog) -> TrainState:
             """All updates from `state` on; returns the state after the last one."""
-            start = int(devices.value(state.step))
+            start = int(devices.first(state.step))
             pending: tuple[int, Metrics] | None = None
             clock, waited, last_saved = time.perf_counter(), 0.0, time.monotonic()
 
@@ -346,7 +346,7 @@ def train(config: Config, directory: epath.Path, profile: tuple[int, int] | None
                 if pending is None:
                     return
                 (step, metrics), pending = pending, None
-                metrics = devices.value(metrics)
+                metrics = devices.first(metrics)
                 progress.seconds += time.perf_counter() - clock
                 progress.waited += waited
                 clock, waited = time.perf_counter(), 0.0
@@ -425,7 +425,7 @@ def train(config: Config, directory: epath.Path, profile: tuple[int, int] | None
         try:
             while True:
                 log = (workdir.MetricsLog if hosts.is_first() else workdir.NoLog)(
-                    directory, int(devices.value(state.step))
+                    directory, int(devices.first(state.step))
                 )
                 try:
                     state = life(state, log)

@@ -81,12 +81,32 @@ def test_a_device_holds_an_eighth_of_parameters_and_optimizer(layout, sources, l
     assert whole / 4 <= sum(parts) <= whole / 4 * 1.05
 
 
+def compiled_step(setup: Setup, devices: Devices) -> tuple[str, training.TrainState]:
+    """The text of the compiled step, and a state that it takes."""
+    optimizer = setup.optimizer()
+    make = training.make_train_step(setup.model, optimizer, setup.config, devices)
+    state = training.initial_state(setup.model, optimizer, setup.config, setup.params)
+    state = devices.place(jax.device_get(state))
+    lowered = devices.compile(make, training.TrainState).lower(state, devices.put(setup.data.batches[0]))
+    return lowered.compile().as_text(), state
+
+
+@pytest.mark.parametrize("mode", ["pmap", "fsdp"])
+def test_the_optimizer_writes_where_it_read(mode, setups):
+    """Or a step would copy all of its moments first."""
+    text, state = compiled_step(setups["streams"], devices_of(mode, 1))
+    # Arguments are named by their number or by their path.
+    names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(state)]
+    moments = {i for i, name in enumerate(names) if re.search(r"\.(mu|nu)\b", name)}
+    numbered = dict(re.findall(r"%(\S+) = \S+ parameter\((\d+)\)", text[text.index("\nENTRY") :]))
+    assert len(moments) > 10 and {*map(str, moments)} <= {*numbered.values()}
+    copied = {int(numbered[name]) for name in re.findall(r" copy\(%(\S+)\)", text) if name in numbered}
+    assert not copied & moments
+
+
 def collectives(setup: Setup, devices: Devices) -> dict[str, int]:
     """How many of each kind the compiled step holds."""
-    optimizer = setup.optimizer()
-    step = devices.compile(training.make_train_step(setup.model, optimizer, setup.config, devices))
-    state = training.initial_state(setup.model, optimizer, setup.config, setup.params)
-    text = step.lower(devices.place(jax.device_get(state)), devices.put(setup.data.batches[0])).compile().as_text()
+    text, _ = compiled_step(setup, devices)
     kinds = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
     return {kind: len(re.findall(rf"^ *\S+ = .* {kind}(?:-start)?\(", text, re.MULTILINE)) for kind in kinds}
 

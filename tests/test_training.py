@@ -83,12 +83,14 @@ class Setup:
     def updates(self, devices: Devices, given: list[Batch]) -> tuple[list[training.Metrics], training.TrainState]:
         """The metrics of an update by each batch, and the state after them."""
         optimizer = self.optimizer()
-        step_fn = devices.compile(training.make_train_step(self.model, optimizer, self.config, devices))
+        step_fn = devices.compile(
+            training.make_train_step(self.model, optimizer, self.config, devices), training.TrainState
+        )
         state = training.initial_state(self.model, optimizer, self.config, self.params)
         state, found = devices.place(jax.device_get(state)), []
         for batch in given:
             state, metrics = step_fn(state, devices.put(batch))
-            found.append(devices.value(metrics))
+            found.append(devices.first(metrics))
         return found, state
 
     def first_losses(self, count: int, steps: int) -> np.ndarray:
@@ -141,7 +143,9 @@ def test_every_seed_has_the_same_program(short):
     for seed in (0, 1, 2**32 - 1):
         setup = Setup(changed(short["streams"], {"seed": seed}))
         optimizer, devices = setup.optimizer(), Devices(jax.devices()[:1])
-        step = devices.compile(training.make_train_step(setup.model, optimizer, setup.config, devices))
+        step = devices.compile(
+            training.make_train_step(setup.model, optimizer, setup.config, devices), training.TrainState
+        )
         state = training.initial_state(setup.model, optimizer, setup.config, setup.params)
         assert state.seed == seed
         given = devices.place(jax.device_get(state)), devices.put(setup.data.batches[0])
