@@ -16,6 +16,8 @@ from typing import Any
 
 from absl import flags
 
+from lm.errors import UserError
+
 ROOT = pathlib.Path(__file__).parent.parent
 
 flags.DEFINE_string("as_contestant", "", "used inside: which contestant this process is")
@@ -50,6 +52,8 @@ def race(module: str, contestants: Sequence[str], case: dict[str, Any], repeats:
             if process.stdout.readline().strip() == "ready":
                 seconds[name] = []
             else:
+                if name.startswith("lm"):
+                    raise UserError(name, "did not start", "what it said is above")
                 print(f"{name}: did not start", file=sys.stderr)
         for _ in range(values.rounds):
             for name in seconds:

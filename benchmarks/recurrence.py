@@ -99,13 +99,12 @@ PEERS = {"torch LSTM": torch, "torch GRU": functools.partial(torch, kind="GRU")}
 
 
 def main() -> None:
-    values = flags.FLAGS
+    values, gpu = flags.FLAGS, bool(shutil.which("nvidia-smi"))
     if values.as_contestant:
-        known = PEERS if values.as_contestant in PEERS else contestants() | on_a_gpu()
+        known = PEERS if values.as_contestant in PEERS else on_a_gpu() if gpu else contestants()
         contest.serve(known[values.as_contestant](json.loads(values.case)))
         return
-    ours, cases = (on_a_gpu(), GPU_CASES) if shutil.which("nvidia-smi") else (contestants(), CASES)
-    names = [*ours, *PEERS]
+    names, cases = [*(on_a_gpu() if gpu else contestants()), *PEERS], GPU_CASES if gpu else CASES
     results = {name: contest.race("benchmarks.recurrence", names, case) for name, case in cases.items()}
     contest.write({"recurrence": contest.report("Forward and backward of one layer", results)})
 

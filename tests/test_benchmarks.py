@@ -1,0 +1,25 @@
+"""Every contestant of ours in `benchmarks/` still runs: in small, once."""
+
+import pytest
+
+from benchmarks import head, recurrence, sample, train
+
+CASE = {"width": 8, "batch": 2, "time": 3, "vocab": 12}
+
+
+@pytest.mark.parametrize(
+    "table",
+    [train.WHOLE | train.PARTS, recurrence.contestants(), head.CONTESTANTS, sample.CONTESTANTS],
+    ids=["train", "recurrence", "head", "sample"],
+)
+def test_every_contestant_of_ours_runs(table, monkeypatch):
+    monkeypatch.setattr(recurrence, "HEADS", {})
+    monkeypatch.setattr(head, "SAMPLED", 4)
+    for module, name in ((head, "POSITIONS"), (head, "WIDTH"), (sample, "TOKENS")):
+        monkeypatch.setattr(module, name, 4)
+    ours = {name: make for name, make in table.items() if name.startswith(("lm", "flax"))}
+    assert ours
+    for make in ours.values():
+        call = make(CASE)
+        call()
+        call()  # where memory is donated, it was that of the first call
