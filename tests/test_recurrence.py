@@ -9,7 +9,20 @@ import pytest
 from jax import lax
 from jax.test_util import check_grads
 
-from lm.recurrence import BACKWARD, CELLS, GatedCell, RecurrentLayer, Run, State, Weights, gated, linear, matrix, onchip
+from lm.recurrence import (
+    BACKWARD,
+    CELLS,
+    GatedCell,
+    RecurrentLayer,
+    Run,
+    State,
+    Weights,
+    gated,
+    matrix,
+    linear,
+    matrix,
+    onchip,
+)
 
 TIME, BATCH, WIDTH, HIDDEN = 5, 3, 3, 4
 
@@ -225,6 +238,16 @@ def test_a_wide_batch_is_its_rows(name):
     expected = jnp.concatenate([outputs] * 6, 1), jax.tree.map(lambda x: jnp.concatenate([x] * 6), final)
     close(found, expected, rtol=1e-5, atol=1e-5)
     close(six, jax.tree.map(lambda x: 6 * x, gradient), rtol=1e-4, atol=1e-4)
+
+
+def test_what_a_head_of_mlstm_reads_has_mean_0_and_variance_1():
+    cell, heads = ALL_CELLS["mlstm"], 2
+    weights, inputs = weights_of(cell, heads), random(3, BATCH, WIDTH)
+    state = cell.step(Run(heads), weights, inputs, cell.zero_state(BATCH, HIDDEN, heads))
+    gate = matrix._gates(Run(heads), weights, inputs)[3]
+    read_bki = np.asarray(state.output_bh / gate / weights.own["scale"]).reshape(BATCH, heads, -1)
+    np.testing.assert_allclose(read_bki.mean(-1), 0, atol=1e-5)
+    np.testing.assert_allclose(read_bki.std(-1), 1, atol=1e-3)
 
 
 @both_ways

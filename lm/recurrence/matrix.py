@@ -1,8 +1,10 @@
 """The matrix-memory cell mLSTM (Beck et al., 2024, "xLSTM"), chunkwise: products inside a chunk, a scan from one to the next.
 
-    C_t = f_t C_{t-1} + i_t k_t v_t^T      n_t = f_t n_{t-1} + i_t k_t      y_t = o_t * C_t^T q_t / max(|n_t . q_t|, 1)
+    C_t = f_t C_{t-1} + i_t k_t v_t^T      n_t = f_t n_{t-1} + i_t k_t
+    h_t = C_t^T q_t / max(|n_t . q_t|, 1)      y_t = o_t * s * (h_t - mean(h_t)) / std(h_t)
 
-by heads, with `i = exp(.)` and `f = sigmoid(.)` one number a head. C and n are held in units of e^m, where m is the largest
+by heads, with `i = exp(.)` and `f = sigmoid(.)` one number a head, mean and standard deviation over the units of a head, as
+in the authors' blocks: without them two layers of it diverge. C and n are held in units of e^m, where m is the largest
 log-weight of what they sum, so that nothing overflows.
 """
 
@@ -40,6 +42,10 @@ class MLSTM(Cell):
         return jnp.zeros(cls.width(hidden, heads)).at[-heads:].set(jnp.linspace(3.0, 6.0, heads))
 
     @classmethod
+    def own(cls, hidden):
+        return {"scale": lambda key: jnp.ones(hidden)}
+
+    @classmethod
     def zero_state(cls, batch, hidden, heads=1):
         units = hidden // heads
         inner = jnp.zeros((batch, heads, units, units)), jnp.zeros((batch, heads, units)), jnp.zeros((batch, heads))
@@ -65,7 +71,7 @@ class MLSTM(Cell):
         read = jnp.einsum("bkij,bki->bkj", memory, query)
         norm = jnp.abs(jnp.einsum("bki,bki->bk", normaliser, query))
         read = read / jnp.maximum(norm, jnp.exp(-after))[..., None]
-        return State(out * read.reshape(out.shape), (memory, normaliser, after))
+        return State(out * _normal(read, weights), (memory, normaliser, after))
 
     @classmethod
     def unroll(cls, run, weights, inputs_tbd, state, mask_tb, reset_tb, starts_tbz=None):
@@ -93,6 +99,13 @@ def _gates(run, weights, inputs):
     query, key, value = (x.reshape(*x.shape[:-1], heads, -1) for x in blocks[:3])
     key = key * (hidden // heads) ** -0.5
     return query, key, value, jax.nn.sigmoid(blocks[3]), log_input, jax.nn.log_sigmoid(forget)
+
+
+def _normal(read, weights):
+    """[..., heads, units] -> [..., hidden], each head normalised."""
+    read = read - read.mean(axis=-1, keepdims=True)
+    read = read * lax.rsqrt((read * read).mean(axis=-1, keepdims=True) + 1e-6)
+    return read.reshape(*read.shape[:-2], -1) * weights.own["scale"]
 
 
 def _start(vectors_z, heads):
@@ -153,7 +166,7 @@ def _chunk(run, weights, state, part):
         scaled_key = from_start[:, :, -1, None] * start_key[:, :, -1]
         memory += scaled_key[..., None] * start_value[:, :, -1, None]
         normaliser += scaled_key
-    outputs_lbh = out * jnp.moveaxis(read, 2, 0).reshape(out.shape)
+    outputs_lbh = out * _normal(jnp.moveaxis(read, 2, 0), weights)
 
     # Where there is no step the output stays as it was: that, too, is a linear recurrence.
     fresh = 0 if starts_lbz is None else start_output
