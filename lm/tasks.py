@@ -6,7 +6,7 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A new task is a line in `TASKS`, and a line in `lm.data.pipeline.objective` if it makes pairs of texts."""
+    """A new task is a line in `TASKS`, and a line in `lm.data.pipeline.pieces` if it makes pairs of texts."""
 
     pairs: bool  # whether examples are pairs of source and target; else they are texts
     has_source: bool  # whether the model has an encoder: for pairs, and for pairs that an objective makes of texts

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from lm.config import DataConfig
 from lm.data import batches, objectives, pipeline
 from lm.data.batches import Batch, Buckets, Streams, evaluation_buckets, evaluation_streams, pad_pairs, pad_rows
-from lm.data.corpus import Copies, InMemory, Pieces, Subset
+from lm.data.corpus import Copies, Cut, InMemory, Noised, Pieces, Subset
 from lm.data.packing import Packed, pack
 from lm.data.pipeline import Encoded, TrainingData
 from lm.data.tokenizers import BOS, EOS, PAD
@@ -458,7 +458,7 @@ def test_pieces_are_the_documents_cut_evenly(lengths, longest):
 
 def test_noise_is_of_the_seed_the_epoch_and_the_piece():
     objective = lambda ids, rng: (ids[rng.random(len(ids)) < 0.5], ids)
-    make = lambda seed: Pieces(texts([40, 40]), 10, objective, lambda n: (n, n), seed=seed)
+    make = lambda seed: Noised(texts([40, 40]), 10, objective, lambda n: (n, n), seed)
     drawn = lambda seed, epoch: [source.tolist() for source, _ in make(seed).take(range(8), epoch)]
     assert drawn(0, 0) == drawn(0, 0) and drawn(0, 0) != drawn(1, 0) and drawn(0, 0) != drawn(0, 1)
     assert make(0).take([5], 0)[0][0].tolist() == drawn(0, 0)[5]
@@ -470,7 +470,7 @@ def test_pieces_that_are_cut_are_whole_once_an_epoch_and_as_long_as_planned(leng
     cuts = functools.partial(objectives.cuts, least=0.0, most=1.0)
     uncut = Pieces(texts(lengths), longest)
     whole = sorted(target.tolist() for _, target in uncut.take(range(len(uncut)), 0))
-    pieces = Pieces(texts(lengths), longest, None, lambda n: (n, n), cuts, seed)
+    pieces = Cut(texts(lengths), longest, cuts, seed)
     for epoch in (0, 1, 2, 1):
         found = pieces.take(range(len(pieces)), epoch)
         assert sorted([*source, *target] for source, target in found) == whole
@@ -479,7 +479,7 @@ def test_pieces_that_are_cut_are_whole_once_an_epoch_and_as_long_as_planned(leng
 
 def test_a_piece_is_cut_elsewhere_in_another_epoch():
     cuts = functools.partial(objectives.cuts, least=0.0, most=1.0)
-    make = lambda: Pieces(texts([20] * 60), 20, None, lambda n: (n, n), cuts, 0)
+    make = lambda: Cut(texts([20] * 60), 20, cuts, 0)
     cut = lambda epoch: {target[-1]: len(source) for source, target in make().take(range(60), epoch)}
     assert cut(0) == cut(0) and cut(1) == cut(1)
     assert len({tuple(sorted(cut(epoch).items())) for epoch in range(4)}) == 4
@@ -513,7 +513,7 @@ def test_an_epoch_is_planned_once_though_batches_of_the_one_before_are_still_ask
         for index in (i, i + steps):
             data[index]
     assert planned == [0, 1, 2]
-    assert len(data._plans) == 2  # and old ones are let go
+    assert len(data._plans._made) == 2  # and old ones are let go
 
 
 # ---- shares of a batch ------------------------------------------------------------------------------------------

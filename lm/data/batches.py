@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lm.data.corpus import Corpus, Pair
+from lm.data.corpus import Corpus, Pair, Recent
 from lm.data.tokenizers import BOS, EOS, PAD
 
 
@@ -43,7 +43,7 @@ class Layout:
     padding: float  # share of positions that hold no token, over the first epoch
 
     def __init__(self):
-        self._plans: dict[int, Any] = {}
+        self._plans = Recent(lambda epoch: self.plan(epoch))
         closed = int(np.sum(self.corpus.closed))
         written = [self.corpus.lengths(epoch)[:, 1] for epoch in range(self.corpus.variants)]
         self._tokens = [int(np.sum(each, dtype=np.int64)) + closed for each in written]
@@ -77,12 +77,7 @@ class Layout:
         variant = bisect.bisect_right(self._ends, place)
         step = place - (self._ends[variant - 1] if variant else 0)
         epoch = round_ * self.corpus.variants + variant
-        plan = self._plans.get(epoch)
-        if plan is None:
-            plan = self.plan(epoch)
-            # The epoch before stays, as threads that prefetch may still read it.
-            self._plans = {e: p for e, p in self._plans.items() if e == epoch - 1} | {epoch: plan}
-        return self.make(plan, epoch, step, rows)
+        return self.make(self._plans(epoch), epoch, step, rows)
 
 
 # ---- streams ----------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ what is drawn.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -109,47 +109,26 @@ class Copies:
 
 
 class Pieces:
-    """Documents cut into pieces of at most `longest` ids, as even as can be; each piece becomes a pair by an objective.
-
-    An epoch has its own noise; the lengths are what the sizes say, at most. Where pieces are cut in two, the lengths are
-    those of both sides: a number is cut at one place in every epoch, but another piece of its length is there.
+    """Documents cut into pieces of at most `longest` ids, as even as can be; each is a text.
 
     Args:
         corpus: of documents, in one version; only their targets are read.
         longest: most ids of a piece.
-        objective: `(ids, rng)` -> (source ids, target ids), a pure function; None: what stands before the cut, and the rest.
-        sizes: number of ids -> most (source ids, target ids) that the objective makes of them.
-        cuts: `(numbers of ids, rng)` -> where each piece is cut; None: it stays whole, a text.
-        seed: the noise of a piece depends on (seed, epoch, number of the piece) alone.
     """
 
     variants = 1
 
-    def __init__(
-        self,
-        corpus: Corpus,
-        longest: int,
-        objective: Callable[[np.ndarray, np.random.Generator], Pair] | None = None,
-        sizes: Callable[[int], tuple[int, int]] = lambda n: (0, n),
-        cuts: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None,
-        seed: int = 0,
-    ):
-        self._corpus, self._objective, self._seed = corpus, objective, seed
+    def __init__(self, corpus: Corpus, longest: int):
+        self._corpus = corpus
         lengths = corpus.lengths(0)[:, 1]
         counts = np.maximum(-(-lengths // longest), 1)
         self._document = np.repeat(np.arange(len(lengths)), counts)
         place = np.arange(len(self._document)) - np.repeat(np.cumsum(counts) - counts, counts)
         length, count = lengths[self._document], counts[self._document]
         self._begin, self._end = length * place // count, length * (place + 1) // count
-        held = self._end - self._begin
-        if cuts:
-            cut = cuts(held, np.random.default_rng(seed))
-            self._lengths = np.stack([cut, held - cut], axis=1)
-        else:
-            self._lengths = np.array([sizes(n) for n in range(int(held.max(initial=0)) + 1)], np.int64)[held]
-        self.closed = np.ones(len(held), bool)
-        self._by_length = np.argsort(held, kind="stable") if cuts else None
-        self._placed: dict[int, np.ndarray] = {}
+        self._sizes = self._end - self._begin
+        self._lengths = np.stack([np.zeros_like(self._sizes), self._sizes], axis=1)
+        self.closed = np.ones(len(self._sizes), bool)
 
     def __len__(self) -> int:
         return len(self._document)
@@ -158,28 +137,86 @@ class Pieces:
         return self._lengths
 
     def take(self, numbers: Sequence[int], epoch: int) -> list[Pair]:
-        before_cut = self._lengths[numbers, 0]
-        if self._by_length is not None and epoch:
-            numbers = self._places(epoch)[numbers]
+        return [(ids[:0], ids) for ids in self._texts(numbers)]
+
+    def _texts(self, numbers: Sequence[int]) -> list[np.ndarray]:
         documents = [int(self._document[number]) for number in numbers]
         wanted = list(dict.fromkeys(documents))
         read = dict(zip(wanted, self._corpus.take(wanted, 0), strict=True))
-        pairs = []
-        for number, document, cut in zip(map(int, numbers), documents, before_cut, strict=True):
-            ids = read[document][1][self._begin[number] : self._end[number]]
-            if self._objective is None:
-                pairs.append((ids[:cut], ids[cut:]))
-            else:
-                pairs.append(self._objective(ids, np.random.default_rng([self._seed, epoch, number])))
-        return pairs
+        places = zip(documents, self._begin[numbers], self._end[numbers], strict=True)
+        return [read[document][1][begin:end] for document, begin, end in places]
 
-    def _places(self, epoch: int) -> np.ndarray:
-        """The piece that each number stands for in an epoch: those of one length have changed places at random."""
-        places = self._placed.get(epoch)
-        if places is None:
-            held, places = self._end - self._begin, np.empty_like(self._by_length)
-            shuffled = np.random.default_rng([self._seed, epoch, len(self)]).permutation(len(self))
-            places[self._by_length] = shuffled[np.argsort(held[shuffled], kind="stable")]
-            # As in `Layout.part`: the epoch before stays.
-            self._placed = {e: p for e, p in self._placed.items() if e == epoch - 1} | {epoch: places}
+
+class Noised(Pieces):
+    """Pieces made into pairs by an objective, with other noise in each epoch.
+
+    Args:
+        objective: `(ids, rng)` -> (source ids, target ids), a pure function.
+        sizes: number of ids -> most (source ids, target ids) that the objective makes of them: the lengths.
+        seed: the noise of a piece depends on (seed, epoch, number of the piece) alone.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        longest: int,
+        objective: Callable[[np.ndarray, np.random.Generator], Pair],
+        sizes: Callable[[int], tuple[int, int]],
+        seed: int,
+    ):
+        super().__init__(corpus, longest)
+        self._objective, self._seed = objective, seed
+        self._lengths = np.array([sizes(n) for n in range(int(self._sizes.max(initial=0)) + 1)], np.int64)[self._sizes]
+
+    def take(self, numbers: Sequence[int], epoch: int) -> list[Pair]:
+        key = lambda number: np.random.default_rng([self._seed, epoch, number])
+        texts = zip(self._texts(numbers), map(int, numbers), strict=True)
+        return [self._objective(ids, key(number)) for ids, number in texts]
+
+
+class Cut(Pieces):
+    """Pieces cut in two, source and target. A number is cut at one place in every epoch, so that lengths are known; but
+    pieces of one length change places from epoch to epoch.
+
+    Args:
+        cuts: `(numbers of ids, rng)` -> so many of them are the source's.
+        seed: of cuts and places.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        longest: int,
+        cuts: Callable[[np.ndarray, np.random.Generator], np.ndarray],
+        seed: int,
+    ):
+        super().__init__(corpus, longest)
+        self._seed, self._by_length = seed, np.argsort(self._sizes, kind="stable")
+        cut = cuts(self._sizes, np.random.default_rng(seed))
+        self._lengths = np.stack([cut, self._sizes - cut], axis=1)
+        self._places = Recent(self._shuffled)
+
+    def take(self, numbers: Sequence[int], epoch: int) -> list[Pair]:
+        texts = self._texts(self._places(epoch)[numbers] if epoch else numbers)
+        return [(ids[:cut], ids[cut:]) for ids, cut in zip(texts, self._lengths[numbers, 0], strict=True)]
+
+    def _shuffled(self, epoch: int) -> np.ndarray:
+        """The piece that each number stands for."""
+        places = np.empty_like(self._by_length)
+        shuffled = np.random.default_rng([self._seed, epoch, len(self)]).permutation(len(self))
+        places[self._by_length] = shuffled[np.argsort(self._sizes[shuffled], kind="stable")]
         return places
+
+
+class Recent:
+    """What is made once an epoch. The epoch before stays, as threads that prefetch may still read it."""
+
+    def __init__(self, make: Callable[[int], Any]):
+        self._make, self._made = make, {}
+
+    def __call__(self, epoch: int) -> Any:
+        made = self._made.get(epoch)
+        if made is None:
+            made = self._make(epoch)
+            self._made = {e: m for e, m in self._made.items() if e == epoch - 1} | {epoch: made}
+        return made

@@ -13,7 +13,7 @@ import numpy as np
 from lm.config import DataConfig
 from lm.data import batches, cleaning, objectives, sources, store
 from lm.data.batches import Batch, Buckets, Layout, Streams
-from lm.data.corpus import Copies, Corpus, Pair, Pieces, Stored, Subset
+from lm.data.corpus import Copies, Corpus, Cut, Noised, Pieces, Stored, Subset
 from lm.data.examples import Examples, Joined
 from lm.data.packing import Packed
 from lm.data.sources import Split
@@ -121,10 +121,7 @@ def encode(split: Split, tokenizer: Tokenizer, config: DataConfig, seed: int = 0
         floor = 0.0 - records.total("log_prob") / len(records)
     target_bytes = int(records.total("target_bytes"))
     if TASKS[config.task].has_source and not TASKS[config.task].pairs:
-        made, sizes, cuts = objective(config, tokenizer)
-        # What is made of a piece, EOS included, must have room on both sides.
-        longest = next((n for n in range(config.max_length - 1, 0, -1) if max(sizes(n)) < config.max_length), 1)
-        corpus = Pieces(corpus, longest, made, sizes, cuts, seed)
+        corpus = pieces(config, tokenizer, corpus, seed)
         if not training:
             sentinels = range(tokenizer.own_size, tokenizer.own_size + tokenizer.sentinels)
             targets = (target[~np.isin(target, sentinels)] for _, target in corpus.take(range(len(corpus)), 0))
@@ -197,27 +194,32 @@ def _records(split: Split, tokenizer: Tokenizer, config: DataConfig, copy: int |
 ENCODING = 1  # raise it when the same examples and tokenizer give other records
 
 
-def objective(
-    config: DataConfig, tokenizer: Tokenizer
-) -> tuple[Callable[[np.ndarray, np.random.Generator], Pair] | None, Callable[[int], tuple[int, int]], Callable | None]:
-    """What a task that has texts and an encoder makes of a piece of text, how long that can be, and where pieces are cut in
-    two; as `Pieces` reads them."""
+def pieces(config: DataConfig, tokenizer: Tokenizer, corpus: Corpus, seed: int) -> Corpus:
+    """What a task that has texts and an encoder makes of them."""
+
+    def longest(sizes: Callable[[int], tuple[int, int]]) -> int:
+        """What is made of a piece, EOS included, must have room on both sides."""
+        return next((n for n in range(config.max_length - 1, 0, -1) if max(sizes(n)) < config.max_length), 1)
+
     noise = config.noise
     if config.task == "prefix":
         shares = {"least": config.prefix_least, "most": config.prefix_most}
-        return None, functools.partial(objectives.prefix_most, **shares), functools.partial(objectives.cuts, **shares)
+        most, cuts = (functools.partial(each, **shares) for each in (objectives.prefix_most, objectives.cuts))
+        return Cut(corpus, longest(most), cuts, seed)
     if noise.kind == "spans":
         rates = {"rate": noise.rate, "mean_span": noise.mean_span}
         sentinels = np.array([tokenizer.sentinel(i) for i in range(tokenizer.sentinels)], np.int32)
         sizes = lambda n: objectives.spans_sizes(n, **rates)[:2]
-        return functools.partial(objectives.spans, **rates, sentinel_ids=sentinels), sizes, None
+        made = functools.partial(objectives.spans, **rates, sentinel_ids=sentinels)
+        return Noised(corpus, longest(sizes), made, sizes, seed)
     rates = {"infilling": noise.infilling, "deletion": noise.deletion, "mean_span": noise.mean_span}
     how = {
         "permutation": noise.permutation,
         "mask_id": tokenizer.sentinel(0),
         "sentence_ends": sentence_ends(tokenizer),
     }
-    return functools.partial(objectives.bart, **rates, **how), lambda n: (objectives.bart_most(n, **rates), n), None
+    made, sizes = functools.partial(objectives.bart, **rates, **how), lambda n: (objectives.bart_most(n, **rates), n)
+    return Noised(corpus, longest(sizes), made, sizes, seed)
 
 
 def sentence_ends(tokenizer: Tokenizer) -> np.ndarray:
