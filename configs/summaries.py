@@ -2,8 +2,10 @@
 
     python train.py --config=configs/summaries.py
 
-One CPU core that did other work besides, seed 0, after 1,184 seconds of training: 1.46 nats an example above the floor of 0.91 on
-1,000 test examples, 40.9 % of them exact. Validation loss still fell at the end.
+One CPU core that did other work besides, seed 0, after 2,138 seconds of training: 0.85 nats an example above the floor of 0.89 on
+validation data, 0.88 above that of 0.91 on test data, 48.4 % of 1,000 test examples exact. Validation loss still fell a
+little at the end. Ten epochs of 20,000 examples with 128 units end at 1.26: it needs other examples, not the same ones
+again.
 """
 
 from lm.config import Config, DataConfig, ModelConfig, OptimizerConfig, TokenizerConfig, TrainingConfig
@@ -12,7 +14,7 @@ from lm.config import Config, DataConfig, ModelConfig, OptimizerConfig, Tokenize
 def get_config() -> Config:
     return Config(
         data=DataConfig(
-            train="tfds:tinyworld/summaries",
+            train="tfds:tinyworld/summaries/train=60000",
             validation="tfds:tinyworld/summaries",
             test="tfds:tinyworld/summaries",
             task="seq2seq",
@@ -23,7 +25,7 @@ def get_config() -> Config:
             buckets=2,
             tokenizer=TokenizerConfig(kind="words"),
         ),
-        model=ModelConfig(embed_dim=64, hidden_dim=128, layers=1, attention="dot", copy=True, coverage=0.1),
+        model=ModelConfig(embed_dim=64, hidden_dim=192, layers=1, attention="dot", copy=True, coverage=0.1),
         optimizer=OptimizerConfig(learning_rate=4e-3, warmup=100, final_fraction=0.02),
-        training=TrainingConfig(steps="6 epochs", eval_every="1 epoch", checkpoint_every="1 epoch", log_every=100),
+        training=TrainingConfig(steps="5 epochs", eval_every="0.5 epochs", checkpoint_every="0.5 epochs", log_every=100),
     )
