@@ -27,5 +27,7 @@ def get_config() -> Config:
         ),
         model=ModelConfig(embed_dim=64, hidden_dim=192, layers=1, attention="dot", copy=True, coverage=0.1),
         optimizer=OptimizerConfig(learning_rate=4e-3, warmup=100, final_fraction=0.02),
-        training=TrainingConfig(steps="5 epochs", eval_every="0.5 epochs", checkpoint_every="0.5 epochs", log_every=100),
+        training=TrainingConfig(
+            steps="5 epochs", eval_every="0.5 epochs", checkpoint_every="0.5 epochs", log_every=100
+        ),
     )
