@@ -17,7 +17,7 @@ from jax import lax
 from lm.recurrence import linear
 from lm.recurrence.base import Cell, Run, State, Weights, project
 
-CHUNK = 64
+CHUNK = 64  # most steps of one
 NEVER = -1e30  # a log-weight; finite, so that differences of two are no NaN
 
 
@@ -77,7 +77,7 @@ class MLSTM(Cell):
     def unroll(cls, run, weights, inputs_tbd, state, mask_tb, reset_tb, starts_tbz=None):
         """As `gated.unroll`."""
         time = len(inputs_tbd)
-        length = min(CHUNK, time)
+        length = -(-time // -(-time // CHUNK))  # as even as can be
         over_time = (inputs_tbd, mask_tb, reset_tb, starts_tbz)
         if run.reverse:
             over_time = jax.tree.map(lambda x: x[::-1], over_time)
