@@ -22,7 +22,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 flags.DEFINE_string("as_contestant", "", "used inside: which contestant this process is")
 flags.DEFINE_string("case", "{}", "used inside: what it runs, JSON")
-flags.DEFINE_string("peers", sys.executable, "an interpreter that has the peers (torch, keras, tensorflow-cpu)")
+flags.DEFINE_string("peers", sys.executable, "an interpreter that has lm and the peers")
 flags.DEFINE_string("json", "", "where the figures are written too; empty: nowhere")
 flags.DEFINE_integer("rounds", 11, "measurements of each contestant")
 flags.DEFINE_list("only", [], "these contestants alone")

@@ -2,15 +2,15 @@
 
 import pytest
 
-from benchmarks import head, recurrence, sample, train
+from benchmarks import head, recurrence, sample, train, translate
 
 CASE = {"width": 8, "batch": 2, "time": 3, "vocab": 12}
 
 
 @pytest.mark.parametrize(
     "table",
-    [train.WHOLE | train.PARTS, recurrence.contestants(), head.CONTESTANTS, sample.CONTESTANTS],
-    ids=["train", "recurrence", "head", "sample"],
+    [train.WHOLE | train.PARTS, recurrence.contestants(), head.CONTESTANTS, sample.CONTESTANTS, translate.CONTESTANTS],
+    ids=["train", "recurrence", "head", "sample", "translate"],
 )
 def test_every_contestant_of_ours_runs(table, monkeypatch):
     monkeypatch.setattr(recurrence, "HEADS", {})
