@@ -18,6 +18,8 @@ from lm.data.pipeline import Encoded, TrainingData
 from lm.data.tokenizers import Tokenizer
 from lm.generation import Generation
 from lm.parallel import Devices
+from lm.recurrence import CELLS, GatedCell, Run
+from lm.recurrence.gated import has_kernel
 
 
 def header(
@@ -42,6 +44,7 @@ def header(
     sizes = {name: sum(np.size(leaf) for leaf in jax.tree.leaves(tree)) for name, tree in params.items()}
     modules = ", ".join(f"{name} {size:,}" for name, size in sizes.items())
     rows.append(("parameters", f"{sum(sizes.values()):,} ({modules})"))
+    rows.append(("recurrence", _recurrence(config, devices)))
     if len(groups) > 1:
         rows += [("group", line) for line in group_lines(groups, params)]
     for name, split in encoded.items():
@@ -67,6 +70,19 @@ def header(
     for name, text in rows:
         say(f"{name:<11} {text}")
     say("")
+
+
+def _recurrence(config: Config, devices: Devices) -> str:
+    """Which cell, and what runs it over time."""
+    model, cell = config.model, CELLS[config.model.cell]
+    units = model.hidden_dim // model.heads
+    cells = f"{model.cell}, {model.heads} heads of {units} units" if model.heads > 1 else f"{model.cell}, {units} units"
+    if not issubclass(cell, GatedCell):
+        return f"{cells}, parallel over time"
+    rows = config.data.batch_size // (len(devices) * config.training.accumulate)
+    run = Run(model.heads, model.dtype, model.backward, scan=model.scan)
+    kernel = has_kernel(run, units, rows, devices.devices[0].platform)
+    return f"{cells}, {'one kernel a layer' if kernel else 'a loop over time'}"
 
 
 def group_lines(groups: Sequence[Group], params: Any) -> list[str]:

@@ -12,6 +12,8 @@ from lm.config import Config, DataConfig, ModelConfig, OptimizerConfig, Training
 from lm.data.batches import Batch
 from lm.models.encoder_decoder import EncoderDecoder
 from lm.parallel import AXIS, Devices
+from lm.recurrence import Run
+from lm.recurrence.gated import has_kernel
 
 ROWS, TIME, VOCAB = 16, 8, 12
 
@@ -67,3 +69,5 @@ def test_on_an_accelerator_a_gated_layer_is_a_kernel_forward_and_backward(cell, 
         counts = {name: exported.mlir_module().count(f"@{kernel}") for name, kernel in KERNELS.items()}
         # Two directions of the encoder and the decoder, each both ways.
         assert counts == {name: 6 * (name == platform) for name in KERNELS}
+    run = Run(heads, "bfloat16", scan="pallas")  # what the header says of it
+    assert [has_kernel(run, 64, ROWS, name) for name in ("tpu", "gpu", "cpu")] == [True, True, False]

@@ -109,7 +109,18 @@ def test_training_says_what_it_does_in_plain_lines(layout, trained):
     stdout, stderr = (trained[layout].with_suffix(f".{name}").read_text() for name in ("stdout", "stderr"))
     assert stderr == ""
     assert "\r" not in stdout and "\x1b" not in stdout
-    for name in ("run", "devices", "parameters", "train", "validation", "test", "tokenizer", "an epoch", "training"):
+    for name in (
+        "run",
+        "devices",
+        "parameters",
+        "recurrence",
+        "train",
+        "validation",
+        "test",
+        "tokenizer",
+        "an epoch",
+        "training",
+    ):
         assert re.search(rf"^{name} +\S", stdout, re.MULTILINE), name
     assert "held out of training" in stdout
     assert len(re.findall(r"^step .* train ", stdout, re.MULTILINE)) == 8

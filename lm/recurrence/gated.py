@@ -157,12 +157,19 @@ def _by_platform(run, shape, inputs_tbd, cpu, default, kernel):
     """
     *_, units, batch = shape
     choices = {} if cpu is None or batch < 16 else {"cpu": cpu}
-    if run.scan != "xla" and run.backward == "keep":
-        if units in UNITS[run.dtype] and batch % TILE == 0:
-            choices["cuda"] = functools.partial(kernel, "gpu")
-        if run.scan == "pallas":
-            choices["tpu"] = functools.partial(kernel, "tpu")
+    for name, platform in (("cuda", "gpu"), ("tpu", "tpu")):
+        if has_kernel(run, units, batch, platform):
+            choices[name] = functools.partial(kernel, platform)
     return lax.platform_dependent(inputs_tbd, **choices, default=default) if choices else default(inputs_tbd)
+
+
+def has_kernel(run: Run, units: int, batch: int, platform: str) -> bool:
+    """Whether a layer is one kernel there: with so many units in a head, and rows of the batch on a device."""
+    if run.scan == "xla" or run.backward != "keep":
+        return False
+    if platform == "gpu":
+        return units in UNITS[run.dtype] and batch % TILE == 0
+    return platform == "tpu" and run.scan == "pallas"
 
 
 def _backward(cell, run, saved, gradients):
