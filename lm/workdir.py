@@ -9,6 +9,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import types
 from collections.abc import Iterator
 from importlib import metadata
 from typing import Any
@@ -223,6 +224,8 @@ class MetricsLog:
         # Nothing can be appended to in a bucket, so there the file, which is small, is written anew with each line.
         self._written = [line + "\n" for line in kept]
         self._file = None if "://" in str(workdir) else self.path.open("a")
+        # TensorBoard's own switch; else it imports TensorFlow where that is installed: seconds, and lines of its log.
+        sys.modules.setdefault("tensorboard.compat.notf", types.ModuleType("notf"))
         self._events = EventFileWriter(str(workdir))
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
         # TensorBoard drops what other files say of later steps.

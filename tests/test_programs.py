@@ -11,7 +11,7 @@ import subprocess
 import jax
 import numpy as np
 import pytest
-from conftest import run_program, run_programs, tree_of
+from conftest import run_alone, run_program, run_programs, tree_of
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 import lm
@@ -127,6 +127,15 @@ def test_training_says_what_it_does_in_plain_lines(layout, trained):
     assert len(re.findall(r"^step .* validation ", stdout, re.MULTILINE)) == 4
     commands = re.findall(r"^  (.*--(?:workdir|logdir)=\S+.*)$", stdout, re.MULTILINE)
     assert len(commands) == 3 and all(str(trained[layout]) in command for command in commands)
+
+
+def test_tensorflow_is_left_alone_where_it_is_installed(tmp_path):
+    (tmp_path / "tensorflow.py").write_text("raise RuntimeError('imported')")
+    log = (
+        f"from etils import epath; from lm import workdir; workdir.MetricsLog(epath.Path({str(tmp_path)!r}), 0).close()"
+    )
+    done = run_alone("-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r}); {log}")
+    assert done.returncode == 0, done.stderr
 
 
 def copies_of(trained: dict[str, pathlib.Path], folder: pathlib.Path) -> dict[str, pathlib.Path]:
