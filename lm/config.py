@@ -180,8 +180,9 @@ class ModelConfig(_Section):
     layers: int = _field(2, "recurrent layers of the decoder, and of the encoder", low=1, high=1000)
     encoder: str = _field(
         "bidirectional",
-        "encoder's direction: unidirectional or bidirectional; a task without source has none",
-        choices=("unidirectional", "bidirectional"),
+        "encoder's direction: unidirectional or bidirectional; decoder: the decoder itself reads the source as the beginning "
+        "of its text, with the parameters of a language model; a task without source has none",
+        choices=("unidirectional", "bidirectional", "decoder"),
     )
     attention: str = _field(
         "none",
@@ -579,6 +580,25 @@ def _model_rules(config: Config) -> Rules:
         "model.self_attention",
         "there is no decoder that could attend to what it wrote",
         "give 0",
+    )
+    shared = model.encoder == "decoder" and task.has_source
+    yield (
+        not shared or _decodes(config),
+        "model.encoder",
+        "there is no decoder that could read the source",
+        "use bidirectional or unidirectional",
+    )
+    yield (
+        not shared or model.attention == "none",
+        "model.attention",
+        "to a decoder that reads the source itself, that is part of its own past",
+        "use none, and model.self_attention=256 or as far as it is to look back",
+    )
+    yield (
+        not shared or layout_of(config.data) == "buckets",
+        "model.encoder",
+        "a decoder that reads the source itself begins where that ends, and packed rows hold several examples",
+        "use data.layout=buckets",
     )
     attends = model.attention != "none" and task.has_source and _decodes(config)
     for name in ("copy", "coverage"):

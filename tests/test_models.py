@@ -35,6 +35,8 @@ SHAPES = [
     ("none", None, 2, True, "lstm", False, 2),  # with attention to their own past
     ("none", "bidirectional", 1, False, "gru", False, 9),
     ("dot", "unidirectional", 2, False, "lstm", True, 3),
+    ("none", "decoder", 2, False),  # the decoder reads the source
+    ("none", "decoder", 1, True, "lstm", False, 20),
 ]
 LENGTHS = [(5, 3), (2, 6), (4, 1)]  # source and target, each without its EOS
 
@@ -136,7 +138,7 @@ def each(request):
     return built(config(*request.param), request.param[1] is not None)
 
 
-@pytest.fixture(params=[SHAPES[i] for i in (3, 4, 6, 11, 13, 15)], ids=named)
+@pytest.fixture(params=[SHAPES[i] for i in (3, 4, 6, 11, 13, 15, 17)], ids=named)
 def some(request):
     """(model, parameters) of a few shapes: gradients take long to compile."""
     return built(config(*request.param), request.param[1] is not None)
@@ -291,6 +293,19 @@ def test_after_a_reset_nothing_before_it_counts():
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[0], b[0]), end, state)
     alone, _ = run(inputs[:, 5:], zero_states(model.config, 2), reset[:, 5:])
     np.testing.assert_allclose(alone[0], found[0, 5:], atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", SHAPES[-2:], ids=named)
+def test_a_decoder_that_reads_the_source_is_a_language_model_that_goes_on(shape):
+    model, params = built(config(*shape), True)
+    alone, own = built(config(*shape), False)
+    jax.tree.map(np.testing.assert_array_equal, params, own)
+    batch = batch_of()
+    found = logits(model, params, batch)
+    for row, (source, target) in enumerate(LENGTHS):
+        ids = np.concatenate([[BOS], batch.source_bs[row, :source], batch.inputs_bt[row, : target + 1]])[None]
+        *_, expected = unroll(alone, own, ids, zero_states(alone.config, 1))
+        np.testing.assert_allclose(found[row, : target + 1], expected[0, source + 1 :], atol=1e-5)
 
 
 # ---- encoder and attention --------------------------------------------------------------------------------------

@@ -100,6 +100,35 @@ def test_a_group_that_never_begins_is_refused(sources, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+# ---- a language model reads the source --------------------------------------------------------------------------
+
+
+def test_a_language_model_goes_on_as_a_decoder_that_reads_the_source(sources, tmp_path, capfd):
+    shared = SHORT | {"model.attention": "none", "model.tied": True, "model.embed_dim": 16, "model.self_attention": 24}
+    source = sources["seq2seq"]
+    texts = {f"data.{split}": f"{source} | | {{source}} {{target}}" for split in ("train", "validation", "test")}
+    tokenizer = {"data.tokenizer.kind": "unigram", "data.tokenizer.vocab_size": 280}
+    training.train(tiny_config("streams", source, shared | texts | tokenizer), epath.Path(tmp_path / "lm"))
+    start = {"model.encoder": "decoder", "training.init_from": f"{tmp_path}/lm:latest"}
+    config = tiny_config("buckets", source, shared | start | {"data.tokenizer.kind": "characters"})
+    training.train(changed(config, FROZEN), epath.Path(tmp_path / "frozen"))
+    before, after = (parameters(tmp_path / run) for run in ("lm", "frozen"))
+    jax.tree.map(np.testing.assert_array_equal, before, after)
+
+    capfd.readouterr()
+    training.train(config, epath.Path(tmp_path / "tuned"))
+    assert re.search(
+        r"/lm:latest: 8 parameters loaded$", capfd.readouterr().out, re.MULTILINE
+    )  # none skipped, none new
+    run = load(str(tmp_path / "tuned"))
+    prompts = ["one two", "two"]
+    together = [one[0].output for one in run.generate(prompts, Options(temperature=0))]
+    assert together == [run.generate([prompt], Options(beam_size=1))[0][0].output for prompt in prompts]
+    (found,) = run.generate(["one two"], Options(beam_size=3, num_samples=1))
+    score = run.score([("one two", found[0].output)])[0]
+    assert not found[0].ended or score.log_probability == pytest.approx(found[0].log_probability, abs=1e-4)
+
+
 # ---- averaged weights -------------------------------------------------------------------------------------------
 
 

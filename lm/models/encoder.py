@@ -19,14 +19,15 @@ def recurrent_layer(config: ModelConfig, inputs: int, name: str | None = None) -
 
 
 class Memory(NamedTuple):
-    """All that the decoder may know of the source; leading axis batch."""
+    """All that the decoder may know of the source; leading axis batch. Mask and `state` alone where it read that itself."""
 
-    values_bsd: jax.Array  # the top layer's outputs, float32
-    keys_bsk: jax.Array  # what attention matches its queries with
+    values_bsd: jax.Array | None  # the top layer's outputs, float32
+    keys_bsk: jax.Array | None  # what attention matches its queries with
     mask_bs: jax.Array  # False on padding
-    summary_nz: jax.Array  # the fixed-length vector: every layer's final outputs; [b, z], or [b, k, z] of packed rows
+    summary_nz: jax.Array | None  # the fixed-length vector: all layers' final outputs; [b, z]; of packed rows [b, k, z]
     segments_bs: jax.Array | None = None  # which example of its packed row a position belongs to; None: a row is one
     ids_bs: jax.Array | None = None  # the source itself, for a decoder that copies
+    state: tuple | None = None  # the decoder's, a `DecoderState`
 
 
 class Encoder(nn.Module):

@@ -11,7 +11,7 @@ from lm.models.encoder import Encoder, Memory, segments
 from lm.recurrence.base import dot
 from lm.recurrence.layer import adaptable
 
-PAD, EOS = 0, 2  # the ids that fill rows up and end texts; the same for every tokenizer
+PAD, BOS, EOS = 0, 1, 2  # the ids that fill rows up, begin texts and end them; the same for every tokenizer
 
 
 class EncoderDecoder(nn.Module):
@@ -27,9 +27,10 @@ class EncoderDecoder(nn.Module):
 
     def setup(self):
         self.embedding = Embedding(self.config, self.vocab_size)
-        if self.has_encoder:
+        own_encoder = self.has_encoder and self.config.encoder != "decoder"
+        if own_encoder:
             self.encoder = Encoder(self.config)
-        self.decoder = Decoder(self.config, has_memory=self.has_encoder)
+        self.decoder = Decoder(self.config, has_memory=own_encoder)
         if not self.config.tied:
             # The decoder's features are as wide as a recurrent layer.
             shape = (self.config.hidden_dim, self.vocab_size)
@@ -42,8 +43,16 @@ class EncoderDecoder(nn.Module):
     def encode(
         self, source_bs: jax.Array, keys_b: jax.Array | None = None, source_ends_bk: jax.Array | None = None
     ) -> Memory:
-        """What the decoder may know of the source; `source_ends_bk`, see `Batch`, says that rows are packed."""
+        """What the decoder may know of the source; `source_ends_bk`, see `Batch`, says that rows are packed.
+
+        With `encoder=decoder` that is the state after the source, read as a language model reads a text's beginning.
+        """
         mask_bs = source_bs != PAD
+        if self.config.encoder == "decoder":
+            # It is not ended yet, so there is BOS before it and no EOS after it.
+            inputs_bs = jnp.pad(jnp.where(source_bs == EOS, PAD, source_bs), [(0, 0), (1, 0)], constant_values=BOS)
+            _, state = self.unroll(inputs_bs, zero_states(self.config, len(source_bs)), keys_b=keys_b)
+            return Memory(None, None, mask_bs, None, state=state)
         values_bsd, summary_nz = self.encoder(self.embedding(source_bs), mask_bs, keys_b, source_ends_bk)
         segments_bs = None if source_ends_bk is None else segments(source_ends_bk, source_bs.shape[1])
         keys_bsk, ids_bs = self.decoder.keys(values_bsd), source_bs if self.config.copy else None
@@ -54,7 +63,7 @@ class EncoderDecoder(nn.Module):
 
         Without an encoder it is `zero_states`.
         """
-        return self.decoder.initial_state(memory)
+        return self.decoder.initial_state(memory) if memory.state is None else memory.state
 
     def unroll(
         self,
