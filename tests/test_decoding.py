@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lm import decoding
 from lm.decoding import Constraints, Sampling, Words, beam_search, beams, coverage, ensemble, sample, tile_beams
 
 PAD, BOS, EOS, UNK = range(4)
@@ -245,6 +246,29 @@ def test_successive_draws_and_rows_are_independent():
     pairs = np.bincount(ids_bl[:, 0] * V + ids_bl[:, 1], minlength=V * V).reshape(V, V)[4:, 4:]
     assert pairs.sum() == draws
     assert ((pairs - draws / 25) ** 2 / (draws / 25)).sum() < 24 + 4 * np.sqrt(48)
+
+
+@pytest.mark.parametrize("size", [1, 2, 16, 17, 1000])
+def test_a_draw_is_as_likely_as_its_weight_and_none_is_of_weight_0(size):
+    """Also where whole blocks have none, at the ends too, and where a sum is rounded."""
+    draws, weights_v = 20_000, np.random.default_rng(0).exponential(size=size).astype(np.float32)
+    weights_v[: size // 3] = weights_v[size - size // 5 :] = 0
+    weights_v[size // 2 :: 7] *= 1e-9  # vanishes in a sum
+    ids_b = decoding._drawn(jnp.tile(weights_v, (draws, 1)), jax.random.split(jax.random.key(1), draws))
+    counts_v, expected_v = np.bincount(ids_b, minlength=size), draws * weights_v / weights_v.sum()
+    assert len(counts_v) == size and (counts_v[weights_v == 0] == 0).all()
+    likely = expected_v > 1
+    chi_square = ((counts_v - expected_v) ** 2 / np.maximum(expected_v, 1e-9))[likely].sum()
+    freedom = likely.sum() - 1
+    assert chi_square <= freedom + 4 * np.sqrt(2 * freedom)
+
+
+@pytest.mark.parametrize(("uniform", "expected"), [(0.0, 3), (1 - 2**-23, 46)])
+def test_the_ends_of_the_unit_interval_draw_the_first_and_the_last_id_that_has_a_weight(monkeypatch, uniform, expected):
+    monkeypatch.setattr(jax.random, "uniform", lambda key, shape: jnp.full(shape, uniform))
+    weights_v = jnp.where((jnp.arange(60) < 3) | (jnp.arange(60) > 46), 0, 0.1)
+    (found,) = decoding._drawn(weights_v[None], random_keys(1))
+    assert found == expected
 
 
 def test_other_values_of_the_options_compile_nothing_anew():
