@@ -303,9 +303,9 @@ def test_a_decoder_that_reads_the_source_is_a_language_model_that_goes_on(shape)
     batch = batch_of()
     found = logits(model, params, batch)
     for row, (source, target) in enumerate(LENGTHS):
-        ids = np.concatenate([[BOS], batch.source_bs[row, :source], batch.inputs_bt[row, : target + 1]])[None]
-        *_, expected = unroll(alone, own, ids, zero_states(alone.config, 1))
-        np.testing.assert_allclose(found[row, : target + 1], expected[0, source + 1 :], atol=1e-5)
+        text = np.concatenate([[BOS], batch.source_bs[row, :source], batch.targets_bt[row, :target]])[None]
+        *_, expected = unroll(alone, own, text, zero_states(alone.config, 1))
+        np.testing.assert_allclose(found[row, : target + 1], expected[0, source:], atol=1e-5)
 
 
 # ---- encoder and attention --------------------------------------------------------------------------------------

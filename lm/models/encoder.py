@@ -19,7 +19,7 @@ def recurrent_layer(config: ModelConfig, inputs: int, name: str | None = None) -
 
 
 class Memory(NamedTuple):
-    """All that the decoder may know of the source; leading axis batch. Mask and `state` alone where it read that itself."""
+    """All that the decoder may know of the source; leading axis batch. Mask and `own` alone where it read that itself."""
 
     values_bsd: jax.Array | None  # the top layer's outputs, float32
     keys_bsk: jax.Array | None  # what attention matches its queries with
@@ -27,7 +27,7 @@ class Memory(NamedTuple):
     summary_nz: jax.Array | None  # the fixed-length vector: all layers' final outputs; [b, z]; of packed rows [b, k, z]
     segments_bs: jax.Array | None = None  # which example of its packed row a position belongs to; None: a row is one
     ids_bs: jax.Array | None = None  # the source itself, for a decoder that copies
-    state: tuple | None = None  # the decoder's, a `DecoderState`
+    own: tuple | None = None  # the decoder's state before the source's last token, and that token [b]
 
 
 class Encoder(nn.Module):

@@ -45,14 +45,17 @@ class EncoderDecoder(nn.Module):
     ) -> Memory:
         """What the decoder may know of the source; `source_ends_bk`, see `Batch`, says that rows are packed.
 
-        With `encoder=decoder` that is the state after the source, read as a language model reads a text's beginning.
+        With `encoder=decoder` that is the state before the source's last token, and this token, which `unroll` and `step` read
+        for BOS: source and target are one text.
         """
         mask_bs = source_bs != PAD
         if self.config.encoder == "decoder":
-            # It is not ended yet, so there is BOS before it and no EOS after it.
-            inputs_bs = jnp.pad(jnp.where(source_bs == EOS, PAD, source_bs), [(0, 0), (1, 0)], constant_values=BOS)
-            _, state = self.unroll(inputs_bs, zero_states(self.config, len(source_bs)), keys_b=keys_b)
-            return Memory(None, None, mask_bs, None, state=state)
+            text_bs = jnp.pad(jnp.where(source_bs == EOS, PAD, source_bs), [(0, 0), (1, 0)], constant_values=BOS)
+            places_s = jnp.arange(text_bs.shape[1])
+            last_b1 = jnp.max(jnp.where(text_bs != PAD, places_s, 0), axis=1, keepdims=True)
+            before_bs = jnp.where(places_s == last_b1, PAD, text_bs)
+            _, state = self.unroll(before_bs, zero_states(self.config, len(source_bs)), keys_b=keys_b)
+            return Memory(None, None, mask_bs, None, own=(state, jnp.take_along_axis(text_bs, last_b1, axis=1)[:, 0]))
         values_bsd, summary_nz = self.encoder(self.embedding(source_bs), mask_bs, keys_b, source_ends_bk)
         segments_bs = None if source_ends_bk is None else segments(source_ends_bk, source_bs.shape[1])
         keys_bsk, ids_bs = self.decoder.keys(values_bsd), source_bs if self.config.copy else None
@@ -63,7 +66,7 @@ class EncoderDecoder(nn.Module):
 
         Without an encoder it is `zero_states`.
         """
-        return self.decoder.initial_state(memory) if memory.state is None else memory.state
+        return self.decoder.initial_state(memory) if memory.own is None else memory.own[0]
 
     def unroll(
         self,
@@ -79,14 +82,23 @@ class EncoderDecoder(nn.Module):
         k-th reset of a row starts its k-th example: from its own `initial_state`, and with attention to its source alone.
         """
         reset_bt = jnp.zeros_like(inputs_bt, bool) if reset_bt is None else reset_bt
-        return self.decoder.unroll(self.embedding(inputs_bt), state, memory, inputs_bt != PAD, reset_bt, keys_b)
+        embedded_btd = self.embedding(self._continued(inputs_bt, memory))
+        return self.decoder.unroll(embedded_btd, state, memory, inputs_bt != PAD, reset_bt, keys_b)
 
     def step(
         self, ids_b: jax.Array, state: DecoderState, memory: Memory | None = None
     ) -> tuple[jax.Array, DecoderState]:
         """logits_bv of the token after `ids_b`, and the state."""
-        features, state = self.decoder.step(self.embedding(ids_b), state, memory)
+        features, state = self.decoder.step(self.embedding(self._continued(ids_b, memory)), state, memory)
         return self.logits(features, memory), state
+
+    @staticmethod
+    def _continued(ids, memory):
+        """The source's last token for BOS, where the decoder reads that itself."""
+        if memory is None or memory.own is None:
+            return ids
+        last_b = memory.own[1]
+        return jnp.where(ids == BOS, last_b.reshape(-1, *[1] * (ids.ndim - 1)), ids)
 
     def head(self) -> tuple[jax.Array, jax.Array]:
         """kernel_dv and bias_v."""
