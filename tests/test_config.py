@@ -669,7 +669,7 @@ def test_a_tenth_of_the_embedded_text_gives_the_pieces_that_its_config_asks_for(
     monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(tmp_path))
     config, sizes = load(ROOT / "configs" / f"{name}.py"), r"tfds:\1/train=3000,validation=20,test=20"
     specs = {role: getattr(config.data, role) for role in ("train", "validation", "test")}
-    few = {f"data.{role}": re.sub(r"tfds:(tinyworld/\w+)", sizes, spec) for role, spec in specs.items()}
+    few = {f"data.{role}": re.sub(r"tfds:(tinyworld/\w+)(/train=\d+)?", sizes, spec) for role, spec in specs.items()}
     data = validated(changed(config, few)).data
     assert data.tokenizer.kind == "unigram"
     tokenizer = pipeline.make_tokenizer(data, pipeline.load_splits(data)["train"])
