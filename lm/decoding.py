@@ -472,7 +472,7 @@ def _drawn(weights_bv: jax.Array, keys_b: jax.Array) -> jax.Array:
     """An id of each row, as likely as its weight, and none of weight 0.
 
     By inversion: a block of ids first, then one of these. That takes two random numbers, where the maximum of Gumbel
-    noise (`jax.random.categorical`) takes one for each id: on a CPU most of a small model's time.
+    noise (`jax.random.categorical`) takes one for each id: on a CPU much of a small model's time.
     """
     b, v = weights_bv.shape
     width = math.isqrt(v - 1) + 1
