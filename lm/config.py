@@ -73,7 +73,10 @@ class _Section:
 
 @dataclasses.dataclass(unsafe_hash=True)
 class TokenizerConfig(_Section):
-    kind: str = _field("unigram", f"how text becomes ids: one of {', '.join(TOKENIZERS)}, or a path to a .model file")
+    kind: str = _field(
+        "unigram",
+        f"how text becomes ids: one of {', '.join(TOKENIZERS)}, or a path: of a .model file, or of a run's tokenizer.json",
+    )
     vocab_size: int = _field(
         0,
         "ids in the vocabulary, specials included; 0: as many as there are (not for unigram, bpe)",
@@ -525,10 +528,10 @@ def _tokenizer_rules(config: Config) -> Rules:
         "use unigram or bpe, or the step nfkc of config.data.cleaning",
     )
     yield (
-        kind in TOKENIZERS or kind.endswith(".model"),
+        kind in TOKENIZERS or kind.endswith((".model", "tokenizer.json")),
         "data.tokenizer.kind",
         f"{kind!r} is unknown",
-        nearest(kind, (*TOKENIZERS, "a path that ends in .model")),
+        nearest(kind, (*TOKENIZERS, "a path that ends in .model or tokenizer.json")),
     )
     yield (
         not trained or tokenizer.vocab_size > 0,

@@ -36,7 +36,6 @@ PRETRAIN = "pretrain"
 def fine_tunings(file: str, directory: epath.Path, tasks: list[str], seeds: list[int]) -> dict[str, Config]:
     """The configuration of each by the name of its run, in order; `directory` holds the pretrained run."""
     found, pretrained = {}, directory / PRETRAIN
-    model = pretrained / "tokenizer" / "tokenizer.model"
     for task, seed, start in itertools.product(tasks, seeds, STARTS):
         config = configuration.editable(configuration.from_file(f"{file}:{task}"))
         config.seed = seed
@@ -46,8 +45,7 @@ def fine_tunings(file: str, directory: epath.Path, tasks: list[str], seeds: list
             # Nothing is to differ but the parameters, and `groups`, which spare those that were learned.
             config.training.init_params, config.training.init_mismatch = (), "refuse"
             config.optimizer.groups = ()
-            if model.exists():
-                config.data.tokenizer = TokenizerConfig(kind=str(model))
+            config.data.tokenizer = TokenizerConfig(kind=str(pretrained / "tokenizer" / "tokenizer.json"))
         found[f"{task}-{start}-{seed}"] = config
     return found
 

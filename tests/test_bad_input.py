@@ -127,6 +127,15 @@ WRONG_FLAGS = {
     "vocabulary too large": (["--config.data.tokenizer.vocab_size=9000"], ["vocab_size", "9000"]),
     "vocabulary too small": (["--config.data.tokenizer.vocab_size=100"], ["vocab_size", "100"]),
     "no such tokenizer": (["--config.data.tokenizer.kind={bad}/none.model"], ["none.model"]),
+    "no such tokenizer of a run": (["--config.data.tokenizer.kind={bad}/tokenizer.json"], ["{bad}/tokenizer.json"]),
+    "noise without its signs": (
+        [
+            *("--config.data.task=denoise", "--config.training.init_from={buckets}"),
+            *("--config.data.train=jsonl:{bad}/text.jsonl", "--config.data.validation=jsonl:{bad}/text.jsonl"),
+            "--config.data.test=",
+        ],
+        ["config.data.noise", "the tokenizer has 0", "config.data.tokenizer.sentinels="],
+    ),
     "all pairs are too long": (["--config.data.max_length=1"], ["config.data.max_length"]),
     "decay of no parameter": (["--config.optimizer.decayed=x", "--config.optimizer.weight_decay=0.1"], ["decayed"]),
     "workdir is a file": (["--workdir={bad}/file"], ["file", "is a file"]),

@@ -663,7 +663,7 @@ def test_a_config_file_is_valid_and_its_model_shrunk_fits_a_step_of_training(fil
     assert data.batches[0].weights_bt.sum() > 0
 
 
-@pytest.mark.parametrize("name", ["tinyworld", "stories", "dialogue", "pretrain", "pipelines/tinyworld"])
+@pytest.mark.parametrize("name", ["tinyworld", "stories", "dialogue", "pretrain"])
 def test_a_tenth_of_the_embedded_text_gives_the_pieces_that_its_config_asks_for(name, tmp_path, monkeypatch):
     """SentencePiece refuses to make more than it finds."""
     monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(tmp_path))

@@ -24,7 +24,7 @@ def shown(trained, sources, configs, tmp_path_factory):
             "--config.data.cleaning=nfc,words(2, 9),duplicates",
         ],
         "a stage": [
-            "configs/pipelines/tinyworld.py:stories",
+            "configs/pipelines/tinyworld.py:questions",
             *(f"--config.data.train={sources['seq2seq']}", "--config.data.validation=", "--config.data.test="),
             *("--config.data.tokenizer.kind=bytes", "--config.data.tokenizer.vocab_size=0"),
         ],
@@ -79,7 +79,7 @@ def test_a_config_file_is_shown_with_its_fields_replaced(shown):
 
 
 def test_a_stage_of_a_config_file_is_shown(shown):
-    # That of no stage named has the task `prefix`.
+    # That of no stage named has the task `lm`.
     assert re.search(r"task +seq2seq, buckets\n", shown["a stage"].stdout)
 
 

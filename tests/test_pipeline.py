@@ -69,7 +69,7 @@ def test_pretraining_is_all_that_differs(done):
             assert scratch["training"].pop("init_from") == "" and scratch["training"].pop("init_params") == []
             pretrained["training"].pop("init_params")
             assert pretrained["optimizer"].pop("groups") and scratch["optimizer"].pop("groups") == []
-            assert scratch["data"].pop("tokenizer")["kind"] == f"{folder}/runs/pretrain/tokenizer/tokenizer.model"
+            assert scratch["data"].pop("tokenizer")["kind"] == f"{folder}/runs/pretrain/tokenizer/tokenizer.json"
             pretrained["data"].pop("tokenizer")
             assert scratch == pretrained
     assert printed.count(f"from {folder}/runs/pretrain: ") == 3

@@ -2,6 +2,7 @@
 
 import collections
 import concurrent.futures
+import dataclasses
 import hashlib
 import io
 import json
@@ -74,6 +75,15 @@ def test_words_keep_all_of_their_own_training_text(trained):
     for text in TEXTS:
         check_round_trip(trained["words"], text)
     assert trained["words"].pieces(trained["words"].encode("the cat.\n")) == ["the", " cat", ".", "\n"]
+
+
+def test_a_character_is_a_word_where_no_spaces_are_written(trained):
+    tokenizer = trained["words"]
+    assert tokenizer.pieces(tokenizer.encode("一只猫跑了。the cat")) == [*"一只猫跑了。", "the", " cat"]
+    text = "ในบ้าน かな カナ漢字 xy二z"
+    mixture = train_tokenizer(TokenizerConfig("words"), [text])
+    check_round_trip(mixture, text)
+    assert mixture.pieces(mixture.encode(text)[6:]) == [" か", "な", " カ", "ナ", "漢", "字", " xy", "二", "z"]
 
 
 @pytest.mark.parametrize("kind", ["characters", "words"])
@@ -530,6 +540,14 @@ def test_a_model_made_elsewhere_gets_our_special_ids(ids, tmp_path):
     loaded = load_tokenizer(tmp_path / "saved")
     np.testing.assert_array_equal(loaded.encode(text), encoded)
     assert loaded.kind == "sentencepiece" and loaded.fingerprint == tokenizer.fingerprint
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_tokenizer_of_a_run_is_taken_whole(trained, kind, tmp_path):
+    own = dataclasses.replace(trained[kind], sentinels=3).extended(["<new>"])
+    save_tokenizer(own, tmp_path)
+    taken = train_tokenizer(TokenizerConfig(f"{tmp_path}/tokenizer.json"), [], sentinels=7)
+    assert taken.fingerprint == own.fingerprint and taken.vocab_size == own.vocab_size and taken.sentinels == 3
 
 
 # ---- errors -----------------------------------------------------------------------------------------------------

@@ -201,6 +201,11 @@ def pieces(config: DataConfig, tokenizer: Tokenizer, corpus: Corpus, seed: int) 
         """What is made of a piece, EOS included, must have room on both sides."""
         return next((n for n in range(config.max_length - 1, 0, -1) if max(sizes(n)) < config.max_length), 1)
 
+    def check_sentinels(needed: int) -> None:
+        if needed > tokenizer.sentinels:
+            what = f"the sentinels that noise needs are {needed}, the tokenizer has {tokenizer.sentinels}"
+            raise UserError("config.data.noise", what, f"make it with config.data.tokenizer.sentinels={needed}")
+
     noise = config.noise
     if config.task == "prefix":
         shares = {"least": config.prefix_least, "most": config.prefix_most}
@@ -210,8 +215,11 @@ def pieces(config: DataConfig, tokenizer: Tokenizer, corpus: Corpus, seed: int) 
         rates = {"rate": noise.rate, "mean_span": noise.mean_span}
         sentinels = np.array([tokenizer.sentinel(i) for i in range(tokenizer.sentinels)], np.int32)
         sizes = lambda n: objectives.spans_sizes(n, **rates)[:2]
+        most = min(longest(sizes), int(corpus.lengths(0)[:, 1].max()))
+        check_sentinels(objectives.spans_sizes(most, **rates)[2])
         made = functools.partial(objectives.spans, **rates, sentinel_ids=sentinels)
         return Noised(corpus, longest(sizes), made, sizes, seed)
+    check_sentinels(1)
     rates = {"infilling": noise.infilling, "deletion": noise.deletion, "mean_span": noise.mean_span}
     how = {
         "permutation": noise.permutation,

@@ -2,10 +2,12 @@
 
     bytes       the 256 bytes of UTF-8; nothing is trained, nothing is unknown
     characters  the code points of the training text, the most frequent first
-    words       words and marks, each with the space before it, the most frequent first; for text that has spaces
+    words       words and marks, each with the space before it, the most frequent first; where a script writes no spaces
+                (Chinese, Japanese, Thai), each character is a word
     unigram     SentencePiece unigram pieces (Kudo 2018, arXiv:1804.10959)
     bpe         SentencePiece byte-pair pieces (Sennrich et al. 2016, arXiv:1508.07909)
     PATH.model  a SentencePiece model made elsewhere
+    PATH/tokenizer.json  the tokenizer of another run, of any kind, with all its ids
 
 `decode(encode(text)) == text` for every text with `bytes`, `unigram` and `bpe` (what has no piece is written in
 bytes), and with `characters` and `words` where all of it is in the vocabulary. A normalisation other than identity
@@ -37,6 +39,7 @@ from sentencepiece import sentencepiece_model_pb2
 
 from lm.config import TOKENIZERS, TokenizerConfig
 from lm.data import store
+from lm.data.cleaning import UNSPACED
 from lm.errors import UserError, nearest
 
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
@@ -272,7 +275,10 @@ class Vocabulary(Tokenizer):
 
 def _words(text: str) -> list[str]:
     """All of the text, cut into words and marks with a space before them, and what other white space there is."""
-    return re.findall(r" ?\w+| ?[^\w\s]|\s", text)
+    return _WORD.findall(text)
+
+
+_WORD = re.compile(rf" ?[{UNSPACED}]| ?[^\W{UNSPACED}]+| ?[^\w\s]|\s")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -513,7 +519,8 @@ def train_tokenizer(
     """A tokenizer for the texts: the same texts give the same tokenizer, byte for byte.
 
     Args:
-        config: `kind` is one of `TOKENIZERS`, or the path of a SentencePiece model, that is taken as it is.
+        config: `kind` is one of `TOKENIZERS`, or the path of a SentencePiece model or of a saved tokenizer, that is
+            taken as it is.
             `vocab_size` is the number of own ids, the four special ones included; for `characters` and `words` a
             limit, 0 for none; not read for `bytes` and a path, whose size is given.
         sentinels: how many there are if the configuration does not say; they come on top of `vocab_size`.
@@ -537,8 +544,10 @@ def train_tokenizer(
         key = store.key_of("tokenizer", VERSION, sentencepiece.__version__, fingerprint, settings)
         known = store.remembered(key, model) if fingerprint else model()
         return SentencePiece(kind, known.encode("latin-1"), **extras)
+    if kind.endswith("tokenizer.json"):
+        return load_tokenizer(epath.Path(kind).expanduser().parent)
     if not kind.endswith(".model"):
-        mend = nearest(kind, (*TOKENIZERS, "a path that ends in .model"))
+        mend = nearest(kind, (*TOKENIZERS, "a path that ends in .model or tokenizer.json"))
         raise UserError("config.data.tokenizer.kind", f"{kind!r} is unknown", mend)
     return _read_model("sentencepiece", epath.Path(kind).expanduser(), extras)
 
