@@ -94,7 +94,10 @@ class TokenizerConfig(_Section):
         "taken tokenizer has not are added to it",
     )
     sentinels: int = _field(
-        0, "ids that stand for what noise took out; 0: as many as the task needs", low=0, high=10_000
+        0,
+        "ids that stand for what noise took out; 0: as many as the task needs; init_from: at least so many",
+        low=0,
+        high=10_000,
     )
     multiple_of: int = _field(
         1, "the vocabulary is filled up to a multiple of this with ids that are never used, e.g. 128", low=1, high=2**16

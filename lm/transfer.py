@@ -26,10 +26,10 @@ VOCABULARY_AXIS = {EMBEDDING: 0, "head_kernel": 1, "head_bias": 0}  # of the par
 class Origin:
     where: str
     tokenizer: Tokenizer
-    params: Any  # a tree as the checkpoint holds it, adapters merged and rows of new pieces added
+    params: Any  # a tree as the checkpoint holds it, adapters merged and rows of new ids added
     patterns: tuple[str, ...] = ()  # as `config.training.init_params`
     skip_misfits: bool = False  # parameters of another shape are not an error
-    new_pieces: int = 0  # that the tokenizer has here and had not there
+    new_ids: int = 0  # that the tokenizer has here and had not there
 
 
 def steps_of(saved: checkpoints.Checkpoints, which: str) -> tuple[list[int], str]:
@@ -73,7 +73,7 @@ def origin(config: Config) -> Origin | None:
     params = mean([merged(saved.restore_params(step), alpha) for step in steps_of(saved, which)[0]])
     saved.close()
     theirs = tokenizers.load_tokenizer(directory / "tokenizer")
-    tokenizer = theirs.extended(config.data.tokenizer.pieces)
+    tokenizer = theirs.extended(config.data.tokenizer.pieces, config.data.tokenizer.sentinels)
     new = tokenizer.unused.start - theirs.unused.start
     params = grown(params, theirs, tokenizer) if new else params
     rules = tuple(training.init_params)
@@ -157,7 +157,7 @@ def initialise(params: Any, origin: Origin) -> tuple[Any, dict[str, list[str]]]:
             return own
         used.add(there)
         notes = [f"of {there}"] * (there != name)
-        notes += [f"{origin.new_pieces} rows new"] * (origin.new_pieces > 0 and there in VOCABULARY_AXIS)
+        notes += [f"{origin.new_ids} rows new"] * (origin.new_ids > 0 and there in VOCABULARY_AXIS)
         report["loaded"].append(name + f" ({', '.join(notes)})" * bool(notes))
         return theirs[there]
 

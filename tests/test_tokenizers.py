@@ -427,6 +427,17 @@ def test_an_added_piece_cuts_none_that_a_tokenizer_was_made_with():
     assert error_of(made.extended, ["a b"]).startswith("error: config.data.tokenizer.pieces: ")
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_sentinels_are_added_after_all_ids_in_use(trained, kind):
+    old = trained[kind]
+    new = old.extended((), sentinels=2)
+    assert new.pieces(range(old.vocab_size)) == old.pieces(range(old.vocab_size))
+    assert [new.sentinel(i) for i in range(2)] == [old.vocab_size, old.vocab_size + 1]
+    assert new.extended((), sentinels=1).fingerprint == new.fingerprint
+    message = error_of(old.extended(["<user>"]).extended, (), 1)
+    assert message.startswith("error: config.data.tokenizer.sentinels: 1 are asked for")
+
+
 # ---- sentinels, unused ids --------------------------------------------------------------------------------------
 
 

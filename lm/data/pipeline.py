@@ -204,7 +204,7 @@ def pieces(config: DataConfig, tokenizer: Tokenizer, corpus: Corpus, seed: int) 
     def check_sentinels(needed: int) -> None:
         if needed > tokenizer.sentinels:
             what = f"the sentinels that noise needs are {needed}, the tokenizer has {tokenizer.sentinels}"
-            raise UserError("config.data.noise", what, f"make it with config.data.tokenizer.sentinels={needed}")
+            raise UserError("config.data.noise", what, f"give config.data.tokenizer.sentinels={needed}")
 
     noise = config.noise
     if config.task == "prefix":

@@ -89,18 +89,23 @@ class Tokenizer:
         more = (self.sentinels, self.multiple_of, *([self.added] if self.added else []))
         return _fingerprint(self.kind, self._content() + (b"" if more == (0, 1) else f"\0{more}".encode()))
 
-    def extended(self, pieces: Iterable[str]) -> "Tokenizer":
-        """With those of the pieces that it has not: they are never cut, and all ids in use keep their meaning.
+    def extended(self, pieces: Iterable[str], sentinels: int = 0) -> "Tokenizer":
+        """With those of the pieces that it has not, which are never cut, and at least so many sentinels.
+
+        All ids in use keep their meaning.
 
         Raises:
-            UserError: a piece that cannot be had.
+            UserError: a piece that cannot be had, or sentinels where pieces were added already.
         """
+        if sentinels > self.sentinels and self.added:
+            what = f"{sentinels} are asked for, and pieces were added after the {self.sentinels} that there are"
+            raise UserError("config.data.tokenizer.sentinels", what, "add sentinels first, then pieces")
         pieces = tuple(pieces)
         _check_pieces(pieces)
         if self.kind == "words":  # a word with a space before it is another one
             pieces = tuple(form for piece in pieces for form in (piece, f" {piece}"))
         new = tuple(piece for piece in pieces if piece not in self._uncut)
-        return dataclasses.replace(self, added=(*self.added, *new))
+        return dataclasses.replace(self, added=(*self.added, *new), sentinels=max(sentinels, self.sentinels))
 
     @property
     def _uncut(self) -> frozenset[str]:
