@@ -47,7 +47,8 @@ def done(tmp_path_factory, pairs):
 
 def test_every_stage_is_a_run_and_the_table_is_of_their_records(done):
     folder, _, printed = done
-    assert {path.name for path in (folder / "runs").iterdir()} == {"pretrain", "denoise", *RUNS, "table.md", "table.json"}
+    made = {"pretrain", "denoise", *RUNS, "table.md", "table.json"}
+    assert {path.name for path in (folder / "runs").iterdir()} == made
     records = {name: json.loads(next((folder / "runs" / name / "evaluations").iterdir()).read_text()) for name in RUNS}
     found = json.loads((folder / "runs" / "table.json").read_text())
     (row,) = found["rows"]  # no floor is known, and a language model has no outputs

@@ -3,8 +3,9 @@
     python -m lm.pipeline configs/pipelines/tinyworld.py
 
 The text is that of all six tasks: stories, and the sources and the targets of the others, never a target beside its source.
-A language model learns it, all of it in every update. Each task starts from there and goes on with a source as with the
-beginning of a text (`model.encoder=decoder`), and from scratch with the same model and tokenizer.
+A language model learns it, all of it in every update; then, reading it with gaps, to write it whole. Each task starts from
+there and goes on with a source as with the beginning of a text (`model.encoder=decoder`), and from scratch with the same model
+and tokenizer.
 
 One stage alone: `python train.py --config=configs/pipelines/tinyworld.py:questions --config.training.init_from=RUN`.
 """
@@ -21,8 +22,6 @@ SIDES = {
     "dialogue": ("{source}\nSeller:", " {target}"),
 }
 TASKS = ("stories", "translate", "sentiment", "questions", "summaries", "dialogue")
-
-
 PRETRAINING = ("pretrain", "denoise")  # one from the other
 
 
@@ -33,8 +32,20 @@ def get_config(stage: str = "pretrain") -> Config:
 
 def pretrain() -> Config:
     """A language model of all text."""
+    texts = [
+        "tfds:tinyworld/stories/train=40000:{} | | {{text}}",
+        "tfds:tinyworld/translate:{} | | {{source}}",
+        "tfds:tinyworld/translate:{} | | {{target}}",
+        "tfds:tinyworld/sentiment/train=60000:{} | | {{source}}",
+        "tfds:tinyworld/sentiment:{} | | Answer: {{target}}",
+        "tfds:tinyworld/questions:{} | | {{source}}",
+        "tfds:tinyworld/questions:{} | | Answer: {{target}}",
+        "tfds:tinyworld/summaries:{} | | {{source}}",
+        "tfds:tinyworld/summaries:{} | | {{target}}",
+        "tfds:tinyworld/dialogue/train=40000:{} | | {{source}}",
+    ]
     return Config(
-        data=DataConfig(**texts(), task="lm", batch_size=16, window=256, tokenizer=tokenizer()),
+        data=DataConfig(**splits(texts), task="lm", batch_size=16, window=256, tokenizer=TokenizerConfig(kind="words")),
         model=model(),
         optimizer=OptimizerConfig(learning_rate=4e-3, warmup=200, schedule="linear", final_fraction=0.02),
         training=TrainingConfig(steps=11_000, eval_every=1000, checkpoint_every=500, log_every=100),
@@ -43,34 +54,36 @@ def pretrain() -> Config:
 
 def denoise() -> Config:
     """It reads a text with gaps, and writes it whole: so it learns to look at a source for what it is to write."""
-    config = pretrain()
-    config.data.task, config.data.batch_size, config.data.max_length, config.data.buckets = "denoise", 32, 160, 4
-    config.data.noise = NoiseConfig(kind="bart", infilling=0.15, mean_span=1.0, deletion=0.05, permutation=0.0)
-    config.data.tokenizer.sentinels = 1
-    config.optimizer.learning_rate = 2e-3
-    config.training.steps = 1600
-    return config
-
-
-def texts() -> dict[str, str]:
-    """The sources of each split: the targets of a task are not beside its sources."""
-    formats = [
-        ("stories/train=40000", "{text}"),
-        ("translate", "{source}"),
-        ("translate", "{target}"),
-        ("sentiment/train=60000", "{source}"),
-        ("sentiment", "Answer: {target}"),
-        ("questions", "{source}"),
-        ("questions", "Answer: {target}"),
-        ("summaries", "{source}"),
-        ("summaries", "{target}"),
-        ("dialogue/train=40000", "{source}"),
+    texts = [
+        "4*tfds:tinyworld/translate:{} | | {{source}}",  # short, so there are more of them
+        "4*tfds:tinyworld/translate:{} | | {{target}}",
+        "1*tfds:tinyworld/stories:{} | | {{text}}",
+        "1*tfds:tinyworld/sentiment:{} | | {{source}}",
+        "1*tfds:tinyworld/questions:{} | | {{source}}",
+        "1*tfds:tinyworld/summaries:{} | | {{source}}",
+        "1*tfds:tinyworld/summaries:{} | | {{target}}",
+        "1*tfds:tinyworld/dialogue:{} | | {{source}}",
     ]
+    return Config(
+        data=DataConfig(
+            **splits(texts),
+            task="denoise",
+            batch_size=64,
+            max_length=160,
+            buckets=4,
+            noise=NoiseConfig(kind="bart", infilling=0.15, mean_span=1.0, deletion=0.05, permutation=0.0),
+            tokenizer=TokenizerConfig(kind="words", sentinels=1),
+        ),
+        model=model(),
+        optimizer=OptimizerConfig(learning_rate=3e-3, warmup=200, schedule="linear", final_fraction=0.02),
+        training=TrainingConfig(steps="1.5 epochs", eval_every=1000, checkpoint_every=500, log_every=100),
+    )
+
+
+def splits(texts: list[str]) -> dict[str, str]:
+    """The mixtures of these texts; targets are never beside their sources."""
     parts = {"train": "train", "validation": "validation[:10%]", "test": "test[:10%]"}
-    return {
-        split: " + ".join(f"tfds:tinyworld/{name}:{part} | | {text}" for name, text in formats)
-        for split, part in parts.items()
-    }
+    return {split: " + ".join(texts).format(*[part] * len(texts)) for split, part in parts.items()}
 
 
 def fine_tune(task: str) -> Config:
@@ -82,7 +95,7 @@ def fine_tune(task: str) -> Config:
             batch_size=32,
             max_length=256,
             buckets=2,
-            tokenizer=tokenizer(),
+            tokenizer=TokenizerConfig(kind="words"),
         ),
         model=model(dropout=0.3),
         optimizer=OptimizerConfig(learning_rate=3e-3, warmup=50, schedule="linear", final_fraction=0.02),
@@ -101,11 +114,8 @@ def fine_tune(task: str) -> Config:
     if task == "sentiment":
         config.data.task = "classify"
     if task in ("sentiment", "questions"):  # labels and answers of one word are soon learned by heart
-        config.training.steps, config.training.eval_every, config.training.checkpoint_every = (
-            "10 epochs",
-            "1 epoch",
-            "1 epoch",
-        )
+        config.training.steps = "10 epochs"
+        config.training.eval_every = config.training.checkpoint_every = "1 epoch"
     if task == "dialogue":  # replies are in the text, so there is little to learn and much to forget
         config.optimizer.groups = (".*=>0.15",)
     return config
@@ -116,7 +126,3 @@ def model(dropout: float = 0.0) -> ModelConfig:
     return ModelConfig(
         encoder="decoder", embed_dim=256, hidden_dim=256, layers=1, tied=True, self_attention=256, dropout=dropout
     )
-
-
-def tokenizer() -> TokenizerConfig:
-    return TokenizerConfig(kind="words")
