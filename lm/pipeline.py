@@ -2,8 +2,7 @@
 
 Pretrains, fine-tunes each task from there and from scratch, evaluates, and prints one table with and without pretraining.
 CONFIG is a Python file: `get_config(STAGE)` is the configuration of the stage `pretrain`, or of a task in its list `TASKS`;
-`CONFIG:STAGE` can be given to train.py too. Pretraining may have several stages, each of which starts from the one before: a
-list `PRETRAINING` names them. A task's `optimizer.groups` hold where it starts from what was pretrained, not from
+`CONFIG:STAGE` can be given to train.py too. A task's `optimizer.groups` hold where it starts from what was pretrained, not from
 scratch. Every stage is a run in the workdir. A stage that was evaluated is not run again, one that was interrupted goes on. The
 table is `table.md` and `table.json`.
 """
@@ -31,21 +30,12 @@ CONFIG = flags.DEFINE_multi_string("config", [], "the pipeline, a Python file")
 SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "of the fine-tunings; pretraining has that of its configuration")
 CHOSEN = flags.DEFINE_list("tasks", [], "tasks of the pipeline that are run; empty: all")
 STARTS = ("scratch", "pretrained")
+PRETRAIN = "pretrain"
 
 
-def pretrainings(file: str, directory: epath.Path, names: list[str]) -> dict[str, Config]:
-    """The configuration of each by the name of its run, in order: each starts from the one before."""
-    found = {}
-    for name, before in zip(names, [None, *names], strict=False):
-        found[name] = config = configuration.editable(configuration.from_file(f"{file}:{name}"))
-        if before:
-            config.training.init_from = str(directory / before)
-    return found
-
-
-def fine_tunings(file: str, pretrained: epath.Path, tasks: list[str], seeds: list[int]) -> dict[str, Config]:
-    """The configuration of each by the name of its run, in order; `pretrained` is the run that half of them start from."""
-    found = {}
+def fine_tunings(file: str, directory: epath.Path, tasks: list[str], seeds: list[int]) -> dict[str, Config]:
+    """The configuration of each by the name of its run, in order; `directory` holds the pretrained run."""
+    found, pretrained = {}, directory / PRETRAIN
     for task, seed, start in itertools.product(tasks, seeds, STARTS):
         config = configuration.editable(configuration.from_file(f"{file}:{task}"))
         config.seed = seed
@@ -132,9 +122,8 @@ def main() -> None:
     if len(CONFIG.value) != 1 or len(evaluate.WORKDIR.value or [""]) != 1:
         raise UserError("command line", "a pipeline is one file and one workdir", "give CONFIG --workdir=W")
     (file,) = CONFIG.value
-    configuration.from_file(f"{file}:pretrain")  # refuses what is no config file
-    names = runpy.run_path(file)
-    stages, known = list(names.get("PRETRAINING", ["pretrain"])), list(names.get("TASKS", ()))
+    pretraining = configuration.from_file(f"{file}:{PRETRAIN}")
+    known = list(runpy.run_path(file).get("TASKS", ()))
     tasks = CHOSEN.value or known
     for task in tasks:
         if task not in known:
@@ -147,14 +136,13 @@ def main() -> None:
     begun, records = time.monotonic(), {}
 
     def stage(name: str, config: Config) -> None:
-        number, count = len(records) + 1, len(stages) + len(tasks) * len(seeds) * len(STARTS)
+        number, count = len(records) + 1, 1 + len(tasks) * len(seeds) * len(STARTS)
         minutes = (time.monotonic() - begun) / 60
         console.say(f"\n==== {number} of {count}: {name}, after {minutes:.1f} minutes\n")
         records[name] = run_stage(directory / name, config)
 
-    for name, config in pretrainings(file, directory, stages).items():
-        stage(name, config)
-    for name, config in fine_tunings(file, directory / stages[-1], tasks, seeds).items():
+    stage(PRETRAIN, pretraining)
+    for name, config in fine_tunings(file, directory, tasks, seeds).items():
         stage(name, config)
     rows = compared(records, tasks, seeds)
     text = table(rows, seeds)

@@ -9,18 +9,17 @@ from lm import pipeline
 
 FILE = """
 from lm.config import *
-PRETRAINING, TASKS = ("pretrain", "denoise"), ("reverse", "tell")
+TASKS = ("reverse", "tell")
 
 def get_config(stage="pretrain"):
     pairs, texts = "tsv:{0}/pairs.tsv", "tsv:{0}/pairs.tsv | | {{source}}"
-    task = {{"pretrain": "prefix", "denoise": "denoise", "reverse": "seq2seq", "tell": "lm"}}[stage]
+    task = {{"pretrain": "denoise", "reverse": "seq2seq", "tell": "lm"}}[stage]
     source = pairs if stage == "reverse" else texts
     return Config(
         data=DataConfig(train=source, validation=source, test=source, task=task, batch_size=8, buckets=1, window=16,
-            noise=NoiseConfig(rate=0.5),
-            tokenizer=TokenizerConfig("unigram", 280, sentinels=9 if stage == "denoise" else 0)),
+            noise=NoiseConfig(rate=0.5), tokenizer=TokenizerConfig("unigram", 280)),
         model=ModelConfig(embed_dim=16, hidden_dim=16, layers=1, attention="dot", tied=True),
-        optimizer=OptimizerConfig(groups=() if task in ("prefix", "denoise") else ("embedding/.*=>0.5", ".*=>1")),
+        optimizer=OptimizerConfig(groups=() if stage == "pretrain" else ("embedding/.*=>0.5", ".*=>1")),
         training=TrainingConfig(steps=8, eval_every=4, checkpoint_every=4, eval_examples=0,
             init_params=("embedding/.*", "decoder/layers_.*") if stage == "tell" else ()),
     )
@@ -47,8 +46,7 @@ def done(tmp_path_factory, pairs):
 
 def test_every_stage_is_a_run_and_the_table_is_of_their_records(done):
     folder, _, printed = done
-    made = {"pretrain", "denoise", *RUNS, "table.md", "table.json"}
-    assert {path.name for path in (folder / "runs").iterdir()} == made
+    assert {path.name for path in (folder / "runs").iterdir()} == {"pretrain", *RUNS, "table.md", "table.json"}
     records = {name: json.loads(next((folder / "runs" / name / "evaluations").iterdir()).read_text()) for name in RUNS}
     found = json.loads((folder / "runs" / "table.json").read_text())
     (row,) = found["rows"]  # no floor is known, and a language model has no outputs
@@ -67,14 +65,14 @@ def test_pretraining_is_all_that_differs(done):
                 for start in pipeline.STARTS
             )
             assert scratch["seed"] == pretrained["seed"] == seed
-            assert pretrained["training"].pop("init_from") == f"{folder}/runs/denoise"
+            assert pretrained["training"].pop("init_from") == f"{folder}/runs/pretrain"
             assert scratch["training"].pop("init_from") == "" and scratch["training"].pop("init_params") == []
             pretrained["training"].pop("init_params")
             assert pretrained["optimizer"].pop("groups") and scratch["optimizer"].pop("groups") == []
-            assert scratch["data"].pop("tokenizer")["kind"] == f"{folder}/runs/denoise/tokenizer/tokenizer.json"
+            assert scratch["data"].pop("tokenizer")["kind"] == f"{folder}/runs/pretrain/tokenizer/tokenizer.json"
             pretrained["data"].pop("tokenizer")
             assert scratch == pretrained
-    assert printed.count(f"from {folder}/runs/denoise: ") == 3 and printed.count(f"from {folder}/runs/pretrain: ") == 1
+    assert printed.count(f"from {folder}/runs/pretrain: ") == 3
 
 
 def test_what_is_done_is_not_run_again_and_what_is_not_is(done):

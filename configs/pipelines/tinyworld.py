@@ -3,14 +3,18 @@
     python -m lm.pipeline configs/pipelines/tinyworld.py
 
 The text is that of all six tasks: stories, and the sources and the targets of the others, never a target beside its source.
-A language model learns it, all of it in every update; then, reading it with gaps, to write it whole. Each task starts from
-there and goes on with a source as with the beginning of a text (`model.encoder=decoder`), and from scratch with the same model
-and tokenizer.
+A language model learns it, all of it in every update. Each task starts from there and goes on with a source as with the
+beginning of a text (`model.encoder=decoder`), and from scratch with the same model and tokenizer.
+
+Seed 0 alone, 4,800 seconds of pretraining on one of 2 cores that did other work; nats an example above the floor on the test
+splits, from scratch and pretrained: stories 30.4 and 4.4, dialogue 2.42 and 0.97, summaries 11.4 and 5.3, questions 1.96 and
+1.63, sentiment 0.71 and 0.68, translate 8.6 and 10.0. So it halves three of six. It brings nothing for translation, and nothing
+is learned of reviews: of their adverbs 42 % negate.
 
 One stage alone: `python train.py --config=configs/pipelines/tinyworld.py:questions --config.training.init_from=RUN`.
 """
 
-from lm.config import Config, DataConfig, ModelConfig, NoiseConfig, OptimizerConfig, TokenizerConfig, TrainingConfig
+from lm.config import Config, DataConfig, ModelConfig, OptimizerConfig, TokenizerConfig, TrainingConfig
 
 # Of each task but stories, in the pretraining text and where they are joined. What is to be written begins as it does there:
 # with the id of a word after a space, or with that of one at the beginning of a text.
@@ -22,12 +26,11 @@ SIDES = {
     "dialogue": ("{source}\nSeller:", " {target}"),
 }
 TASKS = ("stories", "translate", "sentiment", "questions", "summaries", "dialogue")
-PRETRAINING = ("pretrain", "denoise")  # one from the other
 
 
 def get_config(stage: str = "pretrain") -> Config:
-    """Of a stage of pretraining, or of a task."""
-    return {"pretrain": pretrain, "denoise": denoise}[stage]() if stage in PRETRAINING else fine_tune(stage)
+    """Of `pretrain`, or of a task."""
+    return pretrain() if stage == "pretrain" else fine_tune(stage)
 
 
 def pretrain() -> Config:
@@ -49,34 +52,6 @@ def pretrain() -> Config:
         model=model(),
         optimizer=OptimizerConfig(learning_rate=4e-3, warmup=200, schedule="linear", final_fraction=0.02),
         training=TrainingConfig(steps=11_000, eval_every=1000, checkpoint_every=500, log_every=100),
-    )
-
-
-def denoise() -> Config:
-    """It reads a text with gaps, and writes it whole: so it learns to look at a source for what it is to write."""
-    texts = [
-        "4*tfds:tinyworld/translate:{} | | {{source}}",  # short, so there are more of them
-        "4*tfds:tinyworld/translate:{} | | {{target}}",
-        "1*tfds:tinyworld/stories:{} | | {{text}}",
-        "1*tfds:tinyworld/sentiment:{} | | {{source}}",
-        "1*tfds:tinyworld/questions:{} | | {{source}}",
-        "1*tfds:tinyworld/summaries:{} | | {{source}}",
-        "1*tfds:tinyworld/summaries:{} | | {{target}}",
-        "1*tfds:tinyworld/dialogue:{} | | {{source}}",
-    ]
-    return Config(
-        data=DataConfig(
-            **splits(texts),
-            task="denoise",
-            batch_size=64,
-            max_length=160,
-            buckets=4,
-            noise=NoiseConfig(kind="bart", infilling=0.15, mean_span=1.0, deletion=0.05, permutation=0.0),
-            tokenizer=TokenizerConfig(kind="words", sentinels=1),
-        ),
-        model=model(),
-        optimizer=OptimizerConfig(learning_rate=3e-3, warmup=200, schedule="linear", final_fraction=0.02),
-        training=TrainingConfig(steps="1.5 epochs", eval_every=1000, checkpoint_every=500, log_every=100),
     )
 
 
