@@ -555,6 +555,9 @@ def test_a_model_made_elsewhere_gets_our_special_ids(ids, tmp_path):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_tokenizer_of_a_run_is_taken_whole(trained, kind, tmp_path):
+    save_tokenizer(dataclasses.replace(trained[kind], sentinels=3), tmp_path)
+    more = train_tokenizer(TokenizerConfig(f"{tmp_path}/tokenizer.json", sentinels=5), [])
+    assert more.sentinels == 5 and more.own_size == trained[kind].own_size
     own = dataclasses.replace(trained[kind], sentinels=3).extended(["<new>"])
     save_tokenizer(own, tmp_path)
     taken = train_tokenizer(TokenizerConfig(f"{tmp_path}/tokenizer.json"), [], sentinels=7)

@@ -50,6 +50,7 @@ import rensa
 
 from lm.data.examples import Example, Examples, blank, kept
 from lm.data.store import Finished, key_of, remembered
+from lm.data.tokenizers import UNSPACED
 from lm.errors import UserError, nearest
 
 SHOWN, WIDTH = 3, 100  # examples of each step in a report, and characters of each
@@ -232,11 +233,6 @@ def repeated(text: str) -> float:
 
 _RUN = re.compile(r"(\S)\1\1+")
 
-# Scripts that write no spaces between words: Thai, Lao, Myanmar, Khmer, kana, bopomofo and Han.
-UNSPACED = (
-    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u19e0-\u19ff\u3005-\u3007\u3040-\u312f\u31a0-\u31bf\u31f0-\u31ff"
-    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U0001b000-\U0001b16f\U00020000-\U0003ffff"
-)
 _UNIT = re.compile(rf"[{UNSPACED}]|[^\s{UNSPACED}]+")
 _LONG = 24
 

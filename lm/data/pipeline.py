@@ -95,13 +95,14 @@ def make_tokenizer(config: DataConfig, train: Split) -> Tokenizer:
     return train_tokenizer(config.tokenizer, texts, sentinels, train.examples.fingerprint)
 
 
-def _sentinels(config: DataConfig) -> int:
-    """How many the noise of the task can need."""
+def _sentinels(config: DataConfig, longest: int | None = None) -> int:
+    """How many the noise of the task can need, in texts of at most so many ids; None: of all that there is room for."""
     if config.task != "denoise":
         return 0
     if config.noise.kind == "bart":
         return 1
-    return objectives.spans_sizes(config.max_length - 1, config.noise.rate, config.noise.mean_span)[2]
+    longest = config.max_length - 1 if longest is None else longest
+    return objectives.spans_sizes(longest, config.noise.rate, config.noise.mean_span)[2]
 
 
 # ---- ids --------------------------------------------------------------------------------------------------------
@@ -201,8 +202,8 @@ def pieces(config: DataConfig, tokenizer: Tokenizer, corpus: Corpus, seed: int) 
         """What is made of a piece, EOS included, must have room on both sides."""
         return next((n for n in range(config.max_length - 1, 0, -1) if max(sizes(n)) < config.max_length), 1)
 
-    def check_sentinels(needed: int) -> None:
-        if needed > tokenizer.sentinels:
+    def check_sentinels(most: int) -> None:
+        if (needed := _sentinels(config, most)) > tokenizer.sentinels:
             what = f"the sentinels that noise needs are {needed}, the tokenizer has {tokenizer.sentinels}"
             raise UserError("config.data.noise", what, f"give config.data.tokenizer.sentinels={needed}")
 
@@ -215,10 +216,10 @@ def pieces(config: DataConfig, tokenizer: Tokenizer, corpus: Corpus, seed: int) 
         rates = {"rate": noise.rate, "mean_span": noise.mean_span}
         sentinels = np.array([tokenizer.sentinel(i) for i in range(tokenizer.sentinels)], np.int32)
         sizes = lambda n: objectives.spans_sizes(n, **rates)[:2]
-        most = min(longest(sizes), int(corpus.lengths(0)[:, 1].max()))
-        check_sentinels(objectives.spans_sizes(most, **rates)[2])
+        most = longest(sizes)
+        check_sentinels(min(most, int(corpus.lengths(0)[:, 1].max())))
         made = functools.partial(objectives.spans, **rates, sentinel_ids=sentinels)
-        return Noised(corpus, longest(sizes), made, sizes, seed)
+        return Noised(corpus, most, made, sizes, seed)
     check_sentinels(1)
     rates = {"infilling": noise.infilling, "deletion": noise.deletion, "mean_span": noise.mean_span}
     how = {

@@ -39,7 +39,6 @@ from sentencepiece import sentencepiece_model_pb2
 
 from lm.config import TOKENIZERS, TokenizerConfig
 from lm.data import store
-from lm.data.cleaning import UNSPACED
 from lm.errors import UserError, nearest
 
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
@@ -283,6 +282,11 @@ def _words(text: str) -> list[str]:
     return _WORD.findall(text)
 
 
+# Scripts that write no spaces between words: Thai, Lao, Myanmar, Khmer, kana, bopomofo and Han.
+UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u19e0-\u19ff\u3005-\u3007\u3040-\u312f\u31a0-\u31bf\u31f0-\u31ff"
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U0001b000-\U0001b16f\U00020000-\U0003ffff"
+)
 _WORD = re.compile(rf" ?[{UNSPACED}]| ?[^\W{UNSPACED}]+| ?[^\w\s]|\s")
 
 
@@ -525,9 +529,9 @@ def train_tokenizer(
 
     Args:
         config: `kind` is one of `TOKENIZERS`, or the path of a SentencePiece model or of a saved tokenizer, that is
-            taken as it is.
-            `vocab_size` is the number of own ids, the four special ones included; for `characters` and `words` a
-            limit, 0 for none; not read for `bytes` and a path, whose size is given.
+            taken as it is (a saved one with more sentinels, if the configuration asks for so many). `vocab_size` is
+            the number of own ids, the four special ones included; for `characters` and `words` a limit, 0 for none;
+            not read for `bytes` and a path, whose size is given.
         sentinels: how many there are if the configuration does not say; they come on top of `vocab_size`.
         fingerprint: of the texts; with it a SentencePiece model that was trained on them before is taken from the cache.
 
@@ -550,7 +554,7 @@ def train_tokenizer(
         known = store.remembered(key, model) if fingerprint else model()
         return SentencePiece(kind, known.encode("latin-1"), **extras)
     if kind.endswith("tokenizer.json"):
-        return load_tokenizer(epath.Path(kind).expanduser().parent)
+        return load_tokenizer(epath.Path(kind).expanduser().parent).extended((), config.sentinels)
     if not kind.endswith(".model"):
         mend = nearest(kind, (*TOKENIZERS, "a path that ends in .model or tokenizer.json"))
         raise UserError("config.data.tokenizer.kind", f"{kind!r} is unknown", mend)
