@@ -1,10 +1,10 @@
 """python -m lm.pipeline CONFIG [--workdir=runs/NAME] [--seeds=0,1,2] [--tasks=NAME,NAME]
 
 Pretrains, fine-tunes each task from there and from scratch, evaluates, and prints one table with and without pretraining.
-CONFIG is a Python file: `get_config(STAGE)` is the configuration of the stage `pretrain`, or of a task in its list `TASKS`;
-`CONFIG:STAGE` can be given to train.py too. A task's `optimizer.groups` hold where it starts from what was pretrained, not from
-scratch. Every stage is a run in the workdir. A stage that was evaluated is not run again, one that was interrupted goes on. The
-table is `table.md` and `table.json`.
+CONFIG is a Python file: its `TASKS` name for each task the pretraining that it starts from, as {"questions": "pretrain"}, and
+`get_config(STAGE)` is the configuration of either; `CONFIG:STAGE` can be given to train.py too. A task's `optimizer.groups` hold
+where it starts from what was pretrained, not from scratch. Every stage is a run in the workdir. A stage that was evaluated is not
+run again, one that was interrupted goes on. The table is `table.md` and `table.json`.
 """
 
 import itertools
@@ -30,13 +30,13 @@ CONFIG = flags.DEFINE_multi_string("config", [], "the pipeline, a Python file")
 SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "of the fine-tunings; pretraining has that of its configuration")
 CHOSEN = flags.DEFINE_list("tasks", [], "tasks of the pipeline that are run; empty: all")
 STARTS = ("scratch", "pretrained")
-PRETRAIN = "pretrain"
 
 
-def fine_tunings(file: str, directory: epath.Path, tasks: list[str], seeds: list[int]) -> dict[str, Config]:
-    """The configuration of each by the name of its run, in order; `directory` holds the pretrained run."""
-    found, pretrained = {}, directory / PRETRAIN
-    for task, seed, start in itertools.product(tasks, seeds, STARTS):
+def stages(file: str, directory: epath.Path, tasks: dict[str, str], seeds: list[int]) -> dict[str, Config]:
+    """The configuration of each by the name of its run in `directory`, in order: what all tasks start from, then the tasks."""
+    found = {name: configuration.from_file(f"{file}:{name}") for name in tasks.values()}
+    for (task, before), seed, start in itertools.product(tasks.items(), seeds, STARTS):
+        pretrained = directory / before
         config = configuration.editable(configuration.from_file(f"{file}:{task}"))
         config.seed = seed
         if start == "pretrained":
@@ -122,29 +122,25 @@ def main() -> None:
     if len(CONFIG.value) != 1 or len(evaluate.WORKDIR.value or [""]) != 1:
         raise UserError("command line", "a pipeline is one file and one workdir", "give CONFIG --workdir=W")
     (file,) = CONFIG.value
-    pretraining = configuration.from_file(f"{file}:{PRETRAIN}")
-    known = list(runpy.run_path(file).get("TASKS", ()))
-    tasks = CHOSEN.value or known
-    for task in tasks:
+    configuration.from_file(file)  # refuses what is no config file
+    known = runpy.run_path(file).get("TASKS")
+    if not isinstance(known, dict) or not known:
+        raise UserError(file, "has no TASKS", 'give e.g. TASKS = {"questions": "pretrain"}')
+    for task in CHOSEN.value:
         if task not in known:
             raise UserError("--tasks", f"{task!r} is no task of {file}", nearest(task, known))
+    tasks = {task: known[task] for task in CHOSEN.value or known}
     if not SEEDS.value or not all(seed.isdecimal() for seed in SEEDS.value):
         raise UserError("--seeds", f"{','.join(SEEDS.value)!r} are no seeds", "give numbers, e.g. 0,1,2")
     seeds = list(dict.fromkeys(map(int, SEEDS.value)))
     directory = epath.Path((evaluate.WORKDIR.value or [f"runs/{pathlib.Path(file).stem}-pipeline"])[0]).expanduser()
 
-    begun, records = time.monotonic(), {}
-
-    def stage(name: str, config: Config) -> None:
-        number, count = len(records) + 1, 1 + len(tasks) * len(seeds) * len(STARTS)
+    begun, records, configs = time.monotonic(), {}, stages(file, directory, tasks, seeds)
+    for number, (name, config) in enumerate(configs.items(), 1):
         minutes = (time.monotonic() - begun) / 60
-        console.say(f"\n==== {number} of {count}: {name}, after {minutes:.1f} minutes\n")
+        console.say(f"\n==== {number} of {len(configs)}: {name}, after {minutes:.1f} minutes\n")
         records[name] = run_stage(directory / name, config)
-
-    stage(PRETRAIN, pretraining)
-    for name, config in fine_tunings(file, directory, tasks, seeds).items():
-        stage(name, config)
-    rows = compared(records, tasks, seeds)
+    rows = compared(records, list(tasks), seeds)
     text = table(rows, seeds)
     workdir.write_whole(directory / "table.md", text)
     workdir.write_whole(directory / "table.json", json.dumps({"seeds": seeds, "rows": rows}, indent=2) + "\n")

@@ -485,7 +485,7 @@ WRONG_RUNS = {
     "data two configs": ("lm.data", ["configs/translate.py", "configs/stories.py"], ["SPEC: is given 2 times"]),
     "pipeline nothing": ("lm.pipeline", [], ["a pipeline is one file"]),
     "pipeline no config": ("lm.pipeline", ["configs/none.py"], ["none.py"]),
-    "pipeline no tasks": ("lm.pipeline", ["configs/shakespeare.py"], ["shakespeare.py", "get_config"]),
+    "pipeline no tasks": ("lm.pipeline", ["configs/shakespeare.py"], ["shakespeare.py", "TASKS"]),
     "pipeline stage": ("lm.pipeline", ["{bad}/stages.py"], ["stages.py"]),
     "pipeline seeds": ("lm.pipeline", ["configs/pipelines/tinyworld.py", "--seeds=x"], ["--seeds"]),
     "pipeline task": ("lm.pipeline", ["configs/pipelines/tinyworld.py", "--tasks=stori"], ["--tasks", "stories"]),

@@ -9,21 +9,22 @@ from lm import pipeline
 
 FILE = """
 from lm.config import *
-TASKS = ("reverse", "tell")
+TASKS = {{"reverse": "pretrain", "tell": "words"}}
 
 def get_config(stage="pretrain"):
     pairs, texts = "tsv:{0}/pairs.tsv", "tsv:{0}/pairs.tsv | | {{source}}"
-    task = {{"pretrain": "denoise", "reverse": "seq2seq", "tell": "lm"}}[stage]
+    task = {{"pretrain": "denoise", "words": "lm", "reverse": "seq2seq", "tell": "lm"}}[stage]
     source = pairs if stage == "reverse" else texts
     return Config(
         data=DataConfig(train=source, validation=source, test=source, task=task, batch_size=8, buckets=1, window=16,
             noise=NoiseConfig(rate=0.5), tokenizer=TokenizerConfig("unigram", 280)),
         model=ModelConfig(embed_dim=16, hidden_dim=16, layers=1, attention="dot", tied=True),
-        optimizer=OptimizerConfig(groups=() if stage == "pretrain" else ("embedding/.*=>0.5", ".*=>1")),
+        optimizer=OptimizerConfig(groups=() if stage in ("pretrain", "words") else ("embedding/.*=>0.5", ".*=>1")),
         training=TrainingConfig(steps=8, eval_every=4, checkpoint_every=4, eval_examples=0,
             init_params=("embedding/.*", "decoder/layers_.*") if stage == "tell" else ()),
     )
 """
+STARTS_FROM = {"reverse": "pretrain", "tell": "words"}
 # Of one task with two seeds, of the other with one.
 SEEDS = {"reverse": (0, 3), "tell": (3,)}
 RUNS = [f"{task}-{start}-{seed}" for task, seeds in SEEDS.items() for seed in seeds for start in pipeline.STARTS]
@@ -46,7 +47,7 @@ def done(tmp_path_factory, pairs):
 
 def test_every_stage_is_a_run_and_the_table_is_of_their_records(done):
     folder, _, printed = done
-    assert {path.name for path in (folder / "runs").iterdir()} == {"pretrain", *RUNS, "table.md", "table.json"}
+    assert {path.name for path in (folder / "runs").iterdir()} == {"pretrain", "words", *RUNS, "table.md", "table.json"}
     records = {name: json.loads(next((folder / "runs" / name / "evaluations").iterdir()).read_text()) for name in RUNS}
     found = json.loads((folder / "runs" / "table.json").read_text())
     (row,) = found["rows"]  # no floor is known, and a language model has no outputs
@@ -65,14 +66,17 @@ def test_pretraining_is_all_that_differs(done):
                 for start in pipeline.STARTS
             )
             assert scratch["seed"] == pretrained["seed"] == seed
-            assert pretrained["training"].pop("init_from") == f"{folder}/runs/pretrain"
+            assert pretrained["training"].pop("init_from") == f"{folder}/runs/{STARTS_FROM[task]}"
             assert scratch["training"].pop("init_from") == "" and scratch["training"].pop("init_params") == []
             pretrained["training"].pop("init_params")
             assert pretrained["optimizer"].pop("groups") and scratch["optimizer"].pop("groups") == []
-            assert scratch["data"].pop("tokenizer")["kind"] == f"{folder}/runs/pretrain/tokenizer/tokenizer.json"
+            assert (
+                scratch["data"].pop("tokenizer")["kind"]
+                == f"{folder}/runs/{STARTS_FROM[task]}/tokenizer/tokenizer.json"
+            )
             pretrained["data"].pop("tokenizer")
             assert scratch == pretrained
-    assert printed.count(f"from {folder}/runs/pretrain: ") == 3
+    assert [printed.count(f"from {folder}/runs/{name}: ") for name in STARTS_FROM.values()] == [2, 1]
 
 
 def test_what_is_done_is_not_run_again_and_what_is_not_is(done):

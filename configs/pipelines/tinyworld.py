@@ -14,22 +14,30 @@ learned of reviews, where 42 % of the opinions are negated.
 One stage alone: `python train.py --config=configs/pipelines/tinyworld.py:questions --config.training.init_from=RUN`.
 """
 
-from lm.config import Config, DataConfig, ModelConfig, OptimizerConfig, TokenizerConfig, TrainingConfig
+from lm.config import Config, DataConfig, ModelConfig, NoiseConfig, OptimizerConfig, TokenizerConfig, TrainingConfig
 
-# Of each task but stories, in the pretraining text and where they are joined. What is to be written begins as it does there:
+# Of each task of the language model but stories, in the pretraining text and where they are joined. What is to be written begins as it does there:
 # with the id of a word after a space, or with that of one at the beginning of a text.
 SIDES = {
-    "translate": ("{source}\n", "{target}"),
     "sentiment": ("{source}\nAnswer:", " {target}"),
     "questions": ("{source}\nAnswer:", " {target}"),
     "summaries": ("{source}\n", "{target}"),
     "dialogue": ("{source}\nSeller:", " {target}"),
 }
-TASKS = ("stories", "translate", "sentiment", "questions", "summaries", "dialogue")
+TASKS = {
+    "stories": "pretrain",
+    "translate": "gaps",
+    "sentiment": "pretrain",
+    "questions": "pretrain",
+    "summaries": "pretrain",
+    "dialogue": "pretrain",
+}
 
 
 def get_config(stage: str = "pretrain") -> Config:
-    """Of `pretrain`, or of a task."""
+    """Of a pretraining, or of a task."""
+    if stage == "gaps":
+        return gaps()
     return pretrain() if stage == "pretrain" else fine_tune(stage)
 
 
@@ -52,6 +60,25 @@ def pretrain() -> Config:
         model=model(),
         optimizer=OptimizerConfig(learning_rate=4e-3, warmup=200, schedule="linear", final_fraction=0.02),
         training=TrainingConfig(steps=11_000, eval_every=1000, checkpoint_every=500, log_every=100),
+    )
+
+
+def gaps() -> Config:
+    """A translator that restores sentences of either language: it learns both, and to look at a source."""
+    texts = ["tfds:tinyworld/translate:{split} | | {{source}}", "tfds:tinyworld/translate:{split} | | {{target}}"]
+    return Config(
+        data=DataConfig(
+            **splits(texts),
+            task="denoise",
+            batch_size=96,
+            max_length=48,
+            buckets=3,
+            noise=NoiseConfig(kind="bart", infilling=0.3, mean_span=1, deletion=0.1, permutation=0),
+            tokenizer=TokenizerConfig(kind="words"),
+        ),
+        model=translator(),
+        optimizer=OptimizerConfig(learning_rate=4e-3, warmup=60, schedule="linear", final_fraction=0.02),
+        training=TrainingConfig(steps=600, eval_every=300, checkpoint_every=300, log_every=100, eval_examples=0),
     )
 
 
@@ -84,6 +111,8 @@ def fine_tune(task: str) -> Config:
     )
     if task == "stories":
         config.data.task, config.data.batch_size, config.data.window = "lm", 16, 128
+    elif task == "translate":
+        config.model = translator(dropout=0.5)
     else:
         config.data.source_format, config.data.target_format = SIDES[task]
     if task == "sentiment":
@@ -101,3 +130,8 @@ def model(dropout: float = 0.0) -> ModelConfig:
     return ModelConfig(
         encoder="decoder", embed_dim=256, hidden_dim=256, layers=1, tied=True, self_attention=256, dropout=dropout
     )
+
+
+def translator(dropout: float = 0.0) -> ModelConfig:
+    """An encoder and a decoder with attention."""
+    return ModelConfig(embed_dim=256, hidden_dim=256, layers=1, attention="dot", tied=True, dropout=dropout)
