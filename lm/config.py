@@ -13,7 +13,7 @@ import pathlib
 import re
 import runpy
 import traceback
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from lm import formats
@@ -759,23 +759,34 @@ def _check_value(path: str, value: Any, rule: Mapping[str, Any]) -> None:
 
 def from_file(spec: str) -> Config:
     """What `get_config()` of a Python file returns, not validated; `FILE:TEXT` calls `get_config(TEXT)`."""
-    name, _, given = spec.partition(":")
-    path = pathlib.Path(name)
-    if not path.is_file():
-        files = sorted(str(p) for p in pathlib.Path("configs").rglob("*.py"))
-        raise UserError(f"--config={spec}", "there is no such file", nearest(spec, files))
-    try:
-        made = runpy.run_path(name)["get_config"](*([given] if given else []))
-    except Exception as error:  # whatever the user's own lines may raise
-        frames = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == name]
-        where = f"{name}:{frames[-1]}" if frames else f"--config={spec}"
-        what = "defines no get_config()" if str(error) == "'get_config'" else f"{type(error).__name__}: {error}"
-        raise UserError(where, what, "mend the file") from error
+    names, given = defined(spec), spec.partition(":")[2]
+    made = _of_the_user(spec, lambda: names["get_config"](*([given] if given else [])))
     if not isinstance(made, Config):
         raise UserError(
             f"--config={spec}", f"get_config() returned {type(made).__name__}", "return lm.config.Config(...)"
         )
     return made
+
+
+def defined(spec: str) -> dict[str, Any]:
+    """All that the Python file of `FILE` or `FILE:TEXT` defines, by its name."""
+    name = spec.partition(":")[0]
+    if not pathlib.Path(name).is_file():
+        files = sorted(str(p) for p in pathlib.Path("configs").rglob("*.py"))
+        raise UserError(f"--config={spec}", "there is no such file", nearest(spec, files))
+    return _of_the_user(spec, lambda: runpy.run_path(name))
+
+
+def _of_the_user(spec: str, run: Callable[[], Any]) -> Any:
+    """What lines of the user's own file return; an error of theirs names the line."""
+    try:
+        return run()
+    except Exception as error:  # whatever they may raise
+        name = spec.partition(":")[0]
+        frames = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == name]
+        where = f"{name}:{frames[-1]}" if frames else f"--config={spec}"
+        what = "defines no get_config()" if str(error) == "'get_config'" else f"{type(error).__name__}: {error}"
+        raise UserError(where, what, "mend the file") from error
 
 
 def override(config: Config, values: Iterable[tuple[str, str]]) -> None:

@@ -10,7 +10,6 @@ run again, one that was interrupted goes on. The table is `table.md` and `table.
 import itertools
 import json
 import pathlib
-import runpy
 import statistics
 import time
 from typing import Any
@@ -122,10 +121,11 @@ def main() -> None:
     if len(CONFIG.value) != 1 or len(evaluate.WORKDIR.value or [""]) != 1:
         raise UserError("command line", "a pipeline is one file and one workdir", "give CONFIG --workdir=W")
     (file,) = CONFIG.value
-    configuration.from_file(file)  # refuses what is no config file
-    known = runpy.run_path(file).get("TASKS")
+    known = configuration.defined(file).get("TASKS")
     if not isinstance(known, dict) or not known:
-        raise UserError(file, "has no TASKS", 'give e.g. TASKS = {"questions": "pretrain"}')
+        raise UserError(
+            file, "has no TASKS that name what each starts from", 'give e.g. TASKS = {"questions": "pretrain"}'
+        )
     for task in CHOSEN.value:
         if task not in known:
             raise UserError("--tasks", f"{task!r} is no task of {file}", nearest(task, known))

@@ -54,7 +54,7 @@ def folder(tmp_path_factory, sources) -> pathlib.Path:
     (folder / "imports.py").write_text("import no_such_module\n")
     (folder / "other_type.py").write_text("def get_config():\n    return {}\n")
     (folder / "args.py").write_text("def get_config(a, b):\n    return None\n")
-    (folder / "stages.py").write_text("TASKS = ['a']\ndef get_config(stage):\n    raise ValueError(stage)\n")
+    (folder / "stages.py").write_text("TASKS = {'a': 'b'}\ndef get_config(stage):\n    raise ValueError(stage)\n")
     (folder / "three.tsv").write_text("a\tb\nc\td\te\n")
     (folder / "list.jsonl").write_text("[1, 2]\n")
     (folder / "fake.tsv.gz").write_text("a\tb\n")
@@ -486,7 +486,7 @@ WRONG_RUNS = {
     "pipeline nothing": ("lm.pipeline", [], ["a pipeline is one file"]),
     "pipeline no config": ("lm.pipeline", ["configs/none.py"], ["none.py"]),
     "pipeline no tasks": ("lm.pipeline", ["configs/shakespeare.py"], ["shakespeare.py", "TASKS"]),
-    "pipeline stage": ("lm.pipeline", ["{bad}/stages.py"], ["stages.py"]),
+    "pipeline stage": ("lm.pipeline", ["{bad}/stages.py"], ["stages.py:3", "ValueError: b"]),
     "pipeline seeds": ("lm.pipeline", ["configs/pipelines/tinyworld.py", "--seeds=x"], ["--seeds"]),
     "pipeline task": ("lm.pipeline", ["configs/pipelines/tinyworld.py", "--tasks=stori"], ["--tasks", "stories"]),
 }

@@ -25,6 +25,7 @@ SIDES = {
     "summaries": ("{source}\n", "{target}"),
     "dialogue": ("{source}\nSeller:", " {target}"),
 }
+SENTENCES = ["tfds:tinyworld/translate:{split} | | {{source}}", "tfds:tinyworld/translate:{split} | | {{target}}"]
 TASKS = {
     "stories": "pretrain",
     "translate": "gaps",
@@ -46,8 +47,7 @@ def pretrain() -> Config:
     """A language model of all text."""
     texts = [
         "tfds:tinyworld/stories/train=40000:{split} | | {{text}}",
-        "tfds:tinyworld/translate:{split} | | {{source}}",
-        "tfds:tinyworld/translate:{split} | | {{target}}",
+        *SENTENCES,
         "tfds:tinyworld/sentiment/train=60000:{split} | | {{source}}",
         "tfds:tinyworld/sentiment:{split} | | Answer: {{target}}",
         "tfds:tinyworld/questions:{split} | | {{source}}",
@@ -66,10 +66,9 @@ def pretrain() -> Config:
 
 def gaps() -> Config:
     """A translator that restores sentences of either language: it learns both, and to look at a source."""
-    texts = ["tfds:tinyworld/translate:{split} | | {{source}}", "tfds:tinyworld/translate:{split} | | {{target}}"]
     return Config(
         data=DataConfig(
-            **splits(texts),
+            **splits(SENTENCES),
             task="denoise",
             batch_size=96,
             max_length=48,
