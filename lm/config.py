@@ -90,12 +90,13 @@ class TokenizerConfig(_Section):
     )
     pieces: Names = _field(
         Names(),
-        "unigram, bpe: pieces of your own that are never cut, e.g. <user>,<bot>; init_from, any kind: those that the "
-        "taken tokenizer has not are added to it",
+        "unigram, bpe: pieces of your own that are never cut, e.g. <user>,<bot>; init_from, or kind a saved tokenizer: "
+        "those that it has not are added to it",
     )
     sentinels: int = _field(
         0,
-        "ids that stand for what noise took out; 0: as many as the task needs; init_from: at least so many",
+        "ids that stand for what noise took out; 0: as many as the task needs; init_from, or kind a saved tokenizer: at "
+        "least so many",
         low=0,
         high=10_000,
     )
@@ -511,6 +512,7 @@ def _data_rules(config: Config) -> Rules:
 def _tokenizer_rules(config: Config) -> Rules:
     data, tokenizer = config.data, config.data.tokenizer
     kind, trained = tokenizer.kind, tokenizer.kind in ("unigram", "bpe")
+    taken = bool(config.training.init_from) or kind.endswith("tokenizer.json")
     yield (
         not tokenizer.sampling or trained,
         "data.tokenizer.sampling",
@@ -524,8 +526,7 @@ def _tokenizer_rules(config: Config) -> Rules:
         "use seq2seq, classify or streams, or give 0",
     )
     yield (
-        trained
-        or (tokenizer.normalization == "identity" and (not tokenizer.pieces or bool(config.training.init_from))),
+        trained or (tokenizer.normalization == "identity" and (not tokenizer.pieces or taken)),
         "data.tokenizer.kind",
         f"{kind} has no normalization and no pieces of its own",
         "use unigram or bpe, or the step nfkc of config.data.cleaning",

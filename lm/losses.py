@@ -93,7 +93,7 @@ def sampled_cross_entropy(
         others = jax.nn.logsumexp(jnp.where(candidates.ids_c == targets[:, None], IMPOSSIBLE, logits), axis=-1)
         return total + jnp.sum((jnp.logaddexp(others, target_logits) - target_logits) * weights), None
 
-    chunks = _chunks(kernel_dc, features_nd, targets_n, weights_n, target_logits_n)
+    chunks = _chunks(_plan(kernel_dc, len(features_nd)).rows, features_nd, targets_n, weights_n, target_logits_n)
     return lax.scan(body, bias_v.dtype.type(0), chunks)[0], weights_n.sum()
 
 
@@ -210,16 +210,30 @@ def token_losses(features_btd, head, targets_bt, dtype: str = "float32", copying
 
     def one(args):
         features_td, targets_t, copying = args
-        return _nll(dot(features_td, kernel_dv, dtype) + bias_v, targets_t, copying, 0.0, 0.0)[0]
+        logits_tv = dot(features_td, kernel_dv, dtype) + bias_v
+        return _nll(_softmax(logits_tv, targets_t), copying, 0.0, 0.0)[0]
 
     return lax.map(one, (features_btd, targets_bt, copying))
 
 
-def _nll(logits_nv, targets_n, copying, smoothing, z):
-    """(loss of each position, log of its softmax's normaliser, what the gradient needs of the mixture: how much of the
-    target's probability is the softmax's, and the derivative of its logarithm by the probability of copying)."""
-    normalizer_n = jax.nn.logsumexp(logits_nv, axis=-1)
-    loss_n = normalizer_n - jnp.take_along_axis(logits_nv, targets_n[:, None], axis=-1)[:, 0]
+class _Softmax(NamedTuple):
+    """Of each position, all that the loss must know of its logits."""
+
+    normalizer_n: jax.Array  # logarithm
+    gold_n: jax.Array  # the target's logit
+    mean_n: jax.Array
+
+
+def _softmax(logits_nv, targets_n):
+    gold_n = jnp.take_along_axis(logits_nv, targets_n[:, None], axis=-1)[:, 0]
+    return _Softmax(jax.nn.logsumexp(logits_nv, axis=-1), gold_n, logits_nv.mean(axis=-1))
+
+
+def _nll(softmax, copying, smoothing, z):
+    """(loss of each position, what the gradient needs of the mixture: how much of the target's probability is the
+    softmax's, and the derivative of its logarithm by the probability of copying)."""
+    normalizer_n = softmax.normalizer_n
+    loss_n = normalizer_n - softmax.gold_n
     written_n, slope_n = jnp.ones_like(loss_n), None
     if copying is not None:
         gate_n, copied_n = copying
@@ -228,8 +242,8 @@ def _nll(logits_nv, targets_n, copying, smoothing, z):
         written_n = jnp.exp(log_written_n + loss_n)
         slope_n = jnp.exp(jnp.minimum(jax.nn.log_sigmoid(-gate_n) + loss_n, 80))  # finite
     if smoothing:
-        loss_n = (1 - smoothing) * loss_n + smoothing * (normalizer_n - logits_nv.mean(axis=-1))
-    return loss_n + z * normalizer_n**2 if z else loss_n, normalizer_n, (written_n, slope_n)
+        loss_n = (1 - smoothing) * loss_n + smoothing * (normalizer_n - softmax.mean_n)
+    return loss_n + z * normalizer_n**2 if z else loss_n, (written_n, slope_n)
 
 
 def _bound():
@@ -239,80 +253,151 @@ def _bound():
     return max(BOUND, (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", 0) // 16)
 
 
-def _chunks(kernel_dv, features_nd, *of_positions):
-    """Features, and what else there is of each position, in equal chunks; the last is filled with 0, so with weight 0."""
-    positions, vocab = features_nd.shape[0], kernel_dv.shape[1]
+ROWS = 128  # of fewer positions at a time a product costs less than reading and writing the kernel's gradient
+
+
+class _Plan(NamedTuple):
+    """`rows` positions at a time, and of them `columns` of the vocabulary; `again`: their logits are computed twice, a
+    block at a time for the normaliser and then for the gradient, so that there can be more rows."""
+
+    rows: int
+    columns: int
+    again: bool
+
+
+def _plan(kernel_dv, positions):
+    width, vocab = kernel_dv.shape
     # Logits and their gradient, float32, and a quarter of the bound for all else.
-    count = min(positions, -(-positions * vocab * 8 // (_bound() * 3 // 4)))
-    size = -(-positions // count)
-    fill = -positions % size
+    most = lambda columns: min(positions, max(1, _bound() * 3 // 4 // (8 * columns)))
+    even = lambda whole, part: -(-whole // -(-whole // part))
+    # A large kernel's gradient is not held twice: its block takes an eighth of the bound.
+    columns = even(vocab, min(vocab, max(1, _bound() // 8 // (4 * width))))
+    again = most(vocab) < min(ROWS, positions) and columns < vocab
+    return _Plan(even(positions, most(columns if again else vocab)), columns, again)
+
+
+def _chunks(rows, features_nd, *of_positions):
+    """Features, and what else there is of each position, in equal chunks; the last is filled with 0, so with weight 0."""
+    fill = -len(features_nd) % rows
 
     def cut(array):
         array = jnp.pad(array, [(0, fill)] + [(0, 0)] * (array.ndim - 1))
-        return array.reshape(-1, size, *array.shape[1:])
+        return array.reshape(-1, rows, *array.shape[1:])
 
     return jax.tree.map(cut, (features_nd, *of_positions))
 
 
+class _Head:
+    """The logits of a chunk of positions, whole or a block at a time."""
+
+    def __init__(self, kernel_dv, bias_v, features_nd, plan, dtype):
+        self.kernel_dv, self.bias_v, self.features_nd, self.plan, self.dtype = (
+            kernel_dv,
+            bias_v,
+            features_nd,
+            plan,
+            dtype,
+        )
+        self.vocab = len(bias_v)
+        self.blocks = -(-self.vocab // plan.columns)
+        self._logits_nv = None if plan.again else dot(features_nd, kernel_dv, dtype) + bias_v
+
+    def begin(self, i):
+        return jnp.minimum(i * self.plan.columns, self.vocab - self.plan.columns)
+
+    def cut(self, array, i):
+        """The block of an array whose last axis is the vocabulary."""
+        if self.blocks == 1:
+            return array
+        return lax.dynamic_slice_in_dim(array, self.begin(i), self.plan.columns, axis=-1)
+
+    def put(self, array, i, block):
+        if self.blocks == 1:
+            return block
+        return lax.dynamic_update_slice_in_dim(array, block, self.begin(i), axis=-1)
+
+    def block(self, i):
+        """(ids_c, which of them no block before had: the last overlaps the one before, logits_nc)."""
+        ids_c = self.begin(i) + jnp.arange(self.plan.columns)
+        if self.plan.again:
+            logits_nc = dot(self.features_nd, self.cut(self.kernel_dv, i), self.dtype) + self.cut(self.bias_v, i)
+        else:
+            logits_nc = self.cut(self._logits_nv, i)
+        return ids_c, ids_c >= i * self.plan.columns, logits_nc
+
+    def softmax(self, targets_n):
+        if not self.plan.again:
+            return _softmax(self._logits_nv, targets_n)
+
+        def add(i, softmax):
+            ids_c, new_c, logits_nc = self.block(i)
+            normalizer_n = jax.nn.logsumexp(jnp.where(new_c, logits_nc, -jnp.inf), axis=-1)
+            sums = lambda condition: jnp.sum(jnp.where(new_c & condition, logits_nc, 0), axis=-1)
+            return _Softmax(
+                jnp.logaddexp(softmax.normalizer_n, normalizer_n),
+                softmax.gold_n + sums(ids_c == targets_n[:, None]),
+                softmax.mean_n + sums(True) / self.vocab,
+            )
+
+        zeros_n = jnp.zeros(len(targets_n), self.bias_v.dtype)
+        return lax.fori_loop(0, self.blocks, add, _Softmax(zeros_n - jnp.inf, zeros_n, zeros_n))
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7, 8))
 def _loss(kernel_dv, bias_v, features_nd, targets_n, weights_n, copying, smoothing, z, dtype):
+    plan = _plan(kernel_dv, len(features_nd))
+
     def body(total, chunk):
         features, targets, weights, copying = chunk
-        loss, *_ = _nll(dot(features, kernel_dv, dtype) + bias_v, targets, copying, smoothing, z)
-        return total + jnp.sum(loss * weights), None
+        softmax = _Head(kernel_dv, bias_v, features, plan, dtype).softmax(targets)
+        return total + jnp.sum(_nll(softmax, copying, smoothing, z)[0] * weights), None
 
-    return lax.scan(body, bias_v.dtype.type(0), _chunks(kernel_dv, features_nd, targets_n, weights_n, copying))[0]
+    return lax.scan(body, bias_v.dtype.type(0), _chunks(plan.rows, features_nd, targets_n, weights_n, copying))[0]
 
 
 def _loss_forward(kernel_dv, bias_v, features_nd, targets_n, weights_n, copying, smoothing, z, dtype):
-    """The gradient of a chunk is taken while its logits are there, so nothing is computed twice or kept."""
-    vocab = kernel_dv.shape[1]
+    """The gradient of a chunk is taken while its logits are there, so nothing is kept."""
+    plan, (width, vocab) = _plan(kernel_dv, len(features_nd)), kernel_dv.shape
 
     def body(carry, chunk):
         total, d_kernel, d_bias = carry
         features, targets, weights, copying = chunk
-        logits = dot(features, kernel_dv, dtype) + bias_v
-        loss, normalizer, (written, slope) = _nll(logits, targets, copying, smoothing, z)
+        head = _Head(kernel_dv, bias_v, features, plan, dtype)
+        softmax = head.softmax(targets)
+        loss, (written, slope) = _nll(softmax, copying, smoothing, z)
         total = total + jnp.sum(loss * weights)
         # With copying the target's softmax is answerable for its part of the mixture alone.
         written = (1 - smoothing) * written
-        gold = (targets[:, None] == jnp.arange(vocab)) * written[:, None] + smoothing / vocab
-        share = jnp.exp(logits - normalizer[:, None]) * (written + smoothing + 2 * z * normalizer)[:, None]
-        d_logits = (share - gold) * weights[:, None]
-        d_kernel = _add_product(d_kernel, features, d_logits, dtype)
+        shared = (written + smoothing + 2 * z * softmax.normalizer_n)[:, None]
+        features_dn = features.T
+        if vocab > width:  # transposed for itself: on a CPU a product that does so is slower by a quarter
+            features_dn = lax.optimization_barrier(features_dn)
+
+        def add(i, sums):
+            d_kernel, d_bias, d_features = sums
+            ids, new, logits = head.block(i)
+            gold = (targets[:, None] == ids) * written[:, None] + smoothing / vocab
+            share = jnp.exp(logits - softmax.normalizer_n[:, None]) * shared
+            d_logits = (share - gold) * weights[:, None]
+            d_logits = d_logits if head.blocks == 1 else jnp.where(new, d_logits, 0)
+            d_kernel = head.put(d_kernel, i, head.cut(d_kernel, i) + dot(features_dn, d_logits, dtype))
+            d_bias = head.put(d_bias, i, head.cut(d_bias, i) + d_logits.sum(0))
+            return d_kernel, d_bias, d_features + dot(d_logits, head.cut(kernel_dv, i).T, dtype)
+
+        sums = d_kernel, d_bias, jnp.zeros_like(features)
+        d_kernel, d_bias, d_features = add(0, sums) if head.blocks == 1 else lax.fori_loop(0, head.blocks, add, sums)
         d_copying = None
         if copying is not None:
             scale = weights * (1 - smoothing)
             d_copying = scale * jax.nn.sigmoid(copying[0]) - weights * written, -scale * slope
-        return (total, d_kernel, d_bias + d_logits.sum(0)), (dot(d_logits, kernel_dv.T, dtype), d_copying)
+        return (total, d_kernel, d_bias), (d_features, d_copying)
 
     zeros = (bias_v.dtype.type(0), jnp.zeros_like(kernel_dv), jnp.zeros_like(bias_v))
-    chunks = _chunks(kernel_dv, features_nd, targets_n, weights_n, copying)
+    chunks = _chunks(plan.rows, features_nd, targets_n, weights_n, copying)
     (total, d_kernel, d_bias), cut = lax.scan(body, zeros, chunks)
     whole = lambda x: x.reshape(-1, *x.shape[2:])[: features_nd.shape[0]]
     d_features, d_copying = jax.tree.map(whole, cut)
     return total, (d_kernel, d_bias, d_features, d_copying)
-
-
-def _add_product(sum_dv, features_nd, d_logits_nv, dtype):
-    """`sum + features^T d_logits`, a block of the vocabulary at a time: a large kernel's gradient is not held twice."""
-    width, vocab = sum_dv.shape
-    features_dn = features_nd.T
-    if vocab > width:  # transposed for itself: on a CPU a product that does so is slower by a quarter
-        features_dn = lax.optimization_barrier(features_dn)
-    blocks = -(-vocab // max(1, _bound() // 8 // (4 * width)))
-    block = -(-vocab // blocks)
-    if blocks == 1:
-        return sum_dv + dot(features_dn, d_logits_nv, dtype)
-
-    def body(i, sum_dv):
-        begin = jnp.minimum(i * block, vocab - block)  # the last block overlaps the one before
-        piece = lax.dynamic_slice_in_dim(d_logits_nv, begin, block, axis=1)
-        piece = jnp.where(begin + jnp.arange(block) >= i * block, piece, 0)
-        old = lax.dynamic_slice_in_dim(sum_dv, begin, block, axis=1)
-        return lax.dynamic_update_slice_in_dim(sum_dv, old + dot(features_dn, piece, dtype), begin, axis=1)
-
-    return lax.fori_loop(0, blocks, body, sum_dv)
 
 
 def _loss_backward(smoothing, z, dtype, saved, gradient):

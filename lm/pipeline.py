@@ -32,7 +32,10 @@ STARTS = ("scratch", "pretrained")
 
 
 def stages(file: str, directory: epath.Path, tasks: dict[str, str], seeds: list[int]) -> dict[str, Config]:
-    """The configuration of each by the name of its run in `directory`, in order: what all tasks start from, then the tasks."""
+    """The configuration of each by the name of its run in `directory`, in order: what all tasks start from, then the tasks.
+
+    All are valid, before hours of pretraining.
+    """
     found = {name: configuration.from_file(f"{file}:{name}") for name in tasks.values()}
     for (task, before), seed, start in itertools.product(tasks.items(), seeds, STARTS):
         pretrained = directory / before
@@ -44,8 +47,12 @@ def stages(file: str, directory: epath.Path, tasks: dict[str, str], seeds: list[
             # Nothing is to differ but the parameters, and `groups`, which spare those that were learned.
             config.training.init_params, config.training.init_mismatch = (), "refuse"
             config.optimizer.groups = ()
-            config.data.tokenizer = TokenizerConfig(kind=str(pretrained / "tokenizer" / "tokenizer.json"))
+            added = {name: getattr(config.data.tokenizer, name) for name in ("pieces", "sentinels")}
+            config.data.tokenizer = TokenizerConfig(str(pretrained / "tokenizer" / "tokenizer.json"), **added)
         found[f"{task}-{start}-{seed}"] = config
+    found = {name: configuration.validated(config) for name, config in found.items()}
+    for name, config in found.items():
+        workdir.check(directory / name, config)
     return found
 
 
@@ -57,8 +64,6 @@ def record_of(directory: epath.Path) -> epath.Path | None:
 
 def run_stage(directory: epath.Path, config: Config) -> dict[str, Any]:
     """Trains what is left of a run and evaluates it; returns the record of that, as it is written."""
-    config = configuration.validated(config)
-    workdir.check(directory, config)
     if record_of(directory) is None:
         training.train(config, directory)
         run = load(str(directory), evaluate.CHECKPOINT.value)

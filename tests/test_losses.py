@@ -44,28 +44,33 @@ def close(found, expected, rtol=1e-5):
 
 @pytest.fixture
 def chunks(monkeypatch):
-    """Sets how many positions a chunk holds; returns how many chunks that makes."""
-
-    def cut(positions):
-        monkeypatch.setattr(losses, "BOUND", -(-positions * V * 8 * 4 // 3))
-        features, kernel, _, targets, weights = case()
-        return len(losses._chunks(kernel, features.reshape(-1, D), targets.ravel(), weights.ravel())[1])
-
-    return cut
+    """Sets how many positions and ids are looked at at a time, and whether their logits are computed twice."""
+    return lambda *plan: monkeypatch.setattr(losses, "_plan", lambda *_: losses._Plan(*plan))
 
 
 @pytest.mark.parametrize("smoothing, z", [(0.0, 0.0), (0.1, 0.0), (0.1, 0.3)])
-@pytest.mark.parametrize("positions", [1, 4, 5, B * T])
-def test_it_equals_the_definition_in_value_and_gradient_however_it_is_cut(positions, smoothing, z, chunks):
-    assert chunks(positions) == -(-B * T // positions)
-    found = value_and_gradient(fused, *case(), smoothing=smoothing, z=z)
-    close(found, value_and_gradient(plain, *case(), smoothing=smoothing, z=z))
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("rows, columns", [(1, V), (4, 3), (5, 4), (B * T, V), (B * T, 2)])
+def test_it_equals_the_definition_in_value_and_gradient_however_it_is_cut(rows, columns, again, smoothing, z, chunks):
+    chunks(rows, columns, again)
+    expected = value_and_gradient(plain, *case(), smoothing=smoothing, z=z)
+    close(value_and_gradient(fused, *case(), smoothing=smoothing, z=z), expected)
+    close(fused(*case(), smoothing, z), expected[0])
+
+
+@pytest.mark.parametrize("vocab", [1000, 10_000, 50_000, 250_000])
+@pytest.mark.parametrize("positions", [16, 2048, 2**16])
+def test_chunks_are_wide_enough_for_fast_products_and_within_the_bound(positions, vocab):
+    rows, columns, again = losses._plan(jax.ShapeDtypeStruct((512, vocab), jnp.float32), positions)
+    assert min(positions, losses.ROWS) <= rows <= positions and columns <= vocab
+    assert 8 * rows * (columns if again else vocab) <= 3 / 4 * losses.BOUND >= 4 * 512 * columns
+    assert again == (vocab >= 50_000 and positions > 16)
 
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_beside_operands_and_results_it_holds_less_than_the_bound_by_the_compilers_account(tied):
     positions, width, held = 2048, 512, {}
-    for vocab in (10_000, 100_000):
+    for vocab in (10_000, 40_000, 100_000):
         shapes = [(positions, 1, width), (vocab, width) if tied else (width, vocab), (vocab,)]
         given = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
         ids = jax.ShapeDtypeStruct((positions, 1), jnp.int32)
@@ -76,7 +81,7 @@ def test_beside_operands_and_results_it_holds_less_than_the_bound_by_the_compile
 
         step = jax.jit(jax.grad(loss, (0, 1, 2))).lower(*given, ids).compile()
         held[vocab] = step.memory_analysis().temp_size_in_bytes
-    # All logits would be 78 and 781 MiB. A tied head's gradient is that of the transpose, once more as large.
+    # All logits would be 78, 312 and 781 MiB. A tied head's gradient is that of the transpose, once more as large.
     turned = {vocab: 4 * vocab * width * tied for vocab in held}
     assert all(held[vocab] - turned[vocab] < 64 * 2**20 for vocab in held), held
 
@@ -92,7 +97,7 @@ def test_without_smoothing_it_is_the_cross_entropy_of_the_targets():
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_what_has_weight_0_counts_for_nothing(smoothing, chunks):
-    chunks(4)
+    chunks(4, 3, True)
     features, kernel, bias, targets, weights = case()
     padding = np.asarray(weights) == 0
     noise = jnp.where(padding[..., None], 50.0, features), kernel, bias, jnp.where(padding, V - 1, targets), weights
@@ -103,7 +108,7 @@ def test_what_has_weight_0_counts_for_nothing(smoothing, chunks):
 
 
 def test_the_gradient_is_of_the_value_by_finite_differences_in_float64(chunks):
-    chunks(4)
+    chunks(4, 3, True)
     with jax.enable_x64(True):
         features, kernel, bias, targets, weights = case(jnp.float64)
         for smoothing in (0.0, 0.1):

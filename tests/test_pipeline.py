@@ -17,7 +17,8 @@ def get_config(stage="pretrain"):
     source = pairs if stage == "reverse" else texts
     return Config(
         data=DataConfig(train=source, validation=source, test=source, task=task, batch_size=8, buckets=1, window=16,
-            noise=NoiseConfig(rate=0.5), tokenizer=TokenizerConfig("unigram", 280)),
+            noise=NoiseConfig(rate=0.5),
+            tokenizer=TokenizerConfig("unigram", 280, pieces=Names(["<ant>"] if stage == "reverse" else []))),
         model=ModelConfig(embed_dim=16, hidden_dim=16, layers=1, attention="dot", tied=True),
         optimizer=OptimizerConfig(groups=() if stage in ("pretrain", "words") else ("embedding/.*=>0.5", ".*=>1")),
         training=TrainingConfig(steps=8, eval_every=4, checkpoint_every=4, eval_examples=0,
@@ -76,6 +77,11 @@ def test_pretraining_is_all_that_differs(done):
             )
             pretrained["data"].pop("tokenizer")
             assert scratch == pretrained
+            saved = [
+                folder / "runs" / f"{task}-{start}-{seed}" / "tokenizer/tokenizer.json" for start in pipeline.STARTS
+            ]
+            assert saved[0].read_bytes() == saved[1].read_bytes()
+            assert json.loads(saved[0].read_text()).get("added", []) == (["<ant>"] if task == "reverse" else [])
     assert [printed.count(f"from {folder}/runs/{name}: ") for name in STARTS_FROM.values()] == [2, 1]
 
 
@@ -115,8 +121,11 @@ def test_from_pretraining_to_samples_and_on_from_the_result(done):
     assert " new: " not in loaded.split("\n\n")[0] and "skipped: " not in loaded.split("\n\n")[0]
 
 
-def test_what_cannot_be_is_refused_in_one_line(done):
+def test_what_cannot_be_is_refused_in_one_line_before_anything_is_trained(done):
     folder, arguments, _ = done
+    (folder / "last.py").write_text(FILE.format(folder).replace("embed_dim=16", 'embed_dim=-(stage == "tell")'))
+    refused = run_program("-m", "lm.pipeline", f"{folder}/last.py", f"--workdir={folder}/never")
+    assert refused.returncode == 2 and "config.model.embed_dim" in refused.stderr and not (folder / "never").exists()
     for more, words in (
         (["--tasks=revers"], ["--tasks", "did you mean reverse?"]),
         (["--seeds=a"], ["--seeds", "'a'"]),

@@ -529,7 +529,7 @@ def train_tokenizer(
 
     Args:
         config: `kind` is one of `TOKENIZERS`, or the path of a SentencePiece model or of a saved tokenizer, that is
-            taken as it is (a saved one with more sentinels, if the configuration asks for so many). `vocab_size` is
+            taken as it is (a saved one with the pieces and sentinels that it has not). `vocab_size` is
             the number of own ids, the four special ones included; for `characters` and `words` a limit, 0 for none;
             not read for `bytes` and a path, whose size is given.
         sentinels: how many there are if the configuration does not say; they come on top of `vocab_size`.
@@ -554,7 +554,7 @@ def train_tokenizer(
         known = store.remembered(key, model) if fingerprint else model()
         return SentencePiece(kind, known.encode("latin-1"), **extras)
     if kind.endswith("tokenizer.json"):
-        return load_tokenizer(epath.Path(kind).expanduser().parent).extended((), config.sentinels)
+        return load_tokenizer(epath.Path(kind).expanduser().parent).extended(config.pieces, config.sentinels)
     if not kind.endswith(".model"):
         mend = nearest(kind, (*TOKENIZERS, "a path that ends in .model or tokenizer.json"))
         raise UserError("config.data.tokenizer.kind", f"{kind!r} is unknown", mend)
