@@ -232,13 +232,43 @@ def train(config: Config, directory: epath.Path, profile: tuple[int, int] | None
 
     Raises `UserError` for what the user can mend, `Stopped` after a signal, when a checkpoint has been saved.
     """
-    begun, compiled = time.perf_counter(), compilation()
-    compiled.reset()
-    # Data and tokenizer. Nothing is written before all that the user can have got wrong is known to be right.
+    begun = time.perf_counter()
+    compilation().reset()
+    # Nothing is written before all that the user can have got wrong is known to be right.
     hosts.require_same({"configuration": configuration.to_json(config), "version of lm": lm.__version__})
     workdir.check(directory, config)
-    training, most = config.training, config.training.not_finite_most
+    training = config.training
     devices = devices_for(config.data.batch_size, training.accumulate, training.parallel, training.shards)
+    inputs = read_inputs(config, directory)
+    learner = build(config, inputs, devices, profile)
+    fingerprints = {name: split.fingerprint for name, split in inputs.splits.items()}
+    with workdir.begun(directory, config, inputs.tokenizer, fingerprints):
+        if config.data.cleaning and hosts.is_first():
+            report = json.dumps(inputs.splits["train"].report.as_dict(), indent=1, ensure_ascii=False)
+            workdir.write_whole(directory / "cleaning.json", report + "\n")
+        if inputs.labels and hosts.is_first():
+            workdir.write_whole(directory / "labels.json", json.dumps(inputs.labels, ensure_ascii=False) + "\n")
+        loop = _Loop(config, directory, inputs, learner, begun, profile, debug)
+        params, evaluator = loop.run()
+        closing(directory, evaluator, params)
+        console.waited(loop.progress.waited, loop.progress.seconds)
+        console.saving(loop.progress.saving, loop.progress.seconds)
+
+
+class Inputs(NamedTuple):
+    """What a run reads."""
+
+    splits: dict[str, pipeline.Split]
+    labels: tuple[str, ...]  # that are ranked, or none
+    origin: transfer.Origin | None  # what `init_from` names
+    tokenizer: tokenizers.Tokenizer
+    encoded: dict[str, pipeline.Encoded]
+    data: pipeline.TrainingData
+    resumed: bool  # there are checkpoints
+
+
+def read_inputs(config: Config, directory: epath.Path) -> Inputs:
+    """Data and tokenizer: the run's own, else that of `init_from`, else one made of the training data."""
     with hosts.first_then_others():
         splits = pipeline.load_splits(config.data)
         labels = evaluation.labels_of(splits["train"].examples) if TASKS[config.data.task].ranks else ()
@@ -252,200 +282,244 @@ def train(config: Config, directory: epath.Path, profile: tuple[int, int] | None
             name: pipeline.encode(split, tokenizer, config.data, config.seed, training=name == "train")
             for name, split in splits.items()
         }
-    fingerprints = {name: split.fingerprint for name, split in splits.items()}
-    hosts.require_same(
-        {**{f"{name} data": value for name, value in fingerprints.items()}, "tokenizer": tokenizer.fingerprint}
-    )
-    data = pipeline.training_data(encoded["train"], config.data, config.seed)
-
-    # Model, optimizer and state: the run's own last checkpoint, else `init_from`, else from the seed.
-    schedule = Schedule(config, data, profile)
-    rate = optimizers.schedule(config.optimizer, schedule.warmup, schedule.steps)
-    model = models.build(config, tokenizer.vocab_size, generation.label_ids(tokenizer, labels))
+    fingerprints = {f"{name} data": split.fingerprint for name, split in splits.items()}
+    hosts.require_same(fingerprints | {"tokenizer": tokenizer.fingerprint})
     for name in splits.keys() - {"train"} if labels else ():
         evaluation.check_labels(splits[name], labels)
+    data = pipeline.training_data(encoded["train"], config.data, config.seed)
+    return Inputs(splits, labels, origin, tokenizer, encoded, data, resumed)
+
+
+class Learner(NamedTuple):
+    """What learns, and how."""
+
+    devices: Devices
+    schedule: "Schedule"
+    rate: optax.Schedule
+    model: Any
+    optimizer: optax.GradientTransformation
+    params: Any  # on the host: what the run begins with, from the seed and from `init_from`
+
+
+def build(config: Config, inputs: Inputs, devices: Devices, profile: tuple[int, int] | None) -> Learner:
+    training, tokenizer = config.training, inputs.tokenizer
+    schedule = Schedule(config, inputs.data, profile)
+    rate = optimizers.schedule(config.optimizer, schedule.warmup, schedule.steps)
+    model = models.build(config, tokenizer.vocab_size, generation.label_ids(tokenizer, inputs.labels))
     if training.sampled_softmax >= tokenizer.vocab_size:
         what = f"{training.sampled_softmax} of a vocabulary of {tokenizer.vocab_size} ids"
         raise UserError("config.training.sampled_softmax", what, "give fewer, or 0 for all")
     shapes = jax.eval_shape(lambda: initial_params(model, config.seed))
     optimizer = optimizers.optimizer(config.optimizer, rate, shapes, schedule.groups)
-    fresh = lambda params: initial_state(model, optimizer, config, params)
+    fresh = functools.partial(initial_state, model, optimizer, config)
     memory.require(shapes, jax.eval_shape(fresh, shapes), devices)
     params = jax.device_get(initial_params(model, config.seed))
     loaded: list[str] = []
-    if origin:
+    if origin := inputs.origin:
         params, report = transfer.initialise(params, origin)
         loaded = report["loaded"]
         frozen = optimizers.split(schedule.groups, params)[1]
         report["new, and frozen as they are"] = sorted(set(report["new"]) & set(flatten_dict(frozen, sep="/")))
         console.transferred(origin.where, report)
-    if training.word_vectors and not resumed:
+    if training.word_vectors and not inputs.resumed:
         if any(name.startswith(transfer.EMBEDDING) for name in loaded):
             what, mend = f"{origin.where} has an embedding already", "leave one out, or load others by init_params"
             raise UserError("config.training.word_vectors", what, mend)
         params, count = transfer.with_word_vectors(params, tokenizer, training.word_vectors)
         console.say(f"from {training.word_vectors}: vectors of {count:,} of {tokenizer.unused.start:,} pieces")
-    with workdir.begun(directory, config, tokenizer, fingerprints):
-        if config.data.cleaning and hosts.is_first():
-            report = json.dumps(splits["train"].report.as_dict(), indent=1, ensure_ascii=False)
-            workdir.write_whole(directory / "cleaning.json", report + "\n")
-        if labels and hosts.is_first():
-            workdir.write_whole(directory / "labels.json", json.dumps(labels, ensure_ascii=False) + "\n")
-        saved = checkpoints.Checkpoints(directory / "checkpoints", training.keep_checkpoints)
-        progress = Progress()
+    return Learner(devices, schedule, rate, model, optimizer, params)
 
-        def latest() -> TrainState:
-            """The last good state on the host, `progress` as it was then."""
-            found = saved.restore_latest(*parted(jax.eval_shape(fresh, params)), console.say)
-            vars(progress).update(vars(Progress()))
-            if found is None:
-                return jax.device_get(fresh(params))
-            vars(progress).update(found[2])
-            return whole(config, schedule.groups, *found[:2])
 
-        state = latest()
+class _Loop:
+    """The updates of a run, from its latest checkpoint to its last step."""
+
+    def __init__(
+        self,
+        config: Config,
+        directory: epath.Path,
+        inputs: Inputs,
+        learner: Learner,
+        begun: float,
+        profile: tuple[int, int] | None,
+        debug: bool,
+    ):
+        self.config, self.training, self.directory, self.inputs = config, config.training, directory, inputs
+        self.devices, self.schedule, self.rate, self.model, self.optimizer, self.params = learner
+        self.begun, self.profile, self.debug = begun, profile, debug
+        self.saved = checkpoints.Checkpoints(directory / "checkpoints", self.training.keep_checkpoints)
+        self.progress, self.divergence = Progress(), Divergence()
+
+    def run(self) -> tuple[Any, evaluation.Evaluator]:
+        """Returns the parameters that the run is worth, and what evaluates them."""
+        config, inputs, devices, steps = self.config, self.inputs, self.devices, self.schedule.steps
+        state = self.latest()
         start = int(state.step)
-        console.header(
-            config, directory, devices, state.params, encoded, tokenizer, data, schedule.steps, schedule.groups, start
-        )
-        evaluator = evaluation.Evaluator(model, tokenizer, config, devices, encoded["validation"], labels)
-        jax.config.update("jax_debug_nans", debug)
-        step_fn = devices.compile(make_train_step(model, optimizer, config, devices), TrainState, donate=not debug)
+        given = inputs.encoded, inputs.tokenizer, inputs.data, steps, self.schedule.groups, start
+        console.header(config, self.directory, devices, state.params, *given)
+        encoded = inputs.encoded["validation"]
+        self.evaluator = evaluation.Evaluator(self.model, inputs.tokenizer, config, devices, encoded, inputs.labels)
+        jax.config.update("jax_debug_nans", self.debug)
+        step_fn = make_train_step(self.model, self.optimizer, config, devices)
+        self.step_fn = devices.compile(step_fn, TrainState, donate=not self.debug)
         state = devices.place(state)
-        if start < schedule.steps:
+        if start < steps:
             console.say("compiling; then the first evaluation, as a rehearsal\n")
-            evaluator.rehearse(devices.replicated(weights(state)))
-        bar = console.Bar(start, schedule.steps)
-        stop, vote = StopSignal(), hosts.Vote(devices)
-        divergence = Divergence()
-
-        def not_finite(step: int, which: str) -> None:
-            """Ends the run, or goes back."""
-            saved.wait()  # what is being written is a good one
-            if training.not_finite == "rewind" and progress.rewinds < most:
-                raise _Rewind(f"step {step}: {which} is not finite")
-            kept = saved.steps()
-            left = f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
-            done = {
-                "stop": "",
-                "skip": f", {progress.skipped} updates skipped",
-                "rewind": f", {progress.rewinds} rewinds",
-            }
-            what = f"{which} is not finite ({left}{done[training.not_finite]})"
-            raise UserError(f"step {step}", what, "lower config.optimizer.learning_rate, or set clip_norm")
-
-        def life(state: TrainState, log: workdir.MetricsLog | workdir.NoLog) -> TrainState:
-            """All updates from `state` on; returns the state after the last one."""
-            start = int(devices.first(state.step))
-            pending: tuple[int, Metrics] | None = None
-            clock, waited, last_saved = time.perf_counter(), 0.0, time.monotonic()
-
-            def drain() -> None:
-                """Fetches the metrics of the step before, while the next one runs."""
-                nonlocal pending, clock, waited
-                if pending is None:
-                    return
-                (step, metrics), pending = pending, None
-                metrics = devices.first(metrics)
-                progress.seconds += time.perf_counter() - clock
-                progress.waited += waited
-                clock, waited = time.perf_counter(), 0.0
-                if step == start + 1:
-                    console.say(f"{compiled}; first step {time.perf_counter() - begun:.1f} s after the start\n")
-                if np.isfinite(metrics.loss_sum) and np.isfinite(metrics.grad_norm):
-                    progress.add(metrics)
-                    loss = float(metrics.loss_sum / metrics.tokens)
-                    bar.update(step, loss, float(metrics.tokens), progress.seconds)
-                    if said := divergence.seen(loss):
-                        console.say(f"step {step:,}: {said}")
-                elif training.not_finite == "skip" and progress.skipped < most:
-                    progress.skipped += 1
-                    counted = f"{progress.skipped} of at most {most}"
-                    console.say(f"step {step:,}: the loss or its gradient is not finite: update skipped, {counted}")
-                else:
-                    not_finite(step, "the loss or its gradient")
-                if progress.tokens and (step % schedule.log_every == 0 or step == schedule.steps):
-                    record = progress.line(step, float(rate(step - 1)))
-                    log.write(record)
-                    bar.line(record)
-
-            order = data
-            if progress.rewinds:
-                order = pipeline.training_data(encoded["train"], config.data, config.seed + progress.rewinds)
-            made = order.iterate(start, schedule.steps, devices.put, jax.process_index(), jax.process_count())
-            for step in range(start + 1, schedule.steps + 1):
-                if profile and step == profile[0]:
-                    drain()
-                    jax.profiler.start_trace(str(directory / "profile"))
-                asked = time.perf_counter()
-                batch = next(made)
-                waited += time.perf_counter() - asked
-                state, metrics = step_fn(state, batch)
-                drain()
-                pending = (step, metrics)
-                overdue = (
-                    training.checkpoint_minutes and time.monotonic() - last_saved > 60 * training.checkpoint_minutes
-                )
-                number, overdue = vote(stop.number, int(bool(overdue)))
-                evaluates, saves = schedule.evaluates(step), schedule.saves(step) or overdue
-                profiled = profile is not None and step == profile[1]
-                if not (evaluates or saves or number or profiled):
-                    continue
-                drain()
-                if profiled:
-                    jax.profiler.stop_trace()
-                    console.say(f"steps {profile[0]} to {step} are traced in {directory / 'profile'}")
-                    temporary = step_fn.lower(state, batch).compile().memory_analysis().temp_size_in_bytes
-                    console.say("\n".join(memory.by_module(state, temporary)))
-                if evaluates:
-                    record = {"step": step, "split": "validation", "seconds": round(progress.seconds, 3)}
-                    record |= evaluator.evaluate(devices.replicated(weights(state)), training.eval_examples)
-                    if not np.isfinite(record["loss"]):
-                        not_finite(step, "the loss on validation data")
-                    log.write(record)
-                    bar.line(record)
-                    if progress.best_loss is None or record["loss"] < progress.best_loss:
-                        progress.best_loss, progress.best_step, saves = record["loss"], step, True
-                if saves or number:
-                    paused = time.perf_counter()
-                    if not all_finite(state.params):
-                        not_finite(step, "a parameter")
-                    workdir.require_there(directory)
-                    saved.save(step, *parted(devices.saved(state)), vars(progress))
-                    progress.saving += time.perf_counter() - paused
-                    last_saved = time.monotonic()
-                if number:
-                    saved.wait()
-                    message = f"stopped at step {step} of {schedule.steps}; the same command goes on from there"
-                    raise Stopped(number, message)
-                memory.give_back()
-                clock, waited = time.perf_counter(), 0.0
-            return state
-
+            self.evaluator.rehearse(devices.replicated(weights(state)))
+        self.bar, self.stop, self.vote = console.Bar(start, steps), StopSignal(), hosts.Vote(devices)
         try:
-            while True:
-                log = (workdir.MetricsLog if hosts.is_first() else workdir.NoLog)(
-                    directory, int(devices.first(state.step))
-                )
-                try:
-                    state = life(state, log)
-                    saved.close()
-                    break
-                except _Rewind as bad:
-                    rewinds = progress.rewinds + 1
-                    state = latest()
-                    progress.rewinds = rewinds
-                    counted = f"rewind {rewinds} of at most {most}"
-                    console.say(f"{bad}: back to step {int(state.step):,} with another data order, {counted}")
-                    state = devices.place(state)
-                finally:
-                    log.close()
+            state = self.lives(state)
         finally:
-            bar.close()
-            stop.restore()
-        closing(directory, evaluator, devices.first(devices.replicated(weights(state))))
-        console.waited(progress.waited, progress.seconds)
-        console.saving(progress.saving, progress.seconds)
+            self.bar.close()
+            self.stop.restore()
+        return devices.first(devices.replicated(weights(state))), self.evaluator
+
+    def latest(self) -> TrainState:
+        """The last good state on the host, `progress` as it was then."""
+        fresh = functools.partial(initial_state, self.model, self.optimizer, self.config)
+        found = self.saved.restore_latest(*parted(jax.eval_shape(fresh, self.params)), console.say)
+        self.progress = Progress()
+        if found is None:
+            return jax.device_get(fresh(self.params))
+        params, rest, progress = found
+        vars(self.progress).update(progress)
+        return whole(self.config, self.schedule.groups, params, rest)
+
+    def lives(self, state: TrainState) -> TrainState:
+        """All updates, the ones after a rewind too; returns the state after the last one."""
+        while True:
+            start = int(self.devices.first(state.step))
+            log = (workdir.MetricsLog if hosts.is_first() else workdir.NoLog)(self.directory, start)
+            try:
+                state = self.life(state, start, log)
+                self.saved.close()
+                return state
+            except _Rewind as bad:
+                rewinds = self.progress.rewinds + 1
+                state = self.latest()
+                self.progress.rewinds = rewinds
+                counted = f"rewind {rewinds} of at most {self.training.not_finite_most}"
+                console.say(f"{bad}: back to step {int(state.step):,} with another data order, {counted}")
+                state = self.devices.place(state)
+            finally:
+                log.close()
+
+    def life(self, state: TrainState, start: int, log: workdir.MetricsLog | workdir.NoLog) -> TrainState:
+        """All updates from `state`, of step `start`, on."""
+        devices, schedule, profile = self.devices, self.schedule, self.profile
+        self.first, self.log, self.pending = start + 1, log, None
+        self.clock, self.waited, self.last_saved = time.perf_counter(), 0.0, time.monotonic()
+        order = self.inputs.data
+        if rewinds := self.progress.rewinds:
+            order = pipeline.training_data(self.inputs.encoded["train"], self.config.data, self.config.seed + rewinds)
+        made = order.iterate(start, schedule.steps, devices.put, jax.process_index(), jax.process_count())
+        for step in range(start + 1, schedule.steps + 1):
+            if profile and step == profile[0]:
+                self.drain()
+                jax.profiler.start_trace(str(self.directory / "profile"))
+            asked = time.perf_counter()
+            batch = next(made)
+            self.waited += time.perf_counter() - asked
+            state, metrics = self.step_fn(state, batch)
+            self.drain()
+            self.pending = step, metrics
+            number, overdue = self.vote(self.stop.number, int(self.overdue()))
+            evaluates, saves = schedule.evaluates(step), schedule.saves(step) or overdue
+            profiled = profile is not None and step == profile[1]
+            if not (evaluates or saves or number or profiled):
+                continue
+            self.drain()
+            if profiled:
+                self.say_profile(state, batch)
+            if evaluates:
+                saves |= self.evaluate(step, state)
+            if saves or number:
+                self.save(step, state)
+            if number:
+                self.saved.wait()
+                message = f"stopped at step {step} of {schedule.steps}; the same command goes on from there"
+                raise Stopped(number, message)
+            memory.give_back()
+            self.clock, self.waited = time.perf_counter(), 0.0
+        return state
+
+    def drain(self) -> None:
+        """Fetches the metrics of the step before, while the next one runs."""
+        if self.pending is None:
+            return
+        (step, metrics), self.pending = self.pending, None
+        progress, training = self.progress, self.training
+        metrics = self.devices.first(metrics)
+        progress.seconds += time.perf_counter() - self.clock
+        progress.waited += self.waited
+        self.clock, self.waited = time.perf_counter(), 0.0
+        if step == self.first:
+            since = time.perf_counter() - self.begun
+            console.say(f"{compilation()}; first step {since:.1f} s after the start\n")
+        if np.isfinite(metrics.loss_sum) and np.isfinite(metrics.grad_norm):
+            progress.add(metrics)
+            loss = float(metrics.loss_sum / metrics.tokens)
+            self.bar.update(step, loss, float(metrics.tokens), progress.seconds)
+            if said := self.divergence.seen(loss):
+                console.say(f"step {step:,}: {said}")
+        elif training.not_finite == "skip" and progress.skipped < training.not_finite_most:
+            progress.skipped += 1
+            counted = f"{progress.skipped} of at most {training.not_finite_most}"
+            console.say(f"step {step:,}: the loss or its gradient is not finite: update skipped, {counted}")
+        else:
+            self.not_finite(step, "the loss or its gradient")
+        if progress.tokens and (step % self.schedule.log_every == 0 or step == self.schedule.steps):
+            record = progress.line(step, float(self.rate(step - 1)))
+            self.log.write(record)
+            self.bar.line(record)
+
+    def overdue(self) -> bool:
+        minutes = self.training.checkpoint_minutes
+        return bool(minutes) and time.monotonic() - self.last_saved > 60 * minutes
+
+    def say_profile(self, state: TrainState, batch: Batch) -> None:
+        jax.profiler.stop_trace()
+        console.say(f"steps {self.profile[0]} to {self.profile[1]} are traced in {self.directory / 'profile'}")
+        temporary = self.step_fn.lower(state, batch).compile().memory_analysis().temp_size_in_bytes
+        console.say("\n".join(memory.by_module(state, temporary)))
+
+    def evaluate(self, step: int, state: TrainState) -> bool:
+        """Whether that is the best so far."""
+        progress = self.progress
+        record = {"step": step, "split": "validation", "seconds": round(progress.seconds, 3)}
+        record |= self.evaluator.evaluate(self.devices.replicated(weights(state)), self.training.eval_examples)
+        if not np.isfinite(record["loss"]):
+            self.not_finite(step, "the loss on validation data")
+        self.log.write(record)
+        self.bar.line(record)
+        best = progress.best_loss is None or record["loss"] < progress.best_loss
+        if best:
+            progress.best_loss, progress.best_step = record["loss"], step
+        return best
+
+    def save(self, step: int, state: TrainState) -> None:
+        paused = time.perf_counter()
+        if not all_finite(state.params):
+            self.not_finite(step, "a parameter")
+        workdir.require_there(self.directory)
+        self.saved.save(step, *parted(self.devices.saved(state)), vars(self.progress))
+        self.progress.saving += time.perf_counter() - paused
+        self.last_saved = time.monotonic()
+
+    def not_finite(self, step: int, which: str) -> None:
+        """Ends the run, or goes back."""
+        progress, training = self.progress, self.training
+        self.saved.wait()  # what is being written is a good one
+        if training.not_finite == "rewind" and progress.rewinds < training.not_finite_most:
+            raise _Rewind(f"step {step}: {which} is not finite")
+        kept = self.saved.steps()
+        left = f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
+        done = {
+            "stop": "",
+            "skip": f", {progress.skipped} updates skipped",
+            "rewind": f", {progress.rewinds} rewinds",
+        }
+        what = f"{which} is not finite ({left}{done[training.not_finite]})"
+        raise UserError(f"step {step}", what, "lower config.optimizer.learning_rate, or set clip_norm")
 
 
 def closing(directory: epath.Path, evaluator: evaluation.Evaluator, params: Any) -> None:
