@@ -514,7 +514,7 @@ def _tokenizer_rules(config: Config) -> Rules:
     kind, trained = tokenizer.kind, tokenizer.kind in ("unigram", "bpe")
     taken = bool(config.training.init_from) or kind.endswith("tokenizer.json")
     yield (
-        not tokenizer.sampling or trained,
+        not tokenizer.sampling or trained or kind.endswith("tokenizer.json"),
         "data.tokenizer.sampling",
         f"a {kind} tokenizer has one segmentation",
         "use unigram or bpe, or give 0",

@@ -93,7 +93,8 @@ def sampled_cross_entropy(
         others = jax.nn.logsumexp(jnp.where(candidates.ids_c == targets[:, None], IMPOSSIBLE, logits), axis=-1)
         return total + jnp.sum((jnp.logaddexp(others, target_logits) - target_logits) * weights), None
 
-    chunks = _chunks(_plan(kernel_dc, len(features_nd)).rows, features_nd, targets_n, weights_n, target_logits_n)
+    rows = _even(len(targets_n), _rows(count, len(targets_n)))
+    chunks = _chunks(rows, features_nd, targets_n, weights_n, target_logits_n)
     return lax.scan(body, bias_v.dtype.type(0), chunks)[0], weights_n.sum()
 
 
@@ -257,8 +258,11 @@ ROWS = 128  # of fewer positions at a time a product costs less than reading and
 
 
 class _Plan(NamedTuple):
-    """`rows` positions at a time, and of them `columns` of the vocabulary; `again`: their logits are computed twice, a
-    block at a time for the normaliser and then for the gradient, so that there can be more rows."""
+    """`rows` positions at a time, and products with the kernel's gradient for `columns` of the vocabulary at a time.
+
+    `again`: logits, too, are there for so many columns alone, and computed twice: for the normaliser and then for the
+    gradient. So there can be more rows.
+    """
 
     rows: int
     columns: int
@@ -267,13 +271,28 @@ class _Plan(NamedTuple):
 
 def _plan(kernel_dv, positions):
     width, vocab = kernel_dv.shape
-    # Logits and their gradient, float32, and a quarter of the bound for all else.
-    most = lambda columns: min(positions, max(1, _bound() * 3 // 4 // (8 * columns)))
-    even = lambda whole, part: -(-whole // -(-whole // part))
-    # A large kernel's gradient is not held twice: its block takes an eighth of the bound.
-    columns = even(vocab, min(vocab, max(1, _bound() // 8 // (4 * width))))
-    again = most(vocab) < min(ROWS, positions) and columns < vocab
-    return _Plan(even(positions, most(columns if again else vocab)), columns, again)
+    # A block of the kernel's gradient, or of features, takes an eighth of the bound: a large one is not held twice.
+    block = max(1, _bound() // 8 // (4 * width))
+    rows = _rows(vocab, positions)
+    if rows >= min(ROWS, positions):
+        return _Plan(_even(positions, rows), _even(vocab, block), again=False)
+    columns = _even(vocab, min(block, _room() // ROWS))
+    return _Plan(_even(positions, min(_rows(columns, positions), block)), columns, again=True)
+
+
+def _room():
+    """How many logits there may be at a time: with their gradient, float32, and a quarter of the bound for all else."""
+    return _bound() * 3 // 4 // 8
+
+
+def _rows(columns, positions):
+    """How many positions of so many logits each there may be at a time."""
+    return max(1, min(positions, _room() // columns))
+
+
+def _even(total, most):
+    """The size of the fewest parts of at most `most`, all but alike."""
+    return -(-total // -(-total // most))
 
 
 def _chunks(rows, features_nd, *of_positions):
@@ -287,47 +306,46 @@ def _chunks(rows, features_nd, *of_positions):
     return jax.tree.map(cut, (features_nd, *of_positions))
 
 
-class _Head:
-    """The logits of a chunk of positions, whole or a block at a time."""
+class _Head(NamedTuple):
+    """The logits of a chunk of positions, by blocks of the vocabulary. The last of them overlaps the one before."""
 
-    def __init__(self, kernel_dv, bias_v, features_nd, plan, dtype):
-        self.kernel_dv, self.bias_v, self.features_nd, self.plan, self.dtype = (
-            kernel_dv,
-            bias_v,
-            features_nd,
-            plan,
-            dtype,
-        )
-        self.vocab = len(bias_v)
-        self.blocks = -(-self.vocab // plan.columns)
-        self._logits_nv = None if plan.again else dot(features_nd, kernel_dv, dtype) + bias_v
+    kernel_dv: jax.Array
+    bias_v: jax.Array
+    features_nd: jax.Array
+    logits_nv: jax.Array | None  # None: a block's are computed when they are asked for
+    columns: int
+    dtype: str
 
-    def begin(self, i):
-        return jnp.minimum(i * self.plan.columns, self.vocab - self.plan.columns)
+    @classmethod
+    def of(cls, kernel_dv, bias_v, features_nd, plan, dtype):
+        logits_nv = None if plan.again else dot(features_nd, kernel_dv, dtype) + bias_v
+        return cls(kernel_dv, bias_v, features_nd, logits_nv, plan.columns, dtype)
+
+    def over_blocks(self, add, sums):
+        return lax.fori_loop(0, -(-len(self.bias_v) // self.columns), add, sums)
+
+    def start(self, i):
+        return jnp.minimum(i * self.columns, len(self.bias_v) - self.columns)
 
     def cut(self, array, i):
-        """The block of an array whose last axis is the vocabulary."""
-        if self.blocks == 1:
-            return array
-        return lax.dynamic_slice_in_dim(array, self.begin(i), self.plan.columns, axis=-1)
+        """Block `i` of an array whose last axis is the vocabulary."""
+        return lax.dynamic_slice_in_dim(array, self.start(i), self.columns, axis=-1)
 
-    def put(self, array, i, block):
-        if self.blocks == 1:
-            return block
-        return lax.dynamic_update_slice_in_dim(array, block, self.begin(i), axis=-1)
+    def added(self, array, i, block):
+        return lax.dynamic_update_slice_in_dim(array, self.cut(array, i) + block, self.start(i), axis=-1)
 
     def block(self, i):
-        """(ids_c, which of them no block before had: the last overlaps the one before, logits_nc)."""
-        ids_c = self.begin(i) + jnp.arange(self.plan.columns)
-        if self.plan.again:
+        """(ids_c, bool_c where no block before had them, logits_nc)."""
+        ids_c = self.start(i) + jnp.arange(self.columns)
+        if self.logits_nv is None:
             logits_nc = dot(self.features_nd, self.cut(self.kernel_dv, i), self.dtype) + self.cut(self.bias_v, i)
         else:
-            logits_nc = self.cut(self._logits_nv, i)
-        return ids_c, ids_c >= i * self.plan.columns, logits_nc
+            logits_nc = self.cut(self.logits_nv, i)
+        return ids_c, ids_c >= i * self.columns, logits_nc
 
     def softmax(self, targets_n):
-        if not self.plan.again:
-            return _softmax(self._logits_nv, targets_n)
+        if self.logits_nv is not None:
+            return _softmax(self.logits_nv, targets_n)
 
         def add(i, softmax):
             ids_c, new_c, logits_nc = self.block(i)
@@ -336,11 +354,11 @@ class _Head:
             return _Softmax(
                 jnp.logaddexp(softmax.normalizer_n, normalizer_n),
                 softmax.gold_n + sums(ids_c == targets_n[:, None]),
-                softmax.mean_n + sums(True) / self.vocab,
+                softmax.mean_n + sums(True) / len(self.bias_v),
             )
 
         zeros_n = jnp.zeros(len(targets_n), self.bias_v.dtype)
-        return lax.fori_loop(0, self.blocks, add, _Softmax(zeros_n - jnp.inf, zeros_n, zeros_n))
+        return self.over_blocks(add, _Softmax(zeros_n - jnp.inf, zeros_n, zeros_n))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7, 8))
@@ -349,7 +367,7 @@ def _loss(kernel_dv, bias_v, features_nd, targets_n, weights_n, copying, smoothi
 
     def body(total, chunk):
         features, targets, weights, copying = chunk
-        softmax = _Head(kernel_dv, bias_v, features, plan, dtype).softmax(targets)
+        softmax = _Head.of(kernel_dv, bias_v, features, plan, dtype).softmax(targets)
         return total + jnp.sum(_nll(softmax, copying, smoothing, z)[0] * weights), None
 
     return lax.scan(body, bias_v.dtype.type(0), _chunks(plan.rows, features_nd, targets_n, weights_n, copying))[0]
@@ -362,7 +380,7 @@ def _loss_forward(kernel_dv, bias_v, features_nd, targets_n, weights_n, copying,
     def body(carry, chunk):
         total, d_kernel, d_bias = carry
         features, targets, weights, copying = chunk
-        head = _Head(kernel_dv, bias_v, features, plan, dtype)
+        head = _Head.of(kernel_dv, bias_v, features, plan, dtype)
         softmax = head.softmax(targets)
         loss, (written, slope) = _nll(softmax, copying, smoothing, z)
         total = total + jnp.sum(loss * weights)
@@ -378,14 +396,13 @@ def _loss_forward(kernel_dv, bias_v, features_nd, targets_n, weights_n, copying,
             ids, new, logits = head.block(i)
             gold = (targets[:, None] == ids) * written[:, None] + smoothing / vocab
             share = jnp.exp(logits - softmax.normalizer_n[:, None]) * shared
-            d_logits = (share - gold) * weights[:, None]
-            d_logits = d_logits if head.blocks == 1 else jnp.where(new, d_logits, 0)
-            d_kernel = head.put(d_kernel, i, head.cut(d_kernel, i) + dot(features_dn, d_logits, dtype))
-            d_bias = head.put(d_bias, i, head.cut(d_bias, i) + d_logits.sum(0))
+            d_logits = jnp.where(new, (share - gold) * weights[:, None], 0)
+            d_kernel = head.added(d_kernel, i, dot(features_dn, d_logits, dtype))
+            d_bias = head.added(d_bias, i, d_logits.sum(0))
             return d_kernel, d_bias, d_features + dot(d_logits, head.cut(kernel_dv, i).T, dtype)
 
-        sums = d_kernel, d_bias, jnp.zeros_like(features)
-        d_kernel, d_bias, d_features = add(0, sums) if head.blocks == 1 else lax.fori_loop(0, head.blocks, add, sums)
+        zeros = jnp.zeros(features.shape, softmax.normalizer_n.dtype)
+        d_kernel, d_bias, d_features = head.over_blocks(add, (d_kernel, d_bias, zeros))
         d_copying = None
         if copying is not None:
             scale = weights * (1 - smoothing)

@@ -7,6 +7,7 @@ where it starts from what was pretrained, not from scratch. Every stage is a run
 run again, one that was interrupted goes on. The table is `table.md` and `table.json`.
 """
 
+import dataclasses
 import itertools
 import json
 import pathlib
@@ -20,7 +21,7 @@ from etils import epath
 
 from lm import config as configuration
 from lm import console, evaluate, training, workdir
-from lm.config import Config, TokenizerConfig
+from lm.config import Config
 from lm.errors import UserError, nearest, program
 from lm.run import load
 
@@ -34,7 +35,7 @@ STARTS = ("scratch", "pretrained")
 def stages(file: str, directory: epath.Path, tasks: dict[str, str], seeds: list[int]) -> dict[str, Config]:
     """The configuration of each by the name of its run in `directory`, in order: what all tasks start from, then the tasks.
 
-    All are valid, before hours of pretraining.
+    What breaks a rule in any of them is refused before hours of pretraining.
     """
     found = {name: configuration.from_file(f"{file}:{name}") for name in tasks.values()}
     for (task, before), seed, start in itertools.product(tasks.items(), seeds, STARTS):
@@ -44,15 +45,18 @@ def stages(file: str, directory: epath.Path, tasks: dict[str, str], seeds: list[
         if start == "pretrained":
             config.training.init_from = str(pretrained)
         else:
-            # Nothing is to differ but the parameters, and `groups`, which spare those that were learned.
+            # Nothing is to differ but the parameters, and what is said of those that were learned.
             config.training.init_params, config.training.init_mismatch = (), "refuse"
-            config.optimizer.groups = ()
-            added = {name: getattr(config.data.tokenizer, name) for name in ("pieces", "sentinels")}
-            config.data.tokenizer = TokenizerConfig(str(pretrained / "tokenizer" / "tokenizer.json"), **added)
+            config.optimizer.groups, config.model.lora_rank = (), 0
+            kind = str(pretrained / "tokenizer" / "tokenizer.json")
+            config.data.tokenizer = dataclasses.replace(config.data.tokenizer, kind=kind, normalization="identity")
         found[f"{task}-{start}-{seed}"] = config
-    found = {name: configuration.validated(config) for name, config in found.items()}
     for name, config in found.items():
-        workdir.check(directory / name, config)
+        try:
+            found[name] = configuration.validated(config)
+        except UserError as error:
+            raise UserError(f"{file}, {name}: {error.where}", error.what, error.mend) from error
+        workdir.check(directory / name, found[name])
     return found
 
 

@@ -6,7 +6,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -248,7 +248,7 @@ def train(config: Config, directory: epath.Path, profile: tuple[int, int] | None
             workdir.write_whole(directory / "cleaning.json", report + "\n")
         if inputs.labels and hosts.is_first():
             workdir.write_whole(directory / "labels.json", json.dumps(inputs.labels, ensure_ascii=False) + "\n")
-        loop = _Loop(config, directory, inputs, learner, begun, profile, debug)
+        loop = _Loop(config, directory, inputs, learner, devices, begun, profile, debug)
         params, evaluator = loop.run()
         closing(directory, evaluator, params)
         console.waited(loop.progress.waited, loop.progress.seconds)
@@ -293,7 +293,6 @@ def read_inputs(config: Config, directory: epath.Path) -> Inputs:
 class Learner(NamedTuple):
     """What learns, and how."""
 
-    devices: Devices
     schedule: "Schedule"
     rate: optax.Schedule
     model: Any
@@ -327,7 +326,7 @@ def build(config: Config, inputs: Inputs, devices: Devices, profile: tuple[int, 
             raise UserError("config.training.word_vectors", what, mend)
         params, count = transfer.with_word_vectors(params, tokenizer, training.word_vectors)
         console.say(f"from {training.word_vectors}: vectors of {count:,} of {tokenizer.unused.start:,} pieces")
-    return Learner(devices, schedule, rate, model, optimizer, params)
+    return Learner(schedule, rate, model, optimizer, params)
 
 
 class _Loop:
@@ -339,15 +338,21 @@ class _Loop:
         directory: epath.Path,
         inputs: Inputs,
         learner: Learner,
+        devices: Devices,
         begun: float,
         profile: tuple[int, int] | None,
         debug: bool,
     ):
         self.config, self.training, self.directory, self.inputs = config, config.training, directory, inputs
-        self.devices, self.schedule, self.rate, self.model, self.optimizer, self.params = learner
-        self.begun, self.profile, self.debug = begun, profile, debug
+        self.learner, self.schedule, self.devices = learner, learner.schedule, devices
+        self.begun, self.profile, self.debug, self.tracing = begun, profile, debug, False
+        self.most = config.training.not_finite_most
         self.saved = checkpoints.Checkpoints(directory / "checkpoints", self.training.keep_checkpoints)
         self.progress, self.divergence = Progress(), Divergence()
+        encoded, labels = inputs.encoded["validation"], inputs.labels
+        self.evaluator = evaluation.Evaluator(learner.model, inputs.tokenizer, config, devices, encoded, labels)
+        step_fn = make_train_step(learner.model, learner.optimizer, config, devices)
+        self.compiled_step = devices.compile(step_fn, TrainState, donate=not debug)
 
     def run(self) -> tuple[Any, evaluation.Evaluator]:
         """Returns the parameters that the run is worth, and what evaluates them."""
@@ -356,11 +361,7 @@ class _Loop:
         start = int(state.step)
         given = inputs.encoded, inputs.tokenizer, inputs.data, steps, self.schedule.groups, start
         console.header(config, self.directory, devices, state.params, *given)
-        encoded = inputs.encoded["validation"]
-        self.evaluator = evaluation.Evaluator(self.model, inputs.tokenizer, config, devices, encoded, inputs.labels)
         jax.config.update("jax_debug_nans", self.debug)
-        step_fn = make_train_step(self.model, self.optimizer, config, devices)
-        self.step_fn = devices.compile(step_fn, TrainState, donate=not self.debug)
         state = devices.place(state)
         if start < steps:
             console.say("compiling; then the first evaluation, as a rehearsal\n")
@@ -375,11 +376,12 @@ class _Loop:
 
     def latest(self) -> TrainState:
         """The last good state on the host, `progress` as it was then."""
-        fresh = functools.partial(initial_state, self.model, self.optimizer, self.config)
-        found = self.saved.restore_latest(*parted(jax.eval_shape(fresh, self.params)), console.say)
+        learner = self.learner
+        fresh = functools.partial(initial_state, learner.model, learner.optimizer, self.config)
+        found = self.saved.restore_latest(*parted(jax.eval_shape(fresh, learner.params)), console.say)
         self.progress = Progress()
         if found is None:
-            return jax.device_get(fresh(self.params))
+            return jax.device_get(fresh(learner.params))
         params, rest, progress = found
         vars(self.progress).update(progress)
         return whole(self.config, self.schedule.groups, params, rest)
@@ -397,34 +399,36 @@ class _Loop:
                 rewinds = self.progress.rewinds + 1
                 state = self.latest()
                 self.progress.rewinds = rewinds
-                counted = f"rewind {rewinds} of at most {self.training.not_finite_most}"
+                counted = f"rewind {rewinds} of at most {self.most}"
                 console.say(f"{bad}: back to step {int(state.step):,} with another data order, {counted}")
                 state = self.devices.place(state)
             finally:
                 log.close()
 
     def life(self, state: TrainState, start: int, log: workdir.MetricsLog | workdir.NoLog) -> TrainState:
-        """All updates from `state`, of step `start`, on."""
-        devices, schedule, profile = self.devices, self.schedule, self.profile
-        self.first, self.log, self.pending = start + 1, log, None
-        self.clock, self.waited, self.last_saved = time.perf_counter(), 0.0, time.monotonic()
+        """All updates from `state`, of step `start`, on; returns the state after the last one."""
+        devices, schedule = self.devices, self.schedule
+        begin, end = self.profile or (0, 0)
+        self.first_step, self.log, self.pending = start + 1, log, None
+        self.clock, self.waiting, self.last_saved = time.perf_counter(), 0.0, time.monotonic()
         order = self.inputs.data
         if rewinds := self.progress.rewinds:
             order = pipeline.training_data(self.inputs.encoded["train"], self.config.data, self.config.seed + rewinds)
         made = order.iterate(start, schedule.steps, devices.put, jax.process_index(), jax.process_count())
         for step in range(start + 1, schedule.steps + 1):
-            if profile and step == profile[0]:
+            if begin <= step <= end and not self.tracing:
                 self.drain()
                 jax.profiler.start_trace(str(self.directory / "profile"))
+                self.tracing = True
             asked = time.perf_counter()
             batch = next(made)
-            self.waited += time.perf_counter() - asked
-            state, metrics = self.step_fn(state, batch)
+            self.waiting += time.perf_counter() - asked
+            state, metrics = self.compiled_step(state, batch)
             self.drain()
             self.pending = step, metrics
             number, overdue = self.vote(self.stop.number, int(self.overdue()))
             evaluates, saves = schedule.evaluates(step), schedule.saves(step) or overdue
-            profiled = profile is not None and step == profile[1]
+            profiled = self.tracing and step == end
             if not (evaluates or saves or number or profiled):
                 continue
             self.drain()
@@ -439,7 +443,7 @@ class _Loop:
                 message = f"stopped at step {step} of {schedule.steps}; the same command goes on from there"
                 raise Stopped(number, message)
             memory.give_back()
-            self.clock, self.waited = time.perf_counter(), 0.0
+            self.clock, self.waiting = time.perf_counter(), 0.0
         return state
 
     def drain(self) -> None:
@@ -450,9 +454,9 @@ class _Loop:
         progress, training = self.progress, self.training
         metrics = self.devices.first(metrics)
         progress.seconds += time.perf_counter() - self.clock
-        progress.waited += self.waited
-        self.clock, self.waited = time.perf_counter(), 0.0
-        if step == self.first:
+        progress.waited += self.waiting
+        self.clock, self.waiting = time.perf_counter(), 0.0
+        if step == self.first_step:
             since = time.perf_counter() - self.begun
             console.say(f"{compilation()}; first step {since:.1f} s after the start\n")
         if np.isfinite(metrics.loss_sum) and np.isfinite(metrics.grad_norm):
@@ -461,14 +465,14 @@ class _Loop:
             self.bar.update(step, loss, float(metrics.tokens), progress.seconds)
             if said := self.divergence.seen(loss):
                 console.say(f"step {step:,}: {said}")
-        elif training.not_finite == "skip" and progress.skipped < training.not_finite_most:
+        elif training.not_finite == "skip" and progress.skipped < self.most:
             progress.skipped += 1
-            counted = f"{progress.skipped} of at most {training.not_finite_most}"
+            counted = f"{progress.skipped} of at most {self.most}"
             console.say(f"step {step:,}: the loss or its gradient is not finite: update skipped, {counted}")
         else:
             self.not_finite(step, "the loss or its gradient")
         if progress.tokens and (step % self.schedule.log_every == 0 or step == self.schedule.steps):
-            record = progress.line(step, float(self.rate(step - 1)))
+            record = progress.line(step, float(self.learner.rate(step - 1)))
             self.log.write(record)
             self.bar.line(record)
 
@@ -478,12 +482,13 @@ class _Loop:
 
     def say_profile(self, state: TrainState, batch: Batch) -> None:
         jax.profiler.stop_trace()
+        self.tracing = False
         console.say(f"steps {self.profile[0]} to {self.profile[1]} are traced in {self.directory / 'profile'}")
-        temporary = self.step_fn.lower(state, batch).compile().memory_analysis().temp_size_in_bytes
+        temporary = self.compiled_step.lower(state, batch).compile().memory_analysis().temp_size_in_bytes
         console.say("\n".join(memory.by_module(state, temporary)))
 
     def evaluate(self, step: int, state: TrainState) -> bool:
-        """Whether that is the best so far."""
+        """Writes the record of step `step`; returns whether that is the best so far."""
         progress = self.progress
         record = {"step": step, "split": "validation", "seconds": round(progress.seconds, 3)}
         record |= self.evaluator.evaluate(self.devices.replicated(weights(state)), self.training.eval_examples)
@@ -505,11 +510,11 @@ class _Loop:
         self.progress.saving += time.perf_counter() - paused
         self.last_saved = time.monotonic()
 
-    def not_finite(self, step: int, which: str) -> None:
+    def not_finite(self, step: int, which: str) -> NoReturn:
         """Ends the run, or goes back."""
         progress, training = self.progress, self.training
         self.saved.wait()  # what is being written is a good one
-        if training.not_finite == "rewind" and progress.rewinds < training.not_finite_most:
+        if training.not_finite == "rewind" and progress.rewinds < self.most:
             raise _Rewind(f"step {step}: {which} is not finite")
         kept = self.saved.steps()
         left = f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"

@@ -310,7 +310,7 @@ def test_another_process_gets_a_tokenizer_that_was_used(extended, kind):
 
 def test_kinds_of_one_segmentation_are_not_sampled(trained):
     for kind in ("bytes", "characters", "words"):
-        with pytest.raises(NotImplementedError):
+        with pytest.raises(UserError, match=f"sampling: a {kind} tokenizer has one segmentation"):
             trained[kind].sample_batch(TEXTS, 0.1, 0)
 
 

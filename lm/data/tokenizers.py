@@ -128,7 +128,7 @@ class Tokenizer:
 
         With `unigram`, segmentations are drawn by the `alpha`-th power of their probability (Kudo 2018,
         arXiv:1804.10959, over all of them); with `bpe`, each merge is left out with probability `alpha`
-        (Provilkov et al. 2020, arXiv:1910.13267). Other kinds have one segmentation and raise `NotImplementedError`.
+        (Provilkov et al. 2020, arXiv:1910.13267). Other kinds have one segmentation and raise `UserError`.
         """
         return _around(texts, self._added_ids, lambda parts: self._sample_batch(parts, alpha, seed))
 
@@ -173,7 +173,8 @@ class Tokenizer:
         raise NotImplementedError
 
     def _sample_batch(self, texts: list[str], alpha: float, seed: int) -> list[np.ndarray]:
-        raise NotImplementedError(self.kind)
+        what = f"a {self.kind} tokenizer has one segmentation"
+        raise UserError("config.data.tokenizer.sampling", what, "use one of kind unigram or bpe, or give 0")
 
     def _decode(self, ids: list[int]) -> str:
         """Of own ids."""
