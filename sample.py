@@ -21,7 +21,9 @@ from lm.errors import UserError, program
 WORKDIR = flags.DEFINE_multi_string(
     "workdir", None, "the run's directory; given many times, the mean of the runs' probabilities, with one tokenizer"
 )
-CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "best (by validation loss), latest, or a step")
+CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", "best", "best (by validation loss), latest, a step, or mean:N of the last N"
+)
 PROMPT = flags.DEFINE_multi_string("prompt", [], "a prompt; may be given many times")
 INPUT_FILE = flags.DEFINE_string("input_file", None, "a file with a prompt on each line; - is standard input")
 INTERACTIVE = flags.DEFINE_bool("interactive", False, "answer each line of standard input at once; keep conversations")

@@ -4,8 +4,6 @@ Trains a model, or goes on where the workdir's last checkpoint was. A config fil
 an lm.config.Config, whose fields lm/config.py describes and --config.section.field=value replaces.
 """
 
-import pathlib
-
 from absl import flags
 from etils import epath
 from ml_collections import config_flags
@@ -23,7 +21,9 @@ class _AsGiven(flags.ArgumentParser):
 
 config_flags.register_flag_parser_for_type(config.Duration, _AsGiven())
 config_flags.register_flag_parser_for_type(config.Names, _AsGiven())
-WORKDIR = flags.DEFINE_string("workdir", "", "the run's directory; default runs/NAME of the config file")
+WORKDIR = flags.DEFINE_string(
+    "workdir", "", "the run's directory; default runs/NAME of NAME.py, or runs/NAME-TEXT of NAME.py:TEXT"
+)
 PROFILE = flags.DEFINE_string("profile", "", "START:STOP, steps that are traced into WORKDIR/profile")
 COORDINATOR = flags.DEFINE_string(
     "coordinator", "auto", "many hosts: ADDRESS:PORT of the first; auto: as JAX finds it; none: this host alone"
@@ -53,12 +53,12 @@ def define_config(argv: list[str]) -> None:
 def main() -> None:
     chosen, profile = config.validated(flags.FLAGS.config), steps_of(PROFILE.value)
 
-    from lm import hosts  # after the flags, so that --help and mistakes answer at once
+    from lm import hosts, workdir  # after the flags, so that --help and mistakes answer at once
     from lm.training import train
 
     hosts.join(COORDINATOR.value, PROCESSES.value, PROCESS.value)
-    name = pathlib.Path(flags.FLAGS["config"].config_filename.split(":")[0]).stem
-    train(chosen, epath.Path(WORKDIR.value or f"runs/{name}").expanduser(), profile, flags.FLAGS.debug)
+    directory = epath.Path(WORKDIR.value or workdir.usual(flags.FLAGS["config"].config_filename)).expanduser()
+    train(chosen, directory, profile, flags.FLAGS.debug)
 
 
 def steps_of(text: str) -> tuple[int, int] | None:

@@ -1,7 +1,7 @@
-"""Conversations at a market stall on TinyWorld, of which the model says the seller's part.
+r"""Conversations at a market stall on TinyWorld, of which the model says the seller's part.
 
     python train.py --config=configs/dialogue.py
-    python sample.py --workdir=runs/dialogue --interactive \\
+    python sample.py --workdir=runs/dialogue --interactive \
       --prompt='Good morning, Anna. Today there are two eggs at 3 coins each and four pears at 1 coin each.'
 
 One CPU core that did other work besides, seed 0, after 1,691 seconds of training: 0.88 nats an example above the floor of 0.28 on

@@ -1,7 +1,8 @@
-"""An encoder-decoder pretrained on TinyWorld's stories: it fills in the spans that were taken out of them.
+r"""An encoder-decoder pretrained on TinyWorld's stories: it fills in the spans that were taken out of them.
 
     python train.py --config=configs/pretrain.py
-    python train.py --config=configs/FINE_TUNED.py --config.training.init_from=runs/pretrain
+    python train.py --config=configs/tinyworld.py --workdir=runs/tuned --config.training.init_from=runs/pretrain \
+      --config.model.embed_dim=192 --config.model.hidden_dim=192 --config.model.tied=true
 
 What starts from it needs a model of the same widths. `configs/pipelines/tinyworld.py` pretrains on the texts of all tasks.
 """

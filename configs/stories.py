@@ -1,4 +1,4 @@
-"""A language model of TinyWorld's short stories: text generation, and a language model to start others from.
+r"""A language model of TinyWorld's short stories: text generation, and a language model to start others from.
 
     python train.py --config=configs/stories.py
     python sample.py --workdir=runs/stories --prompt='One rainy evening, Max is' --num_samples=3
@@ -13,7 +13,7 @@ other stories, not the same ones again: 0.80 and 0.88 after 26,612 updates (7,71
 said before, and that is far back: an LSTM of 384 units without `self_attention`, on 32 rows of 96 tokens, has 24.7 on validation
 data after four epochs of 20,000:
 
-    --config.data.train=tfds:tinyworld/stories --config.model.self_attention=0 --config.model.hidden_dim=384 \\
+    --config.data.train=tfds:tinyworld/stories --config.model.self_attention=0 --config.model.hidden_dim=384 \
     --config.data.batch_size=32 --config.data.window=96
 """
 

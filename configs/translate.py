@@ -1,8 +1,8 @@
-"""Translation with attention; its measure is Multi30k, German to English.
+r"""Translation with attention; its measure is Multi30k (multi30k/dataset, task 1, raw), German to English.
 
-    python train.py --config=configs/translate.py --workdir=runs/de-en \\
-      --config.data.train=parallel:train.de,train.en \\
-      --config.data.validation=parallel:validation.de,validation.en \\
+    python train.py --config=configs/translate.py --workdir=runs/de-en \
+      --config.data.train=parallel:train.de,train.en \
+      --config.data.validation=parallel:validation.de,validation.en \
       --config.data.test=parallel:test2016.de,test2016.en
     python -m lm.evaluate --workdir=runs/de-en --lowercase
 

@@ -1,4 +1,4 @@
-"""python -m lm.evaluate --workdir=W [--split=test] [--checkpoint=best|latest|STEP]: scores a split of a run's data.
+"""python -m lm.evaluate --workdir=W [--split=test] [--checkpoint=best|latest|STEP|mean:N]: scores a split of a run's data.
 
 Prints a table, each figure with its 95 % interval, and writes `W/evaluations/SPLIT-STEP.json`.
 

@@ -5,6 +5,7 @@ import datetime
 import fcntl
 import json
 import os
+import pathlib
 import platform
 import shutil
 import subprocess
@@ -51,6 +52,12 @@ def _is_run(workdir: epath.Path) -> bool:
     except ImportError as error:
         what, mend = f"this kind of path needs a package ({error})", "install it, e.g. pip install -e '.[gcs]'"
         raise UserError(str(workdir), what, mend) from None
+
+
+def usual(spec: str) -> str:
+    """The directory of the configuration `FILE` or `FILE:TEXT`: two of one file are two runs."""
+    file, _, text = spec.partition(":")
+    return "runs/" + "-".join(filter(None, (pathlib.Path(file).stem, text)))
 
 
 def check(workdir: epath.Path, config: Config) -> None:

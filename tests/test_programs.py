@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 
 import lm
 from benchmarks import kill
-from lm import generation, metrics
+from lm import generation, metrics, workdir
 from lm.config import to_json
 
 LAYOUTS = ("streams", "buckets")
@@ -27,6 +27,11 @@ def records(directory: pathlib.Path) -> list[dict]:
 
 
 # ---- train.py ---------------------------------------------------------------------------------------------------
+
+
+def test_configurations_of_one_file_have_directories_of_their_own():
+    names = [workdir.usual(f"configs/some.py{text}") for text in ("", ":", ":tiny", ":lr=1,h=2:x")]
+    assert names == ["runs/some", "runs/some", "runs/some-tiny", "runs/some-lr=1,h=2:x"]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

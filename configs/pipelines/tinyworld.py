@@ -3,8 +3,8 @@
     python -m lm.pipeline configs/pipelines/tinyworld.py
 
 Two runs are pretrained. A language model learns the text of all six tasks: stories, and the sources and the targets of the others,
-never a target beside its source. Five tasks start from it and go on with a source as with the beginning of a text
-(`model.encoder=decoder`). `translate` starts from an encoder and a decoder that restore sentences of either language; a
+never a target beside its source. Five tasks start from it, and but for `stories` go on with a source as with the
+beginning of a text (`model.encoder=decoder`). `translate` starts from an encoder and a decoder that restore sentences of either language; a
 language model, which never learned to look at a source, was no help there. From scratch each task has the same model and tokenizer.
 
 Nats an example above the floor on the test splits, from scratch and pretrained, mean of seeds 0 to 2 of the fine-tunings: stories
@@ -12,7 +12,8 @@ Nats an example above the floor on the test splits, from scratch and pretrained,
 and 0.68. So it halves three of six. Of reviews, where 42 % of the opinions are negated, neither learns anything. Pretraining took
 4,843 and 224 seconds on one of 2 cores that did other work, a fine-tuning 1 to 3 minutes.
 
-One stage alone: `python train.py --config=configs/pipelines/tinyworld.py:questions --config.training.init_from=RUN`.
+One stage alone: `python train.py --config=configs/pipelines/tinyworld.py:questions --config.training.init_from=RUN`, where RUN is e.g.
+`runs/tinyworld-pipeline/pretrain`.
 """
 
 from lm.config import Config, DataConfig, ModelConfig, NoiseConfig, OptimizerConfig, TokenizerConfig, TrainingConfig
