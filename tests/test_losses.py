@@ -49,10 +49,9 @@ def chunks(monkeypatch):
 
 
 @pytest.mark.parametrize("smoothing, z", [(0.0, 0.0), (0.1, 0.0), (0.1, 0.3)])
-@pytest.mark.parametrize("again", [False, True])
-@pytest.mark.parametrize("rows, columns", [(1, V), (4, 3), (5, 4), (B * T, V), (B * T, 2)])
-def test_it_equals_the_definition_in_value_and_gradient_however_it_is_cut(rows, columns, again, smoothing, z, chunks):
-    chunks(rows, columns, again)
+@pytest.mark.parametrize("plan", [(1, V, False), (4, 3, True), (5, 4, False), (B * T, 2, True)])
+def test_it_equals_the_definition_in_value_and_gradient_however_it_is_cut(plan, smoothing, z, chunks):
+    chunks(*plan)
     expected = value_and_gradient(plain, *case(), smoothing=smoothing, z=z)
     close(value_and_gradient(fused, *case(), smoothing=smoothing, z=z), expected)
     close(fused(*case(), smoothing, z), expected[0])
