@@ -48,8 +48,12 @@ def stages(file: str, directory: epath.Path, tasks: dict[str, str], seeds: list[
             # Nothing is to differ but the parameters, and what is said of those that were learned.
             config.training.init_params, config.training.init_mismatch = (), "refuse"
             config.optimizer.groups, config.model.lora_rank = (), 0
-            kind = str(pretrained / "tokenizer" / "tokenizer.json")
-            config.data.tokenizer = dataclasses.replace(config.data.tokenizer, kind=kind, normalization="identity")
+            taken = {
+                "kind": str(pretrained / "tokenizer" / "tokenizer.json"),
+                "vocab_size": 0,
+                "normalization": "identity",
+            }
+            config.data.tokenizer = dataclasses.replace(config.data.tokenizer, **taken)
         found[f"{task}-{start}-{seed}"] = config
     for name, config in found.items():
         try:

@@ -73,6 +73,7 @@ def test_pretraining_is_all_that_differs(done):
             pretrained["training"].pop("init_params")
             assert pretrained["optimizer"].pop("groups") and scratch["optimizer"].pop("groups") == []
             kinds = [config["data"]["tokenizer"].pop("kind") for config in (scratch, pretrained)]
+            assert [config["data"]["tokenizer"].pop("vocab_size") for config in (scratch, pretrained)] == [0, 280]
             assert kinds == [f"{folder}/runs/{STARTS_FROM[task]}/tokenizer/tokenizer.json", "unigram"]
             assert scratch == pretrained
             saved = [
