@@ -512,9 +512,10 @@ def _data_rules(config: Config) -> Rules:
 def _tokenizer_rules(config: Config) -> Rules:
     data, tokenizer = config.data, config.data.tokenizer
     kind, trained = tokenizer.kind, tokenizer.kind in ("unigram", "bpe")
-    taken = bool(config.training.init_from) or kind.endswith("tokenizer.json")
+    saved = kind.endswith("tokenizer.json")
+    taken = saved or config.training.init_from != ""
     yield (
-        not tokenizer.sampling or trained or kind.endswith("tokenizer.json"),
+        not tokenizer.sampling or trained or saved,
         "data.tokenizer.sampling",
         f"a {kind} tokenizer has one segmentation",
         "use unigram or bpe, or give 0",

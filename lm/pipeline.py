@@ -10,7 +10,6 @@ run again, one that was interrupted goes on. The table is `table.md` and `table.
 import dataclasses
 import itertools
 import json
-import pathlib
 import statistics
 import time
 from typing import Any
@@ -146,7 +145,7 @@ def main() -> None:
     if not SEEDS.value or not all(seed.isdecimal() for seed in SEEDS.value):
         raise UserError("--seeds", f"{','.join(SEEDS.value)!r} are no seeds", "give numbers, e.g. 0,1,2")
     seeds = list(dict.fromkeys(map(int, SEEDS.value)))
-    directory = epath.Path((evaluate.WORKDIR.value or [f"runs/{pathlib.Path(file).stem}-pipeline"])[0]).expanduser()
+    directory = epath.Path((evaluate.WORKDIR.value or [workdir.usual(f"{file}:pipeline")])[0]).expanduser()
 
     begun, records, configs = time.monotonic(), {}, stages(file, directory, tasks, seeds)
     for number, (name, config) in enumerate(configs.items(), 1):

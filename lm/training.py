@@ -249,8 +249,8 @@ def train(config: Config, directory: epath.Path, profile: tuple[int, int] | None
         if inputs.labels and hosts.is_first():
             workdir.write_whole(directory / "labels.json", json.dumps(inputs.labels, ensure_ascii=False) + "\n")
         loop = _Loop(config, directory, inputs, learner, devices, begun, profile, debug)
-        params, evaluator = loop.run()
-        closing(directory, evaluator, params)
+        params = loop.run()
+        closing(directory, loop.evaluator, params)
         console.waited(loop.progress.waited, loop.progress.seconds)
         console.saving(loop.progress.saving, loop.progress.seconds)
 
@@ -354,8 +354,8 @@ class _Loop:
         step_fn = make_train_step(learner.model, learner.optimizer, config, devices)
         self.compiled_step = devices.compile(step_fn, TrainState, donate=not debug)
 
-    def run(self) -> tuple[Any, evaluation.Evaluator]:
-        """Returns the parameters that the run is worth, and what evaluates them."""
+    def run(self) -> Any:
+        """Returns the parameters that the run is worth."""
         config, inputs, devices, steps = self.config, self.inputs, self.devices, self.schedule.steps
         state = self.latest()
         start = int(state.step)
@@ -372,7 +372,7 @@ class _Loop:
         finally:
             self.bar.close()
             self.stop.restore()
-        return devices.first(devices.replicated(weights(state))), self.evaluator
+        return devices.first(devices.replicated(weights(state)))
 
     def latest(self) -> TrainState:
         """The last good state on the host, `progress` as it was then."""

@@ -49,7 +49,7 @@ def chunks(monkeypatch):
 
 
 @pytest.mark.parametrize("smoothing, z", [(0.0, 0.0), (0.1, 0.0), (0.1, 0.3)])
-@pytest.mark.parametrize("plan", [(1, V, False), (4, 3, True), (5, 4, False), (B * T, 2, True)])
+@pytest.mark.parametrize("plan", [(1, V, False), (4, 3, True), (5, 4, False), (B * T, 2, True), (B * T, V, False)])
 def test_it_equals_the_definition_in_value_and_gradient_however_it_is_cut(plan, smoothing, z, chunks):
     chunks(*plan)
     expected = value_and_gradient(plain, *case(), smoothing=smoothing, z=z)
