@@ -5,13 +5,19 @@ CONFIG is a Python file: its `TASKS` name for each task the pretraining that it 
 `get_config(STAGE)` is the configuration of either; `CONFIG:STAGE` can be given to train.py too. A task's `optimizer.groups` hold
 where it starts from what was pretrained, not from scratch. Every stage is a run in the workdir. A stage that was evaluated is not
 run again, one that was interrupted goes on. The table is `table.md` and `table.json`.
+
+Two more names may be in the file. `BEFORE` has for a pretraining the stage that it starts from itself. `WRITES` has for a stage a
+source of texts that its run answers greedily once it is trained. What it wrote is `NAME.jsonl` in the workdir, the output as source
+and the text as target: back-translation (Sennrich et al., 2016). Another pretraining reads it as `jsonl:{workdir}/NAME.jsonl`.
 """
 
 import dataclasses
 import itertools
 import json
+import re
 import statistics
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -21,24 +27,85 @@ from etils import epath
 from lm import config as configuration
 from lm import console, evaluate, training, workdir
 from lm.config import Config
+from lm.data.examples import blank
+from lm.data.sources import load_splits
 from lm.errors import UserError, nearest, program
-from lm.run import load
+from lm.options import Options
+from lm.run import Run, load
 
 # The flags of lm.evaluate hold for the evaluations, --workdir is for the folder of all runs.
 CONFIG = flags.DEFINE_multi_string("config", [], "the pipeline, a Python file")
 SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "of the fine-tunings; pretraining has that of its configuration")
 CHOSEN = flags.DEFINE_list("tasks", [], "tasks of the pipeline that are run; empty: all")
 STARTS = ("scratch", "pretrained")
+READS = re.compile(r"\{workdir\}/([^/|]+)\.jsonl")  # in a source: what the stage of that name wrote
 
 
-def stages(file: str, directory: epath.Path, tasks: dict[str, str], seeds: list[int]) -> dict[str, Config]:
-    """The configuration of each by the name of its run in `directory`, in order: what all tasks start from, then the tasks.
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What the file names, each by the name of a stage."""
+
+    tasks: dict[str, str]
+    before: dict[str, str]
+    writes: dict[str, str]
+
+
+def planned(file: str) -> Plan:
+    """Raises `UserError` if the names are not of texts by text."""
+    found = configuration.defined(file)
+    named = {name: found.get(name, {}) for name in ("TASKS", "BEFORE", "WRITES")}
+    for name, value in named.items():
+        if not isinstance(value, dict) or not all(isinstance(text, str) for pair in value.items() for text in pair):
+            raise UserError(file, f"{name} is no dict of texts", 'write e.g. {"questions": "pretrain"}')
+    if not named["TASKS"]:
+        raise UserError(
+            file, "has no TASKS that name what each starts from", 'give e.g. TASKS = {"questions": "pretrain"}'
+        )
+    return Plan(*named.values())
+
+
+def pretrainings(file: str, directory: epath.Path, plan: Plan, tasks: Iterable[str]) -> dict[str, Config]:
+    """The configuration of each that the tasks need, by name, after those of what it starts from and of what it reads.
+
+    Raises:
+        UserError: one comes after itself, or reads what no stage writes.
+    """
+    found: dict[str, Config] = {}
+
+    def add(name: str, *waiting: str) -> None:
+        if name in waiting:
+            raise UserError(file, f"{name!r} starts from itself, or reads what comes of it", "mend BEFORE and WRITES")
+        config = configuration.editable(configuration.from_file(f"{file}:{name}"))
+        needed = READS.findall(config.data.train)
+        for other in needed:
+            if other not in plan.writes:
+                what = f"{name!r} reads what {other!r} wrote, which is none of WRITES"
+                raise UserError(file, what, nearest(other, plan.writes))
+        config.data.train = config.data.train.replace("{workdir}", str(directory))
+        if before := plan.before.get(name):
+            config.training.init_from = str(directory / before)
+            needed.append(before)
+        for other in needed:
+            add(other, name, *waiting)
+        found.setdefault(name, config)
+
+    for task in tasks:
+        add(plan.tasks[task])
+    return found
+
+
+def stages(file: str, directory: epath.Path, plan: Plan, tasks: list[str], seeds: list[int]) -> dict[str, Config]:
+    """The configuration of each by the name of its run in `directory`, in order: what the tasks need, then the tasks.
 
     What breaks a rule in any of them is refused before hours of pretraining.
     """
-    found = {name: configuration.from_file(f"{file}:{name}") for name in tasks.values()}
-    for (task, before), seed, start in itertools.product(tasks.items(), seeds, STARTS):
-        pretrained = directory / before
+    known = pretrainings(file, directory, plan, plan.tasks)
+    for name in (*plan.before, *plan.writes):
+        if name not in known:
+            raise UserError(file, f"{name!r} of BEFORE or WRITES is nothing that a task needs", nearest(name, known))
+    found = pretrainings(file, directory, plan, tasks)
+    for task, seed, start in itertools.product(tasks, seeds, STARTS):
+        pretrained = directory / plan.tasks[task]
         config = configuration.editable(configuration.from_file(f"{file}:{task}"))
         config.seed = seed
         if start == "pretrained":
@@ -61,6 +128,25 @@ def stages(file: str, directory: epath.Path, tasks: dict[str, str], seeds: list[
             raise UserError(f"{file}, {name}: {error.where}", error.what, error.mend) from error
         workdir.check(directory / name, found[name])
     return found
+
+
+def texts_of(spec: str) -> list[str]:
+    """What a stage is to answer."""
+    (split,) = load_splits("", "", spec, ("test",)).values()
+    if any(example.source is not None for example in split.examples):
+        raise UserError("WRITES", f"{spec} has sources", "give texts alone, e.g. SOURCE | | {target}")
+    return [example.target for example in split.examples]
+
+
+def write(run: Run, texts: list[str], path: epath.Path) -> None:
+    """Pairs of the run's greedy answer and the text; one without an answer is left out."""
+    begun = time.monotonic()
+    answers = [found.output for (found,) in run.generate(texts, Options(temperature=0.0))]
+    pairs = [
+        {"source": answer, "target": text} for answer, text in zip(answers, texts, strict=True) if not blank(answer)
+    ]
+    workdir.write_whole(path, "".join(f"{json.dumps(pair, ensure_ascii=False)}\n" for pair in pairs))
+    console.say(f"{len(pairs):,} pairs written to {path} in {time.monotonic() - begun:.1f} s")
 
 
 def record_of(directory: epath.Path) -> epath.Path | None:
@@ -133,26 +219,25 @@ def main() -> None:
     if len(CONFIG.value) != 1 or len(evaluate.WORKDIR.value or [""]) != 1:
         raise UserError("command line", "a pipeline is one file and one workdir", "give CONFIG --workdir=W")
     (file,) = CONFIG.value
-    known = configuration.defined(file).get("TASKS")
-    if not isinstance(known, dict) or not known:
-        raise UserError(
-            file, "has no TASKS that name what each starts from", 'give e.g. TASKS = {"questions": "pretrain"}'
-        )
+    plan = planned(file)
     for task in CHOSEN.value:
-        if task not in known:
-            raise UserError("--tasks", f"{task!r} is no task of {file}", nearest(task, known))
-    tasks = {task: known[task] for task in CHOSEN.value or known}
+        if task not in plan.tasks:
+            raise UserError("--tasks", f"{task!r} is no task of {file}", nearest(task, plan.tasks))
     if not SEEDS.value or not all(seed.isdecimal() for seed in SEEDS.value):
         raise UserError("--seeds", f"{','.join(SEEDS.value)!r} are no seeds", "give numbers, e.g. 0,1,2")
     seeds = list(dict.fromkeys(map(int, SEEDS.value)))
     directory = epath.Path((evaluate.WORKDIR.value or [workdir.usual(f"{file}:pipeline")])[0]).expanduser()
 
-    begun, records, configs = time.monotonic(), {}, stages(file, directory, tasks, seeds)
+    tasks = list(dict.fromkeys(CHOSEN.value or plan.tasks))
+    begun, records, configs = time.monotonic(), {}, stages(file, directory, plan, tasks, seeds)
+    answered = {name: texts_of(spec) for name, spec in plan.writes.items() if name in configs}
     for number, (name, config) in enumerate(configs.items(), 1):
         minutes = (time.monotonic() - begun) / 60
         console.say(f"\n==== {number} of {len(configs)}: {name}, after {minutes:.1f} minutes\n")
         records[name] = run_stage(directory / name, config)
-    rows = compared(records, list(tasks), seeds)
+        if name in answered and not (path := directory / f"{name}.jsonl").exists():
+            write(load(str(directory / name), evaluate.CHECKPOINT.value), answered[name], path)
+    rows = compared(records, tasks, seeds)
     text = table(rows, seeds)
     workdir.write_whole(directory / "table.md", text)
     workdir.write_whole(directory / "table.json", json.dumps({"seeds": seeds, "rows": rows}, indent=2) + "\n")

@@ -1,6 +1,7 @@
 """The whole pipeline on tiny data: its stages meet in the run directories, and each is run once."""
 
 import json
+import re
 
 import pytest
 from conftest import run_program, run_programs, tree_of
@@ -9,24 +10,27 @@ from lm import pipeline
 
 FILE = """
 from lm.config import *
-TASKS = {{"reverse": "pretrain", "tell": "words"}}
+TASKS = {{"reverse": "back", "tell": "words"}}
+BEFORE = {{"restore": "pretrain", "back": "pretrain"}}
+WRITES = {{"restore": "tsv:{0}/pairs.tsv | | {{target}}"}}
 
 def get_config(stage="pretrain"):
     pairs, texts = "tsv:{0}/pairs.tsv", "tsv:{0}/pairs.tsv | | {{source}}"
-    task = {{"pretrain": "denoise", "words": "lm", "reverse": "seq2seq", "tell": "lm"}}[stage]
-    source = pairs if stage == "reverse" else texts
+    task = {{"pretrain": "denoise", "words": "lm", "tell": "lm"}}.get(stage, "seq2seq")
+    source = pairs if task == "seq2seq" else texts
     return Config(
-        data=DataConfig(train=source, validation=source, test=source, task=task, batch_size=8, buckets=1, window=16,
-            noise=NoiseConfig(rate=0.5),
+        data=DataConfig(train="jsonl:{{workdir}}/restore.jsonl" if stage == "back" else source, validation=source, test=source,
+            task=task, batch_size=8, buckets=1, window=16, noise=NoiseConfig(rate=0.5),
             tokenizer=TokenizerConfig("unigram", 280, pieces=Names(["<ant>"] if stage == "reverse" else []),
                 sampling=0.1 * (stage == "reverse"))),
         model=ModelConfig(embed_dim=16, hidden_dim=16, layers=1, attention="dot", tied=True),
-        optimizer=OptimizerConfig(groups=() if stage in ("pretrain", "words") else ("embedding/.*=>0.5", ".*=>1")),
+        optimizer=OptimizerConfig(groups=("embedding/.*=>0.5", ".*=>1") if stage in TASKS else ()),
         training=TrainingConfig(steps=8, eval_every=4, checkpoint_every=4, eval_examples=0,
             init_params=("embedding/.*", "decoder/layers_.*") if stage == "tell" else ()),
     )
 """
-STARTS_FROM = {"reverse": "pretrain", "tell": "words"}
+STARTS_FROM = {"reverse": "back", "tell": "words"}
+PRETRAINED = ("pretrain", "restore", "back", "words")
 # Of one task with two seeds, of the other with one.
 SEEDS = {"reverse": (0, 3), "tell": (3,)}
 RUNS = [f"{task}-{start}-{seed}" for task, seeds in SEEDS.items() for seed in seeds for start in pipeline.STARTS]
@@ -49,7 +53,13 @@ def done(tmp_path_factory, pairs):
 
 def test_every_stage_is_a_run_and_the_table_is_of_their_records(done):
     folder, _, printed = done
-    assert {path.name for path in (folder / "runs").iterdir()} == {"pretrain", "words", *RUNS, "table.md", "table.json"}
+    assert {path.name for path in (folder / "runs").iterdir()} == {
+        *PRETRAINED,
+        *RUNS,
+        "restore.jsonl",
+        "table.md",
+        "table.json",
+    }
     records = {name: json.loads(next((folder / "runs" / name / "evaluations").iterdir()).read_text()) for name in RUNS}
     found = json.loads((folder / "runs" / "table.json").read_text())
     (row,) = found["rows"]  # no floor is known, and a language model has no outputs
@@ -81,7 +91,24 @@ def test_pretraining_is_all_that_differs(done):
             ]
             assert saved[0].read_bytes() == saved[1].read_bytes()
             assert json.loads(saved[0].read_text()).get("added", []) == (["<ant>"] if task == "reverse" else [])
-    assert [printed.count(f"from {folder}/runs/{name}: ") for name in STARTS_FROM.values()] == [2, 1]
+    assert [printed.count(f"from {folder}/runs/{name}: ") for name in PRETRAINED] == [2, 0, 2, 1]
+
+
+def test_what_a_stage_writes_is_what_it_answers_and_another_one_reads(done):
+    folder, _, printed = done
+    assert re.findall(r"==== \d of 8: (\w+), after", printed) == list(PRETRAINED)
+    pairs = [json.loads(line) for line in (folder / "runs" / "restore.jsonl").read_text().splitlines()]
+    texts = [line.split("\t")[1] for line in (folder / "pairs.tsv").read_text().splitlines()]
+    answered = run_program(
+        "sample.py", f"--workdir={folder}/runs/restore", "--greedy", "--json", given="\n".join(texts)
+    )
+    answers = [json.loads(line)["output"] for line in answered.stdout.splitlines()]
+    expected = [{"source": answer, "target": text} for answer, text in zip(answers, texts, strict=True)]
+    assert pairs == [pair for pair in expected if pair["source"].strip()]
+    assert len(pairs) > 10
+    back = json.loads((folder / "runs" / "back" / "config.json").read_text())
+    assert back["data"]["train"] == f"jsonl:{folder}/runs/restore.jsonl"
+    assert back["training"]["init_from"] == f"{folder}/runs/pretrain"
 
 
 def test_what_is_done_is_not_run_again_and_what_is_not_is(done):
@@ -128,6 +155,23 @@ def test_what_cannot_be_is_refused_in_one_line_before_anything_is_trained(done):
     refused = run_program("-m", "lm.pipeline", f"{folder}/last.py", f"--workdir={folder}/never")
     assert refused.returncode == 2 and not (folder / "never").exists()
     assert "last.py, tell-scratch-0: config.model.embed_dim: " in refused.stderr
+    for old, new, what in (
+        ('"restore": "pretrain"', '"restore": "back"', "'back' starts from itself"),
+        ("/restore.jsonl", "/restored.jsonl", "'restored' wrote, which is none of WRITES; did you mean restore?"),
+        ('WRITES = {{"restore"', 'WRITES = {{"tell"', "none of WRITES"),
+        (
+            'BEFORE = {{"restore"',
+            'BEFORE = {{"restored"',
+            "'restored' of BEFORE or WRITES is nothing that a task needs",
+        ),
+        ("| | {{target}}", "", "has sources; give texts alone"),
+        ('BEFORE = {{"restore": "pretrain"', 'BEFORE = {{"restore": 1', "BEFORE is no dict of texts"),
+    ):
+        assert old in FILE
+        (folder / "last.py").write_text(FILE.replace(old, new).format(folder))
+        refused = run_program("-m", "lm.pipeline", f"{folder}/last.py", f"--workdir={folder}/never")
+        assert refused.returncode == 2 and not (folder / "never").exists()
+        assert len(refused.stderr.splitlines()) == 1 and what in refused.stderr
     for more, words in (
         (["--tasks=revers"], ["--tasks", "did you mean reverse?"]),
         (["--seeds=a"], ["--seeds", "'a'"]),
