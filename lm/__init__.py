@@ -1,6 +1,11 @@
 """Recurrent encoder-decoder language models in JAX and Flax."""
 
+import os
+
 __version__ = "0.2.1"
+
+# Buckets are read as where there is no TensorFlow: with it, etils would import it and raise its errors.
+os.environ.setdefault("EPATH_USE_TF", "0")
 
 
 def __getattr__(name: str):

@@ -139,8 +139,10 @@ def test_tensorflow_is_left_alone_where_it_is_installed(tmp_path):
     log = (
         f"from etils import epath; from lm import workdir; workdir.MetricsLog(epath.Path({str(tmp_path)!r}), 0).close()"
     )
-    done = run_alone("-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r}); {log}")
-    assert done.returncode == 0, done.stderr
+    bucket = "epath.Path('gs://bucket/file').exists()"
+    for code, said in ((log, ""), (f"from etils import epath; import lm; {bucket}", "install gcsfs")):
+        done = run_alone("-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r}); {code}")
+        assert (done.returncode == 0 or said) and said in done.stderr and "imported" not in done.stderr, done.stderr
 
 
 def copies_of(trained: dict[str, pathlib.Path], folder: pathlib.Path) -> dict[str, pathlib.Path]:
