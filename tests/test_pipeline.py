@@ -4,7 +4,8 @@ import json
 import re
 
 import pytest
-from conftest import run_program, run_programs, tree_of
+from conftest import ROOT, run_program, run_programs, tree_of
+from etils import epath
 
 from lm import pipeline
 
@@ -145,6 +146,14 @@ def test_from_pretraining_to_samples_and_on_from_the_result(done):
     assert told.stdout.startswith("ant") and sampled.stdout.endswith("\n")
     loaded = trained.stdout.split(f"from {folder}/runs/reverse-pretrained-0:best: ")[1]
     assert " new: " not in loaded.split("\n\n")[0] and "skipped: " not in loaded.split("\n\n")[0]
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "configs" / "pipelines").glob("*.py")), ids=lambda file: file.stem)
+def test_the_stages_of_a_pipeline_file_are_valid(file, tmp_path):
+    plan = pipeline.planned(str(file))
+    found = pipeline.stages(str(file), epath.Path(tmp_path), plan, list(plan.tasks), [0, 1])
+    pretrained = {*plan.tasks.values(), *plan.before, *plan.before.values(), *plan.writes}
+    assert set(list(found)[: len(pretrained)]) == pretrained and len(found) == len(pretrained) + 4 * len(plan.tasks)
 
 
 def test_what_cannot_be_is_refused_in_one_line_before_anything_is_trained(done):
