@@ -9,7 +9,11 @@ That starts from an encoder and a decoder that restore sentences of either langu
 al., 2016): of the 500 labelled pairs `reverse` learns to translate from the target language, and `back` learns from what that
 made of 30,000 sentences of it. From scratch each task has the same model and tokenizer.
 
-RESULTS
+Nats an example above the floor on the test splits, from scratch and pretrained, mean of seeds 0 to 2 of the fine-tunings: stories
+29.70 and 4.35, translate 5.83 and 0.78, dialogue 2.40 and 0.99, summaries 10.70 and 5.29, questions 1.97 and 1.66, sentiment 0.70
+and 0.68. So it halves four of six. (Translate from `gaps` alone: 3.70.) Of reviews, where 42 % of the opinions are negated,
+neither learns anything. Of one core, the other one busy, the language model took 4,843 seconds, `gaps`, `reverse` and `back` 818 and
+the writing of pairs 70, a fine-tuning 1 to 3 minutes.
 
 One stage alone: `python train.py --config=configs/pipelines/tinyworld.py:questions --config.training.init_from=RUN`, where RUN is e.g.
 `runs/tinyworld-pipeline/pretrain`.
