@@ -8,7 +8,8 @@ run again, one that was interrupted goes on. The table is `table.md` and `table.
 
 Two more names may be in the file. `BEFORE` has for a pretraining the stage that it starts from itself. `WRITES` has for a stage a
 source of texts that its run answers greedily once it is trained. What it wrote is `NAME.jsonl` in the workdir, the output as source
-and the text as target: back-translation (Sennrich et al., 2016). Another pretraining reads it as `jsonl:{workdir}/NAME.jsonl`.
+and the text as target: back-translation (Sennrich et al., 2016). Another pretraining reads it as `jsonl:{workdir}/NAME.jsonl`;
+train.py alone, which knows no pipeline's workdir, is given that file by `--config.data.train`.
 """
 
 import dataclasses
