@@ -76,6 +76,8 @@ def pretrainings(file: str, directory: epath.Path, plan: Plan, tasks: Iterable[s
     def add(name: str, *waiting: str) -> None:
         if name in waiting:
             raise UserError(file, f"{name!r} starts from itself, or reads what comes of it", "mend BEFORE and WRITES")
+        if name in found:
+            return
         config = configuration.editable(configuration.from_file(f"{file}:{name}"))
         needed = READS.findall(config.data.train)
         for other in needed:
@@ -88,7 +90,7 @@ def pretrainings(file: str, directory: epath.Path, plan: Plan, tasks: Iterable[s
             needed.append(before)
         for other in needed:
             add(other, name, *waiting)
-        found.setdefault(name, config)
+        found[name] = config
 
     for task in tasks:
         add(plan.tasks[task])
@@ -133,7 +135,10 @@ def stages(file: str, directory: epath.Path, plan: Plan, tasks: list[str], seeds
 
 def texts_of(spec: str) -> list[str]:
     """What a stage is to answer."""
-    (split,) = load_splits("", "", spec, ("test",)).values()
+    try:
+        (split,) = load_splits("", "", spec, ("test",)).values()
+    except UserError as error:  # of a file, or of the field that such a source is usually in
+        raise UserError(error.where.replace("config.data.test", "WRITES"), error.what, error.mend) from error
     if any(example.source is not None for example in split.examples):
         raise UserError("WRITES", f"{spec} has sources", "give texts alone, e.g. SOURCE | | {target}")
     return [example.target for example in split.examples]

@@ -174,6 +174,8 @@ def test_what_cannot_be_is_refused_in_one_line_before_anything_is_trained(done):
             "'restored' of BEFORE or WRITES is nothing that a task needs",
         ),
         ("| | {{target}}", "", "has sources; give texts alone"),
+        ("pairs.tsv | | {{target}}", "none.tsv | | {{target}}", "none.tsv: no such file"),
+        ('WRITES = {{"restore": "tsv:', 'WRITES = {{"restore": "tvs:', "error: WRITES: "),
         ('BEFORE = {{"restore": "pretrain"', 'BEFORE = {{"restore": 1', "BEFORE is no dict of texts"),
     ):
         assert old in FILE
