@@ -209,22 +209,28 @@ def test_more_padding_changes_nothing(name, reverse):
     close((padded[:TIME], same), (outputs, final), rtol=1e-6, atol=1e-6)
 
 
-@every_cell
-def test_a_wide_batch_is_its_rows(name):
-    """A wide one takes another path on a CPU."""
+@pytest.mark.parametrize("small", [gated.SMALL, 0], ids=["rows", "columns"])
+@pytest.mark.parametrize("name", [name for name, cell in ALL_CELLS.items() if issubclass(cell, GatedCell)])
+def test_a_batch_is_its_rows_however_many_and_however_they_are_held(name, small, monkeypatch):
+    """A wide batch, a narrow one, and one alone take other paths on a CPU, in either layout."""
+    monkeypatch.setattr(gated, "SMALL", small)
     cell = ALL_CELLS[name]
     weights, inputs_tbd, state, mask_tb, reset_tb, _ = case(cell)
     narrow = (inputs_tbd, state, mask_tb, reset_tb)
-    wide = tuple(
-        jax.tree.map(lambda x, axis=axis: jnp.concatenate([x] * 6, axis), each)
-        for each, axis in zip(narrow, (1, 0, 1, 1), strict=True)
+    axes = (1, 0, 1, 1)  # of the batch
+    of_each = lambda change: tuple(
+        jax.tree.map(functools.partial(change, axis), each) for each, axis in zip(narrow, axes, strict=True)
     )
+    wide = of_each(lambda axis, x: jnp.concatenate([x] * 6, axis))
     value = lambda weights, *given: (lambda f: (jnp.sum(f[0] ** 2), f))(cell.unroll(Run(), weights, *given))
     step = compiled(jax.value_and_grad(value, has_aux=True))
     ((_, (outputs, final)), gradient), ((_, found), six) = step(weights, *narrow), step(weights, *wide)
     expected = jnp.concatenate([outputs] * 6, 1), jax.tree.map(lambda x: jnp.concatenate([x] * 6), final)
     close(found, expected, rtol=1e-5, atol=1e-5)
     close(six, jax.tree.map(lambda x: 6 * x, gradient), rtol=1e-4, atol=1e-4)
+    alone = [step(weights, *of_each(lambda axis, x, i=i: jnp.take(x, jnp.array([i]), axis))) for i in range(BATCH)]
+    close(jnp.concatenate([outputs for (_, (outputs, _)), _ in alone], 1), outputs, rtol=1e-5, atol=1e-5)
+    close(jax.tree.map(lambda *x: sum(x), *[each for _, each in alone]), gradient, rtol=1e-4, atol=1e-4)
 
 
 def test_what_a_head_of_mlstm_reads_has_mean_0_and_variance_1():

@@ -6,12 +6,10 @@ Under plain autodiff of `lax.scan` every step adds to the gradient of the recurr
 time. Here the backward scan takes the vector-Jacobian product of the pointwise part alone and emits the gradient of the
 gates; the gradients of kernels and inputs are one product each after the scan.
 
-Inside, arrays are feature-major: units before batch, `[*u, b]`, where `*u` is [hidden], or [heads, hidden / heads] of
-block-diagonal heads. So `R @ y` needs no transpose, a gate is a block of whole rows, and a mask broadcasts as it is.
+How arrays are held inside is a layout's (`layouts.py`): *of state*, *flat*.
 """
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +17,7 @@ from jax import lax
 
 from lm.recurrence import onchip
 from lm.recurrence.base import Cell, Run, State, Weights, befores, dot, project
+from lm.recurrence.layouts import Columns, Rows, cast, units
 
 
 class GatedCell(Cell):
@@ -35,8 +34,8 @@ class GatedCell(Cell):
     def pointwise(gates: tuple[jax.Array, ...], state: State, own: dict[str, jax.Array]) -> State:
         """The state after a step, its output first.
 
-        All arrays broadcast to [units, batch], float32; where there are heads, to [heads, units, batch]. Must be
-        differentiable by JAX and act on each column of the batch alone.
+        All arrays broadcast to [units, batch], float32, with other axes before these or without. Must be differentiable by
+        JAX and act on each column of the batch alone.
         """
         raise NotImplementedError
 
@@ -51,18 +50,10 @@ class GatedCell(Cell):
 
 
 def step(cell: type[GatedCell], run: Run, weights: Weights, inputs_bd: jax.Array, state: State) -> State:
-    """One time step, a row of the batch at a time, so that nothing is transposed: in a loop that would be done anew each step."""
-    units, own = _units(run, weights), _own(weights, run)
-    column = lambda x: x.reshape(*x.shape[:-1], *units, 1)
-    recurrent_bg = _recur_rows(cell, run, weights.recurrent_kernel, state.output_bh)
-    products = project(weights, inputs_bd, run.dtype), recurrent_bg
-    from_inputs, recurrent = (x.reshape(len(x), cell.gates, *units, 1) for x in products)
-
-    def row(from_inputs, recurrent, state):
-        return cell.pointwise(tuple(_gates(cell, from_inputs, recurrent)), state, own)
-
-    after = jax.vmap(row)(from_inputs, recurrent, jax.tree.map(column, state))
-    return jax.tree.map(lambda x: x.reshape(len(x), -1), after)
+    """One time step. In rows, so that nothing is transposed: in a loop that would be done anew each step."""
+    own, before, kernels = _own(weights, run), Rows.inward(state, run), Rows.kernels(weights, run)
+    gates = _gates(Rows, cell, Rows.project(kernels, run, inputs_bd), Rows.recur(kernels, run, before.output_bh))
+    return Rows.outward(cell.pointwise(Rows.blocks(gates, before.output_bh), before, own), run)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -95,29 +86,28 @@ def unroll(
 
 
 def _forward(cell, run, weights, inputs_tbd, state, mask_tb, reset_tb, starts):
-    own, first, fresh_t = _own(weights, run), _inward(state, run.heads), _inward(starts, run.heads)
-    zero, transposed = _fresh(cell, run, state), _transposed(cell, weights, run)
+    own, zero, (time, batch, _) = _own(weights, run), _fresh(cell, run, state), inputs_tbd.shape
+    width = (cell.gates + cell.separate) * state.output_bh.shape[-1]
 
-    def scan(hoisted, inputs_tbd):
-        recurrent_gh = _cast(weights.recurrent_kernel.mT, run.dtype)
+    def scan(layout, hoisted, inputs_tbd):
+        kernels, (first, zero_inside, fresh_t) = layout.kernels(weights, run), layout.inward((state, zero, starts), run)
 
         def body(carry, now):
-            state, blocks_t = carry
-            t, inputs, mask_b, reset_b, fresh = now
-            before = _where(reset_b, zero if fresh is None else fresh, state)
-            if hoisted:
-                gates = _gates(cell, inputs, _recur(cell, run, recurrent_gh, before.output_bh))
-            else:
-                gates = _products(cell, run, transposed, inputs, before.output_bh)
-            state = _where(mask_b, cell.pointwise(tuple(gates), before, own), before)
+            state, flat_t = carry
+            t, inputs, mask, reset, fresh = now
+            before = _where(reset, zero_inside if fresh is None else fresh, state)
+            projected = inputs if hoisted else layout.project(kernels, run, inputs)
+            flat = _gates(layout, cell, projected, layout.recur(kernels, run, before.output_bh))
+            state = _where(mask, cell.pointwise(layout.blocks(flat, before.output_bh), before, own), before)
             if run.backward == "keep":
-                blocks_t = lax.dynamic_update_index_in_dim(blocks_t, gates.reshape(blocks_t.shape[1:]), t, 0)
-            return (state, blocks_t), (state.output_bh, before.inner)
+                flat_t = lax.dynamic_update_index_in_dim(flat_t, flat, t, 0)
+            return (state, flat_t), (state.output_bh, before.inner)
 
-        inputs = _hoist(cell, run, weights, inputs_tbd) if hoisted else inputs_tbd.swapaxes(1, 2)
-        blocks_t = _room(cell, first, inputs_tbd) if run.backward == "keep" else None
-        over_time = jnp.arange(len(inputs)), inputs, mask_tb, reset_tb, fresh_t
-        return lax.scan(body, (first, blocks_t), over_time, reverse=run.reverse)
+        inputs = layout.turn(project(weights, inputs_tbd, run.dtype) if hoisted else inputs_tbd)
+        flat_t = _room(layout, width, inputs_tbd, state.output_bh.dtype) if run.backward == "keep" else None
+        over_time = jnp.arange(time), inputs, layout.flags(mask_tb, run), layout.flags(reset_tb, run), fresh_t
+        (final, flat_t), (outputs_t, inner_t) = lax.scan(body, (first, flat_t), over_time, reverse=run.reverse)
+        return layout.outward((final, outputs_t), run), _saved(inner_t, flat_t)
 
     def kernel(platform, inputs_tbd):
         """As `scan`, and the gates go out step by step, like all else."""
@@ -132,35 +122,38 @@ def _forward(cell, run, weights, inputs_tbd, state, mask_tb, reset_tb, starts):
             return state, (state.output_bh, before.inner, onchip.Blocks(gates))
 
         at = cell.gates - cell.separate
-        recurrent = _cast(_blocks(cell, weights.recurrent_kernel), run.dtype).mT
-        constants = recurrent, jax.tree.map(lambda x: x[..., :1], zero), own
-        over_time = _hoist(cell, run, weights, inputs_tbd), _flags(mask_tb), _flags(reset_tb), fresh_t
-        state, (outputs, inner, gates_t) = _on_chip(
-            run, platform, inputs_tbd.shape[1], body, constants, first, over_time, run.reverse
+        first, zero_inside, fresh_t = Columns.inward((state, zero, starts), run)
+        recurrent = cast(_blocks(cell, weights.recurrent_kernel), run.dtype).mT
+        constants = recurrent, jax.tree.map(lambda x: x[..., :1], zero_inside), own
+        projected_tgb = Columns.turn(project(weights, inputs_tbd, run.dtype))
+        inputs = projected_tgb.reshape(time, cell.gates, *first.output_bh.shape)
+        over_time = inputs, _flags(mask_tb), _flags(reset_tb), fresh_t
+        final, (outputs_t, inner_t, gates_t) = _on_chip(
+            run, platform, batch, body, constants, first, over_time, run.reverse
         )
-        return (state, gates_t.reshape(len(gates_t), -1, gates_t.shape[-1])), (outputs, inner)
+        return Columns.outward((final, outputs_t), run), _saved(inner_t, gates_t)
 
-    inside, hoisted = (functools.partial(scan, each) for each in (False, True))
-    chosen = _by_platform(run, first.output_bh.shape, inputs_tbd, cpu=inside, default=hoisted, kernel=kernel)
-    (final, blocks_t), (outputs_t, inner_t) = chosen
-    outputs_tbh = _outward(outputs_t, run.heads)
-    saved = (weights, inputs_tbd, state.output_bh, outputs_tbh, inner_t, blocks_t, mask_tb, reset_tb, starts)
-    return (outputs_tbh, _outward(final, run.heads)), saved
+    on_cpu = lambda layout, inputs_tbd: scan(layout, inputs_tbd.shape[1] < layout.narrow, inputs_tbd)
+    default = functools.partial(scan, Columns, True)
+    (final, outputs_tbh), kept = _by_platform(run, weights, inputs_tbd, on_cpu, default, kernel)
+    saved = weights, inputs_tbd, state.output_bh, outputs_tbh, kept, mask_tb, reset_tb, starts
+    return (outputs_tbh, final), saved
 
 
-def _by_platform(run, shape, inputs_tbd, cpu, default, kernel):
-    """What runs where: of both directions, and by `shape`, [*u, b], too.
-
-    By default the input products of all steps are one, before the scan; on a CPU they are inside it. There a product of a
-    step's width runs at full speed, and its result is still in the cache when it is added. Narrow batches read the
-    kernel anew for little work, so they do not.
-    """
-    *_, units, batch = shape
-    choices = {} if cpu is None or batch < 16 else {"cpu": cpu}
+def _by_platform(run, weights, inputs_tbd, on_cpu, default, kernel):
+    """What runs where, of both directions; `on_cpu` is given a layout too, `kernel` a platform."""
+    *_, of_a_head, _ = weights.recurrent_kernel.shape
+    small = run.heads == 1 and weights.recurrent_kernel.size <= SMALL
+    choices = {"cpu": functools.partial(on_cpu, Rows if small else Columns)}
     for name, platform in (("cuda", "gpu"), ("tpu", "tpu")):
-        if has_kernel(run, units, batch, platform):
+        if has_kernel(run, of_a_head, inputs_tbd.shape[1], platform):
             choices[name] = functools.partial(kernel, platform)
-    return lax.platform_dependent(inputs_tbd, **choices, default=default) if choices else default(inputs_tbd)
+    return lax.platform_dependent(inputs_tbd, **choices, default=default)
+
+
+# Numbers in a recurrent kernel that is small enough for rows on a CPU. XLA copies it into another order at every step, but
+# divides products of few rows among cores better than those of few columns.
+SMALL = 2**18
 
 
 def has_kernel(run: Run, units: int, batch: int, platform: str) -> bool:
@@ -173,15 +166,15 @@ def has_kernel(run: Run, units: int, batch: int, platform: str) -> bool:
 
 
 def _backward(cell, run, saved, gradients):
-    weights, inputs_tbd, first_bh, outputs_tbh, inner_t, blocks_t, mask_tb, reset_tb, starts = saved
+    weights, inputs_tbd, first_bh, outputs_tbh, (inner_t, flat_t), mask_tb, reset_tb, starts = saved
     d_outputs_tbh, d_final = gradients
     own, own_pullback = jax.vjp(lambda own: _own(weights._replace(own=own), run), weights.own)
-    transposed, recurrent_kernel = _transposed(cell, weights, run), _cast(weights.recurrent_kernel, run.dtype)
     fresh = 0 if starts is None else starts.output_bh
     before_tbh = jnp.where(reset_tb[..., None], fresh, befores(first_bh, outputs_tbh, run.reverse))
-    before_t, time, keeps = _inward(before_tbh, run.heads), len(inputs_tbd), run.backward == "keep"
+    (time, batch, hidden), keeps = before_tbh.shape, run.backward == "keep"
+    width = (cell.gates + cell.separate) * hidden
 
-    def back(through, own, carry, gates, state, d_output, mask_b, reset_b):
+    def back(through, own, carry, gates, state, d_output, mask, reset):
         """One step: (carry, (gradient of the gates, and of what the state was set to)).
 
         `through` makes of the gradient of each gate what is kept of all, and the gradient of the output before.
@@ -189,49 +182,60 @@ def _backward(cell, run, saved, gradients):
         d_state, d_own = carry
         d_state = d_state._replace(output_bh=d_state.output_bh + d_output)
         zeros = jax.tree.map(jnp.zeros_like, d_state)
-        d_new, d_kept = _where(mask_b, d_state, zeros), _where(mask_b, zeros, d_state)
+        d_new, d_kept = _where(mask, d_state, zeros), _where(mask, zeros, d_state)
         # Recomputing the pointwise part here is cheaper than reading what its gradient needs from memory.
         _, pullback = jax.vjp(cell.pointwise, tuple(gates), state, own)
         d_gates, d_previous, d_own_now = pullback(d_new)
         d_gates, d_before = through(d_gates)
         d_previous = jax.tree.map(jnp.add, d_previous, d_kept)
         d_previous = d_previous._replace(output_bh=d_previous.output_bh + d_before)
-        d_fresh = None if starts is None else _where(reset_b, d_previous, zeros)
+        d_fresh = None if starts is None else _where(reset, d_previous, zeros)
         d_own = jax.tree.map(jnp.add, d_own, d_own_now)
-        return (_where(reset_b, zeros, d_previous), d_own), (d_gates, d_fresh)
+        return (_where(reset, zeros, d_previous), d_own), (d_gates, d_fresh)
 
-    def flat(d_gates):
-        # One array, for the product and for what is kept: as two they would be computed twice.
-        shape = d_gates[0].shape
-        d_gates = jnp.concatenate([each.reshape(-1, shape[-1]) for each in d_gates])
-        return d_gates, _recur_back(run, recurrent_kernel, _split(cell, d_gates.reshape(-1, *shape))[1])
+    def scan(layout, inputs_tbd):
+        before_t, d_outputs_t = layout.inward((before_tbh, d_outputs_tbh), run)
+        kernels, back_kernel = layout.kernels(weights, run), layout.back_kernel(weights, run)
 
-    def body(carry, now):
-        sums, d_gates, blocks_t = carry
-        t, inputs_bd, output, inner, d_output, mask_b, reset_b = now
-        # The step before's, and only now: what is read from memory next is then never what this step writes, so that
-        # XLA, which cannot tell the rows of an array apart, need not copy all of it.
-        blocks_t = lax.dynamic_update_index_in_dim(blocks_t, d_gates, jnp.clip(t - towards, 0, time - 1), 0)
-        if keeps:
-            gates = lax.dynamic_index_in_dim(blocks_t, t, keepdims=False).reshape(-1, *d_output.shape)
-        else:  # "recompute": one step's at a time, so that those of all steps never exist
-            gates = _products(cell, run, transposed, inputs_bd.T, output)
-        given = gates, State(output, inner), d_output, mask_b, reset_b
-        sums, (d_gates, d_fresh) = back(flat, own, sums, *given)
-        return (sums, d_gates, blocks_t), d_fresh
+        def through(d_gates):
+            # One array, for the product and for what is kept: as two they would be computed twice.
+            d_flat = layout.flat(d_gates)
+            d_recurrent = _split(layout, cell, d_flat)[1]
+            return d_flat, layout.recur_back(back_kernel, run, d_recurrent, before_t[0])
 
-    d_outputs_t = _inward(d_outputs_tbh, run.heads)
-    start = _inward(d_final, run.heads), jax.tree.map(jnp.zeros_like, own)
-    # The gates' gradient is written where the gates were: memory that is neither taken anew nor filled first.
-    blocks_t = blocks_t if keeps else _room(cell, start[0], d_outputs_tbh)
-    first, last, towards = (0, time - 1, 1) if run.reverse else (time - 1, 0, -1)
+        def body(carry, now):
+            sums, d_flat, flat_t = carry
+            t, inputs, output, inner, d_output, mask, reset = now
+            # The step before's, and only now: what is read from memory next is then never what this step writes, so that
+            # XLA, which cannot tell the rows of an array apart, need not copy all of it.
+            flat_t = lax.dynamic_update_index_in_dim(flat_t, d_flat, jnp.clip(t - towards, 0, time - 1), 0)
+            if keeps:
+                flat = lax.dynamic_index_in_dim(flat_t, t, keepdims=False)
+            else:  # "recompute": one step's at a time, so that those of all steps never exist
+                projected = layout.project(kernels, run, inputs)
+                flat = _gates(layout, cell, projected, layout.recur(kernels, run, output))
+            given = layout.blocks(flat, output), State(output, inner), d_output, mask, reset
+            sums, (d_flat, d_fresh) = back(through, own, sums, *given)
+            return (sums, d_flat, flat_t), d_fresh
 
-    def scan(inputs_tbd):
-        again_tbd = None if keeps else inputs_tbd
-        now = (jnp.arange(time), again_tbd, before_t, inner_t, d_outputs_t, mask_tb, reset_tb)
-        begun = start, blocks_t[first], blocks_t
-        (sums, d_gates, d_blocks_t), d_fresh_t = lax.scan(body, begun, now, reverse=not run.reverse)
-        return sums, d_blocks_t.at[last].set(d_gates), d_fresh_t
+        # The gates' gradient is written where the gates were: memory that is neither taken anew nor filled first.
+        room = _room(layout, width, d_outputs_tbh, d_outputs_tbh.dtype) if flat_t is None else flat_t
+        room = room.reshape(time, *layout.flat_shape(width, batch))
+        first, last, towards = (0, time - 1, 1) if run.reverse else (time - 1, 0, -1)
+        begun = (layout.inward(d_final, run), jax.tree.map(jnp.zeros_like, own)), room[first], room
+        again = None if keeps else layout.turn(inputs_tbd)
+        inner = jax.tree.map(lambda x: x.reshape(before_t.shape), inner_t)
+        now = (
+            jnp.arange(time),
+            again,
+            before_t,
+            inner,
+            d_outputs_t,
+            layout.flags(mask_tb, run),
+            layout.flags(reset_tb, run),
+        )
+        ((d_first, d_own), d_flat, d_flat_t), d_fresh_t = lax.scan(body, begun, now, reverse=not run.reverse)
+        return layout.outward((d_first, d_fresh_t), run), d_own, layout.rows(d_flat_t.at[last].set(d_flat))
 
     def kernel(platform, inputs_tbd):
         def body(constants, carry, now):
@@ -245,44 +249,94 @@ def _backward(cell, run, saved, gradients):
 
             return back(through, own, carry, gates, state, d_output, mask_1b != 0, reset_1b != 0)
 
-        gates_t = blocks_t.reshape(time, -1, *before_t.shape[1:])
-        constants = _cast(_blocks(cell, weights.recurrent_kernel), run.dtype), own
-        now = gates_t, State(before_t, inner_t), d_outputs_t, _flags(mask_tb), _flags(reset_tb)
-        sums, (d_gates_t, d_fresh_t) = _on_chip(
-            run, platform, inputs_tbd.shape[1], body, constants, start, now, not run.reverse
+        before_t, d_outputs_t, d_final_inside = Columns.inward((before_tbh, d_outputs_tbh, d_final), run)
+        inner = jax.tree.map(lambda x: x.reshape(before_t.shape), inner_t)
+        gates_t = flat_t.reshape(time, -1, *before_t.shape[1:])
+        constants = cast(_blocks(cell, weights.recurrent_kernel), run.dtype), own
+        start = d_final_inside, jax.tree.map(jnp.zeros_like, own)
+        now = gates_t, State(before_t, inner), d_outputs_t, _flags(mask_tb), _flags(reset_tb)
+        (d_first, d_own), (d_gates_t, d_fresh_t) = _on_chip(
+            run, platform, batch, body, constants, start, now, not run.reverse
         )
-        return sums, d_gates_t.reshape(blocks_t.shape), d_fresh_t
+        return Columns.outward((d_first, d_fresh_t), run), d_own, Columns.rows(d_gates_t.reshape(time, width, batch))
 
-    shape = before_t.shape[1:]
-    (d_first, d_own), d_blocks_t, d_fresh_t = _by_platform(
-        run, shape, inputs_tbd, cpu=None, default=scan, kernel=kernel
-    )
-    d_gates_t = d_blocks_t.reshape(time, -1, *before_t.shape[1:])
-    d_inputs_t, d_recurrent_t = jax.vmap(functools.partial(_split, cell))(d_gates_t)
-    rows_ng = _rows(d_inputs_t)
-    inputs_nd = inputs_tbd.reshape(len(rows_ng), -1)
+    default = functools.partial(scan, Columns)
+    (d_first, d_fresh_t), d_own, d_rows_ng = _by_platform(run, weights, inputs_tbd, scan, default, kernel)
+    d_projected_ng, d_recurrent_ng = _split(Rows, cell, d_rows_ng)
+    inputs_nd = inputs_tbd.reshape(len(d_rows_ng), -1)
     d_weights = Weights(
-        kernel=dot(inputs_nd.T, rows_ng, run.dtype),
-        bias=rows_ng.sum(0),
-        recurrent_kernel=_recurrent_gradient(cell, run, before_tbh, before_t, d_recurrent_t, rows_ng),
+        kernel=dot(inputs_nd.T, d_projected_ng, run.dtype),
+        bias=d_projected_ng.sum(0),
+        recurrent_kernel=_recurrent_gradient(run, before_tbh, d_recurrent_ng),
         own=own_pullback(d_own)[0],
     )
-    d_inputs_tbd = dot(rows_ng, weights.kernel.T, run.dtype).reshape(inputs_tbd.shape)
-    return d_weights, d_inputs_tbd, _outward(d_first, run.heads), None, None, _outward(d_fresh_t, run.heads)
+    d_inputs_tbd = dot(d_projected_ng, weights.kernel.T, run.dtype).reshape(inputs_tbd.shape)
+    return d_weights, d_inputs_tbd, d_first, None, None, d_fresh_t
 
 
 unroll.defvjp(_forward, _backward)
 
 
-def _room(cell, state, after_tbd):
-    """Memory for every step's gates, [t, gates * hidden, b], taken when `after_tbd` is there.
+def _recurrent_gradient(run, before_tbh, d_recurrent_ng):
+    before_nh = before_tbh.reshape(len(d_recurrent_ng), -1)
+    if run.heads == 1:
+        return dot(before_nh.T, d_recurrent_ng, run.dtype)
+    heads, of_a_head = units(run, before_nh.shape[-1])
+    before_kun = before_nh.T.reshape(heads, of_a_head, -1)
+    d_blocks_ngku = d_recurrent_ng.reshape(len(d_recurrent_ng), -1, heads, of_a_head)
+    d_recurrent_kng = d_blocks_ngku.transpose(2, 0, 1, 3).reshape(heads, len(d_blocks_ngku), -1)
+    return dot(before_kun, d_recurrent_kng, run.dtype)
+
+
+def _room(layout, width, after_tbd, dtype):
+    """Memory for every step's gates, taken when `after_tbd` is there.
 
     What it holds first is never read. Zeros would be one constant for all layers, filled when a program begins, and
     copied for each of them.
     """
-    hidden, batch = state.output_bh.size // state.output_bh.shape[-1], state.output_bh.shape[-1]
-    fill = (after_tbd[0, 0, 0] * 0).astype(state.output_bh.dtype)
-    return jnp.broadcast_to(fill, (len(after_tbd), (cell.gates + cell.separate) * hidden, batch))
+    time, batch, _ = after_tbd.shape
+    fill = (after_tbd[0, 0, 0] * 0).astype(dtype)
+    return jnp.broadcast_to(fill, (time, *layout.flat_shape(width, batch)))
+
+
+def _saved(inner_t, flat_t):
+    """What was written inside, for the same layout to read: [t, all of a step], as what else runs would have it too."""
+    return jax.tree.map(lambda x: x.reshape(len(x), -1), (inner_t, flat_t))
+
+
+def _gates(layout, cell, projected, recurrent):
+    """What `pointwise` reads, flat: sums, but for the blocks that stay separate."""
+    if not cell.separate:
+        return projected + recurrent
+    at = (cell.gates - cell.separate) * (projected.shape[layout.axis] // cell.gates)
+    (x, x_apart), (y, y_apart) = (jnp.split(each, [at], layout.axis) for each in (projected, recurrent))
+    return jnp.concatenate([x + y, x_apart, y_apart], layout.axis)
+
+
+def _split(layout, cell, d_flat):
+    """The gradient of (`x W + b`, `y R`) from that of `_gates`."""
+    if not cell.separate:
+        return d_flat, d_flat
+    hidden = d_flat.shape[layout.axis] // (cell.gates + cell.separate)
+    summed, x_apart, y_apart = jnp.split(
+        d_flat, [(cell.gates - cell.separate) * hidden, cell.gates * hidden], layout.axis
+    )
+    return tuple(jnp.concatenate([summed, apart], layout.axis) for apart in (x_apart, y_apart))
+
+
+def _own(weights, run):
+    """The cell's own parameters, to broadcast with what is of state, in either layout."""
+    return jax.tree.map(lambda x: Columns.inward(x[None], run), weights.own)
+
+
+def _fresh(cell, run, like: State) -> State:
+    """`zero_state` in the shape and type of another state."""
+    zero = cell.zero_state(*like.output_bh.shape, run.heads)
+    return jax.tree.map(lambda new, old: new.astype(old.dtype), zero, like)
+
+
+def _where(condition, if_true, if_false):
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), if_true, if_false)
 
 
 # ---- kernels ----------------------------------------------------------------------------------------------------
@@ -327,135 +381,3 @@ FLAG = jnp.int32  # a type that kernels read, and that nothing else here has
 def _flags(flags_tb):
     """[t, 1, b]."""
     return flags_tb[:, None].astype(FLAG)
-
-
-# ---- products ---------------------------------------------------------------------------------------------------
-
-
-def _transposed(cell, weights, run):
-    """Kernels as `_products` reads them, in the products' type: made once, before the scan, not at every step."""
-    kernel_gd, recurrent_gh = _cast(weights.kernel.T, run.dtype), _cast(weights.recurrent_kernel.mT, run.dtype)
-    if run.heads == 1 and not cell.separate:
-        kernel_gd, recurrent_gh = None, jnp.concatenate([kernel_gd, recurrent_gh], axis=1)
-    return kernel_gd, weights.bias[:, None], recurrent_gh
-
-
-def _cast(x, dtype):
-    return x if dtype == "float32" else x.astype(dtype)
-
-
-def _products(cell, run, transposed, inputs_db, output):
-    """The gates of one step, [gates, *u, b]; one product where no block and no head keeps its part separate."""
-    kernel_gd, bias_g1, recurrent_gh = transposed
-    if kernel_gd is None:
-        product = dot(recurrent_gh, jnp.concatenate([inputs_db, output]), run.dtype) + bias_g1
-        return product.reshape(cell.gates, *output.shape)
-    recurrent = _recur(cell, run, recurrent_gh, output)
-    return _gates(cell, (dot(kernel_gd, inputs_db, run.dtype) + bias_g1).reshape(recurrent.shape), recurrent)
-
-
-def _hoist(cell, run, weights, inputs_tbd):
-    """`x W + b` of all steps, [t, gates, *u, b]."""
-    gates_tgb = project(weights, inputs_tbd, run.dtype).swapaxes(1, 2)
-    time, _, batch = gates_tgb.shape
-    return gates_tgb.reshape(time, cell.gates, *_units(run, weights), batch)
-
-
-def _recur(cell, run, recurrent_gh, output):
-    """`y R`, [..., gates, *u, b]."""
-    product = dot(recurrent_gh, output, run.dtype)
-    blocks = product.reshape(*product.shape[:-2], cell.gates, -1, product.shape[-1])
-    return jnp.moveaxis(blocks, -3, -4) if run.heads > 1 else blocks
-
-
-def _recur_rows(cell, run, kernel, output_bh):
-    """`y R`, [b, gates * hidden], of one step."""
-    if run.heads == 1:
-        return dot(output_bh, kernel, run.dtype)
-    output_kbi = output_bh.reshape(len(output_bh), run.heads, -1).swapaxes(0, 1)
-    # XLA on a CPU turns the transpose of a product into a product that it has not got in bfloat16.
-    product_kbg = lax.optimization_barrier(dot(output_kbi, kernel, run.dtype))
-    blocks_kbgi = product_kbg.reshape(*product_kbg.shape[:2], cell.gates, -1)
-    return blocks_kbgi.transpose(1, 2, 0, 3).reshape(len(output_bh), -1)
-
-
-def _recur_back(run, kernel, d_blocks):
-    """The gradient of an output through `_recur`."""
-    if run.heads > 1:
-        d_blocks = jnp.moveaxis(d_blocks, -4, -3)
-    return dot(kernel, d_blocks.reshape(*d_blocks.shape[:-3], -1, d_blocks.shape[-1]), run.dtype)
-
-
-def _recurrent_gradient(cell, run, before_tbh, before_t, d_blocks_t, rows_ng):
-    if run.heads == 1:
-        rows_ng = _rows(d_blocks_t) if cell.separate else rows_ng
-        return dot(before_tbh.reshape(len(rows_ng), -1).T, rows_ng, run.dtype)
-    time, blocks, heads, units, batch = d_blocks_t.shape
-    output_khn = before_t.transpose(1, 2, 0, 3).reshape(heads, units, -1)
-    d_blocks_kng = d_blocks_t.transpose(2, 0, 4, 1, 3).reshape(heads, time * batch, -1)
-    return dot(output_khn, d_blocks_kng, run.dtype)
-
-
-def _gates(cell, from_inputs, recurrent):
-    """What `pointwise` reads: sums, but for the blocks that stay separate."""
-    if not cell.separate:
-        return from_inputs + recurrent
-    at = cell.gates - cell.separate
-    return jnp.concatenate([from_inputs[:at] + recurrent[:at], from_inputs[at:], recurrent[at:]])
-
-
-def _split(cell, d_gates):
-    """The gradient of (`x W + b`, `y R`) from that of `_gates`."""
-    if not cell.separate:
-        return d_gates, d_gates
-    at = cell.gates - cell.separate
-    return d_gates[: cell.gates], jnp.concatenate([d_gates[:at], d_gates[cell.gates :]])
-
-
-# ---- layouts ----------------------------------------------------------------------------------------------------
-
-
-def _units(run, weights):
-    hidden = weights.recurrent_kernel.shape[-2] * run.heads
-    return (hidden,) if run.heads == 1 else (run.heads, hidden // run.heads)
-
-
-def _inward(tree: Any, heads: int) -> Any:
-    """[..., b, h] -> [..., *u, b]."""
-
-    def one(x):
-        x = x.swapaxes(-1, -2)
-        return x if heads == 1 else x.reshape(*x.shape[:-2], heads, -1, x.shape[-1])
-
-    return jax.tree.map(one, tree)
-
-
-def _outward(tree: Any, heads: int) -> Any:
-    """[..., *u, b] -> [..., b, h]."""
-
-    def one(x):
-        x = x if heads == 1 else x.reshape(*x.shape[:-3], -1, x.shape[-1])
-        return x.swapaxes(-1, -2)
-
-    return jax.tree.map(one, tree)
-
-
-def _rows(blocks_t):
-    """[t, gates, *u, b] -> [t * b, gates * hidden]."""
-    time, batch = blocks_t.shape[0], blocks_t.shape[-1]
-    return blocks_t.reshape(time, -1, batch).swapaxes(1, 2).reshape(time * batch, -1)
-
-
-def _own(weights, run):
-    """The cell's own parameters, to broadcast with [*u, b]."""
-    return jax.tree.map(lambda x: _inward(x[None], run.heads), weights.own)
-
-
-def _fresh(cell, run, like: State) -> State:
-    """`zero_state` in the shape and type of another state, inward."""
-    zero = cell.zero_state(*like.output_bh.shape, run.heads)
-    return jax.tree.map(lambda new, old: _inward(new, run.heads).astype(old.dtype), zero, like)
-
-
-def _where(condition_b, if_true, if_false):
-    return jax.tree.map(lambda a, b: jnp.where(condition_b, a, b), if_true, if_false)

@@ -1,0 +1,189 @@
+"""How the gated engine holds its arrays inside, and its products there.
+
+*Of state* is an array of one number a unit and row of the batch, outside [..., b, h]. `*u` is [hidden], or of block-diagonal
+heads [heads, hidden / heads]. *Flat* is an array of the gates of one step, a block of `hidden` after the other.
+A mask, or anything with no units, is made to broadcast with what is of state.
+
+On a CPU the input products are in the loop: a product of a step's width runs at full speed there, and its result is still in
+the cache when it is added. Batches below `narrow` would read the kernel anew for little work, so they have one product before it.
+
+`Columns`, units before batch: `R @ y` needs no transpose, and a gate is a block of whole rows. `Rows` is how arrays lie outside.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from lm.recurrence.base import Run, Weights, dot
+
+
+def cast(x: jax.Array, dtype: str) -> jax.Array:
+    """What a product reads again and again, in its type once."""
+    return x if dtype == "float32" else x.astype(dtype)
+
+
+def units(run: Run, hidden: int) -> tuple[int, ...]:
+    """`*u`."""
+    return (hidden,) if run.heads == 1 else (run.heads, hidden // run.heads)
+
+
+class Columns:
+    """Of state [..., *u, b], flat [g, b]."""
+
+    axis = 0  # of a flat array's blocks
+    narrow = 16
+
+    @staticmethod
+    def inward(tree: Any, run: Run) -> Any:
+        """From outside, [..., b, h], to what is of state."""
+
+        def one(x):
+            x = x.swapaxes(-1, -2)
+            return x if run.heads == 1 else x.reshape(*x.shape[:-2], *units(run, x.shape[-2]), x.shape[-1])
+
+        return jax.tree.map(one, tree)
+
+    @staticmethod
+    def outward(tree: Any, run: Run) -> Any:
+        """Back again."""
+
+        def one(x):
+            x = x if run.heads == 1 else x.reshape(*x.shape[:-3], -1, x.shape[-1])
+            return x.swapaxes(-1, -2)
+
+        return jax.tree.map(one, tree)
+
+    @staticmethod
+    def flags(flags_tb: jax.Array, run: Run) -> jax.Array:
+        """To broadcast with what is of state at a step."""
+        return flags_tb
+
+    @staticmethod
+    def turn(inputs_tbx: jax.Array) -> jax.Array:
+        """Inputs or gates from outside, as a step's are here."""
+        return inputs_tbx.swapaxes(1, 2)
+
+    @staticmethod
+    def rows(flat_tgb: jax.Array) -> jax.Array:
+        """Gates of all steps, [t * b, g]."""
+        return flat_tgb.swapaxes(1, 2).reshape(-1, flat_tgb.shape[1])
+
+    @staticmethod
+    def flat_shape(width: int, batch: int) -> tuple[int, int]:
+        return width, batch
+
+    @staticmethod
+    def blocks(flat: jax.Array, like: jax.Array) -> tuple[jax.Array, ...]:
+        """Each gate's, of state."""
+        return tuple(flat.reshape(-1, *like.shape))
+
+    @staticmethod
+    def flat(blocks: tuple[jax.Array, ...]) -> jax.Array:
+        """And back."""
+        return jnp.concatenate([each.reshape(-1, each.shape[-1]) for each in blocks])
+
+    @staticmethod
+    def kernels(weights: Weights, run: Run) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """(input kernel, bias, recurrent kernel) as products read them: made once, not at every step."""
+        return cast(weights.kernel.T, run.dtype), weights.bias[:, None], cast(weights.recurrent_kernel.mT, run.dtype)
+
+    @staticmethod
+    def project(kernels: Any, run: Run, inputs_db: jax.Array) -> jax.Array:
+        """`x W + b` of a step, flat."""
+        return dot(kernels[0], inputs_db, run.dtype) + kernels[1]
+
+    @staticmethod
+    def recur(kernels: Any, run: Run, output: jax.Array) -> jax.Array:
+        """`y R` of a step, flat."""
+        product = dot(kernels[2], output, run.dtype)
+        if run.heads > 1:
+            heads, units, batch = output.shape
+            product = jnp.moveaxis(product.reshape(heads, -1, units, batch), 1, 0).reshape(-1, batch)
+        return product
+
+    @staticmethod
+    def back_kernel(weights: Weights, run: Run) -> jax.Array:
+        return cast(weights.recurrent_kernel, run.dtype)
+
+    @staticmethod
+    def recur_back(kernel: jax.Array, run: Run, d_flat: jax.Array, like: jax.Array) -> jax.Array:
+        """The gradient of the output through `recur`."""
+        if run.heads > 1:
+            d_flat = jnp.moveaxis(d_flat.reshape(-1, *like.shape), 0, 1).reshape(run.heads, -1, like.shape[-1])
+        return dot(kernel, d_flat, run.dtype)
+
+
+class Rows:
+    """Of state [..., b, *u, 1], flat [b, g]. Nothing is moved on the way in or out.
+
+    A cell sees the batch before its units, where it may see heads, and each row as a batch of one.
+    """
+
+    axis = 1
+    narrow = 2
+
+    @staticmethod
+    def inward(tree: Any, run: Run) -> Any:
+        return jax.tree.map(lambda x: x.reshape(*x.shape[:-1], *units(run, x.shape[-1]), 1), tree)
+
+    @staticmethod
+    def outward(tree: Any, run: Run) -> Any:
+        after = -2 if run.heads == 1 else -3
+        return jax.tree.map(lambda x: x.reshape(*x.shape[:after], -1), tree)
+
+    @staticmethod
+    def flags(flags_tb: jax.Array, run: Run) -> jax.Array:
+        return flags_tb.reshape(*flags_tb.shape, *(1 for _ in units(run, run.heads)), 1)
+
+    @staticmethod
+    def turn(inputs_tbx: jax.Array) -> jax.Array:
+        return inputs_tbx
+
+    @staticmethod
+    def rows(flat_tbg: jax.Array) -> jax.Array:
+        return flat_tbg.reshape(-1, flat_tbg.shape[-1])
+
+    @staticmethod
+    def flat_shape(width: int, batch: int) -> tuple[int, int]:
+        return batch, width
+
+    @staticmethod
+    def blocks(flat: jax.Array, like: jax.Array) -> tuple[jax.Array, ...]:
+        count = flat.size // like.size
+        return tuple(each.reshape(like.shape) for each in jnp.split(flat, count, axis=1))
+
+    @staticmethod
+    def flat(blocks: tuple[jax.Array, ...]) -> jax.Array:
+        return jnp.concatenate([each.reshape(len(each), -1) for each in blocks], axis=1)
+
+    @staticmethod
+    def kernels(weights: Weights, run: Run) -> tuple[jax.Array, jax.Array, jax.Array]:
+        return cast(weights.kernel, run.dtype), weights.bias, cast(weights.recurrent_kernel, run.dtype)
+
+    @staticmethod
+    def project(kernels: Any, run: Run, inputs_bd: jax.Array) -> jax.Array:
+        return dot(inputs_bd, kernels[0], run.dtype) + kernels[1]
+
+    @staticmethod
+    def recur(kernels: Any, run: Run, output: jax.Array) -> jax.Array:
+        if run.heads == 1:
+            return dot(output.reshape(len(output), -1), kernels[2], run.dtype)
+        batch, heads, units, _ = output.shape
+        output_kbi = output.reshape(batch, heads, units).swapaxes(0, 1)
+        # XLA on a CPU turns the transpose of a product into a product that it has not got in bfloat16.
+        product_kbg = lax.optimization_barrier(dot(output_kbi, kernels[2], run.dtype))
+        return product_kbg.reshape(heads, batch, -1, units).transpose(1, 2, 0, 3).reshape(batch, -1)
+
+    @staticmethod
+    def back_kernel(weights: Weights, run: Run) -> jax.Array:
+        return cast(weights.recurrent_kernel.mT, run.dtype)
+
+    @staticmethod
+    def recur_back(kernel: jax.Array, run: Run, d_flat: jax.Array, like: jax.Array) -> jax.Array:
+        if run.heads > 1:
+            batch, heads, units, _ = like.shape
+            d_flat = d_flat.reshape(batch, -1, heads, units).transpose(2, 0, 1, 3).reshape(heads, batch, -1)
+        product = dot(d_flat, kernel, run.dtype)
+        return (product if run.heads == 1 else product.swapaxes(0, 1)).reshape(like.shape)
