@@ -1,12 +1,15 @@
 """python -m benchmarks.train [--peers=PYTHON] [--rounds=11] [--json=FILE] [--parts]
 
 Whole training steps of a 2-layer LSTM language model, Adam included: ours beside PyTorch (`nn.LSTM`, fused Adam), Keras 3
-on TensorFlow and Flax (`nn.RNN(OptimizedLSTMCell)`), on the same shapes and ids, in turns. With --parts also where our time
-goes, and what the matrix products alone take.
+on TensorFlow and Flax (`nn.RNN(OptimizedLSTMCell)`), on the same shapes and ids, in turns. On a CPU ours is there twice, "by cores"
+with a simulated device for each. With --parts also where our time goes, and what the matrix products alone take.
 """
 
 import functools
 import json
+import math
+import os
+import shutil
 
 import numpy as np
 from absl import flags
@@ -53,13 +56,14 @@ def setting(case: dict, cell: str = "lstm", dtype: str = "float32"):
     return config, model, optimizer, state, batch
 
 
-def lm(case: dict, cell: str = "lstm"):
+def lm(case: dict, cell: str = "lstm", devices: int = 1):
     import jax
 
     from lm import parallel, training
 
+    jax.config.update("jax_num_cpu_devices", devices)  # where there is an accelerator this is not asked for
     config, model, optimizer, state, batch = setting(case, cell)
-    devices = parallel.Devices(jax.local_devices()[:1])
+    devices = parallel.Devices(jax.local_devices()[:devices])
     step = devices.compile(training.make_train_step(model, optimizer, config, devices), training.TrainState)
     state, batch = devices.place(jax.device_get(state)), devices.put(batch)
 
@@ -69,6 +73,11 @@ def lm(case: dict, cell: str = "lstm"):
         jax.block_until_ready((state, metrics))
 
     return call
+
+
+def lm_by_cores(case: dict):
+    """With a simulated device for each core."""
+    return lm(case, devices=math.gcd(os.cpu_count() or 1, case["batch"]))
 
 
 def part(name: str):
@@ -206,6 +215,8 @@ def flax(case: dict):
 
 
 WHOLE = {"lm": lm, "torch": torch, "keras": keras, "flax": flax}
+if not shutil.which("nvidia-smi"):
+    WHOLE["lm by cores"] = lm_by_cores
 PARTS = {f"lm {name}": part(name) for name in ("recurrence", "head", "optimizer", "products")}
 
 

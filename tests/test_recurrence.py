@@ -150,6 +150,11 @@ def test_gradient_equals_autodiff_in_float64(name, heads, starts, reverse, float
     assert (np.abs(of_inputs_tbd[mask_tb]).sum(axis=-1) > 0).all()
 
 
+def test_a_gradient_in_rows_is_the_same_where_gates_are_computed_again(float64):
+    cell, run = CELLS["gru"], Run(backward="recompute")
+    close(*gradients(cell, run, case(cell, 1, True, jnp.float64)), rtol=1e-9, atol=1e-12)
+
+
 @pytest.fixture
 def kernels(monkeypatch):
     """Where what runs is chosen, a GPU is there, or else a TPU; their kernels are interpreted, and named here."""
@@ -209,12 +214,12 @@ def test_more_padding_changes_nothing(name, reverse):
     close((padded[:TIME], same), (outputs, final), rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("small", [gated.SMALL, 0], ids=["rows", "columns"])
+@pytest.mark.parametrize("rows", [True, False], ids=["rows", "columns"])
 @pytest.mark.parametrize("name", [name for name, cell in ALL_CELLS.items() if issubclass(cell, GatedCell)])
-def test_a_batch_is_its_rows_however_many_and_however_they_are_held(name, small, monkeypatch):
+def test_a_batch_is_its_rows_however_many_and_however_they_are_held(name, rows, monkeypatch):
     """A wide batch, a narrow one, and one alone take other paths on a CPU, in either layout."""
-    monkeypatch.setattr(gated, "SMALL", small)
     cell = ALL_CELLS[name]
+    monkeypatch.setattr(cell, "rows", rows)
     weights, inputs_tbd, state, mask_tb, reset_tb, _ = case(cell)
     narrow = (inputs_tbd, state, mask_tb, reset_tb)
     axes = (1, 0, 1, 1)  # of the batch

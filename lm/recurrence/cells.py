@@ -14,6 +14,7 @@ class Elman(GatedCell):
     """`y = tanh(gate)` (Elman, 1990)."""
 
     gates = 1
+    rows = True
 
     @staticmethod
     def pointwise(gates, state, own):
@@ -28,6 +29,7 @@ class GRU(GatedCell):
 
     gates = 3
     separate = 1
+    rows = True
 
     @staticmethod
     def pointwise(gates, state, own):
@@ -47,6 +49,7 @@ class LSTM(GatedCell):
     """
 
     gates = 4
+    rows = True
 
     @staticmethod
     def pointwise(gates, state, own):
@@ -65,6 +68,8 @@ class LSTM(GatedCell):
 
 class PeepholeLSTM(LSTM):
     """An LSTM whose gates see the cell: input and forget the one before, output the one after (Gers and Schmidhuber, 2000)."""
+
+    rows = False
 
     @staticmethod
     def pointwise(gates, state, own):
@@ -85,6 +90,7 @@ class LayerNormLSTM(LSTM):
     shift after.
     """
 
+    rows = False
     blocks = ("input", "forget", "candidate", "output")
 
     @staticmethod

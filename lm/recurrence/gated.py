@@ -29,6 +29,7 @@ class GatedCell(Cell):
 
     recurrent = True
     separate: int = 0  # so many of the last blocks reach `pointwise` unsummed: first all `x W + b`, then all `y R`
+    rows = False  # whether small layers are faster on a CPU in `Rows`: `python -m benchmarks.recurrence`
 
     @staticmethod
     def pointwise(gates: tuple[jax.Array, ...], state: State, own: dict[str, jax.Array]) -> State:
@@ -105,7 +106,7 @@ def _forward(cell, run, weights, inputs_tbd, state, mask_tb, reset_tb, starts):
 
         inputs = layout.turn(project(weights, inputs_tbd, run.dtype) if hoisted else inputs_tbd)
         flat_t = _room(layout, width, inputs_tbd, state.output_bh.dtype) if run.backward == "keep" else None
-        over_time = jnp.arange(time), inputs, layout.flags(mask_tb, run), layout.flags(reset_tb, run), fresh_t
+        over_time = jnp.arange(time), inputs, layout.flags(mask_tb), layout.flags(reset_tb), fresh_t
         (final, flat_t), (outputs_t, inner_t) = lax.scan(body, (first, flat_t), over_time, reverse=run.reverse)
         return layout.outward((final, outputs_t), run), _saved(inner_t, flat_t)
 
@@ -135,15 +136,15 @@ def _forward(cell, run, weights, inputs_tbd, state, mask_tb, reset_tb, starts):
 
     on_cpu = lambda layout, inputs_tbd: scan(layout, inputs_tbd.shape[1] < layout.narrow, inputs_tbd)
     default = functools.partial(scan, Columns, True)
-    (final, outputs_tbh), kept = _by_platform(run, weights, inputs_tbd, on_cpu, default, kernel)
+    (final, outputs_tbh), kept = _by_platform(cell, run, weights, inputs_tbd, on_cpu, default, kernel)
     saved = weights, inputs_tbd, state.output_bh, outputs_tbh, kept, mask_tb, reset_tb, starts
     return (outputs_tbh, final), saved
 
 
-def _by_platform(run, weights, inputs_tbd, on_cpu, default, kernel):
+def _by_platform(cell, run, weights, inputs_tbd, on_cpu, default, kernel):
     """What runs where, of both directions; `on_cpu` is given a layout too, `kernel` a platform."""
     *_, of_a_head, _ = weights.recurrent_kernel.shape
-    small = run.heads == 1 and weights.recurrent_kernel.size <= SMALL
+    small = cell.rows and run.heads == 1 and weights.recurrent_kernel.size <= SMALL
     choices = {"cpu": functools.partial(on_cpu, Rows if small else Columns)}
     for name, platform in (("cuda", "gpu"), ("tpu", "tpu")):
         if has_kernel(run, of_a_head, inputs_tbd.shape[1], platform):
@@ -152,7 +153,7 @@ def _by_platform(run, weights, inputs_tbd, on_cpu, default, kernel):
 
 
 # Numbers in a recurrent kernel that is small enough for rows on a CPU. XLA copies it into another order at every step, but
-# divides products of few rows among cores better than those of few columns.
+# divides products of few rows among cores better than those of few columns. It sums over units or over the batch worse.
 SMALL = 2**18
 
 
@@ -231,8 +232,8 @@ def _backward(cell, run, saved, gradients):
             before_t,
             inner,
             d_outputs_t,
-            layout.flags(mask_tb, run),
-            layout.flags(reset_tb, run),
+            layout.flags(mask_tb),
+            layout.flags(reset_tb),
         )
         ((d_first, d_own), d_flat, d_flat_t), d_fresh_t = lax.scan(body, begun, now, reverse=not run.reverse)
         return layout.outward((d_first, d_fresh_t), run), d_own, layout.rows(d_flat_t.at[last].set(d_flat))
@@ -261,7 +262,7 @@ def _backward(cell, run, saved, gradients):
         return Columns.outward((d_first, d_fresh_t), run), d_own, Columns.rows(d_gates_t.reshape(time, width, batch))
 
     default = functools.partial(scan, Columns)
-    (d_first, d_fresh_t), d_own, d_rows_ng = _by_platform(run, weights, inputs_tbd, scan, default, kernel)
+    (d_first, d_fresh_t), d_own, d_rows_ng = _by_platform(cell, run, weights, inputs_tbd, scan, default, kernel)
     d_projected_ng, d_recurrent_ng = _split(Rows, cell, d_rows_ng)
     inputs_nd = inputs_tbd.reshape(len(d_rows_ng), -1)
     d_weights = Weights(

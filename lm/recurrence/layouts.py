@@ -56,7 +56,7 @@ class Columns:
         return jax.tree.map(one, tree)
 
     @staticmethod
-    def flags(flags_tb: jax.Array, run: Run) -> jax.Array:
+    def flags(flags_tb: jax.Array) -> jax.Array:
         """To broadcast with what is of state at a step."""
         return flags_tb
 
@@ -116,7 +116,7 @@ class Columns:
 
 
 class Rows:
-    """Of state [..., b, *u, 1], flat [b, g]. Nothing is moved on the way in or out.
+    """Of state [..., b, *u, 1], flat [b, g]. Nothing is moved on the way in or out. Of several heads it has a single step alone.
 
     A cell sees the batch before its units, where it may see heads, and each row as a batch of one.
     """
@@ -134,8 +134,8 @@ class Rows:
         return jax.tree.map(lambda x: x.reshape(*x.shape[:after], -1), tree)
 
     @staticmethod
-    def flags(flags_tb: jax.Array, run: Run) -> jax.Array:
-        return flags_tb.reshape(*flags_tb.shape, *(1 for _ in units(run, run.heads)), 1)
+    def flags(flags_tb: jax.Array) -> jax.Array:
+        return flags_tb[..., None, None]
 
     @staticmethod
     def turn(inputs_tbx: jax.Array) -> jax.Array:
@@ -178,12 +178,8 @@ class Rows:
 
     @staticmethod
     def back_kernel(weights: Weights, run: Run) -> jax.Array:
-        return cast(weights.recurrent_kernel.mT, run.dtype)
+        return cast(weights.recurrent_kernel.T, run.dtype)
 
     @staticmethod
     def recur_back(kernel: jax.Array, run: Run, d_flat: jax.Array, like: jax.Array) -> jax.Array:
-        if run.heads > 1:
-            batch, heads, units, _ = like.shape
-            d_flat = d_flat.reshape(batch, -1, heads, units).transpose(2, 0, 1, 3).reshape(heads, batch, -1)
-        product = dot(d_flat, kernel, run.dtype)
-        return (product if run.heads == 1 else product.swapaxes(0, 1)).reshape(like.shape)
+        return dot(d_flat, kernel, run.dtype).reshape(like.shape)
