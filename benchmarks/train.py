@@ -61,7 +61,6 @@ def lm(case: dict, cell: str = "lstm", devices: int = 1):
 
     from lm import parallel, training
 
-    jax.config.update("jax_num_cpu_devices", devices)  # where there is an accelerator this is not asked for
     config, model, optimizer, state, batch = setting(case, cell)
     devices = parallel.Devices(jax.local_devices()[:devices])
     step = devices.compile(training.make_train_step(model, optimizer, config, devices), training.TrainState)
@@ -76,8 +75,10 @@ def lm(case: dict, cell: str = "lstm", devices: int = 1):
 
 
 def lm_by_cores(case: dict):
-    """With a simulated device for each core."""
-    return lm(case, devices=math.gcd(os.cpu_count() or 1, case["batch"]))
+    """With a simulated device for each core, which `main` asks for."""
+    import jax
+
+    return lm(case, devices=math.gcd(len(jax.local_devices()), case["batch"]))
 
 
 def part(name: str):
@@ -223,6 +224,8 @@ PARTS = {f"lm {name}": part(name) for name in ("recurrence", "head", "optimizer"
 def main() -> None:
     values = flags.FLAGS
     if values.as_contestant:
+        if values.as_contestant == "lm by cores":
+            os.environ["JAX_NUM_CPU_DEVICES"] = str(os.cpu_count())
         contest.serve((WHOLE | PARTS)[values.as_contestant](json.loads(values.case)))
         return
     contestants = [*WHOLE, *(PARTS if values.parts else ())]
