@@ -225,7 +225,9 @@ def main() -> None:
     values = flags.FLAGS
     if values.as_contestant:
         if values.as_contestant == "lm by cores":
-            os.environ["JAX_NUM_CPU_DEVICES"] = str(os.cpu_count())
+            import jax
+
+            jax.config.update("jax_num_cpu_devices", os.cpu_count())
         contest.serve((WHOLE | PARTS)[values.as_contestant](json.loads(values.case)))
         return
     contestants = [*WHOLE, *(PARTS if values.parts else ())]
