@@ -2,7 +2,7 @@
 
     python train.py
 
-2 CPU cores, seed 0: after 139 seconds of training 95.0 % of the 1,000 validation sentences are translated exactly by
+2 CPU cores, seed 0: after 88 seconds of training 94.7 % of the 1,000 validation sentences are translated exactly by
 greedy decoding (`python -m lm.evaluate --workdir=runs/tinyworld --split=validation`), and the loss is 0.30 nats an
 example above the floor.
 
