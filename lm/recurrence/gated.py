@@ -52,8 +52,8 @@ class GatedCell(Cell):
 
 def step(cell: type[GatedCell], run: Run, weights: Weights, inputs_bd: jax.Array, state: State) -> State:
     """One time step. In rows, so that nothing is transposed: in a loop that would be done anew each step."""
-    own, before, kernels = _own(weights, run), Rows.inward(state, run), Rows.kernels(weights, run)
-    gates = _gates(Rows, cell, Rows.project(kernels, run, inputs_bd), Rows.recur(kernels, run, before.output_bh))
+    own, before, turned = _own(weights, run), Rows.inward(state, run), Rows.turned(weights, run)
+    gates = _gates(Rows, cell, Rows.project(turned, run, inputs_bd), Rows.recur(turned, run, before.output_bh))
     return Rows.outward(cell.pointwise(Rows.blocks(gates, before.output_bh), before, own), run)
 
 
@@ -91,14 +91,14 @@ def _forward(cell, run, weights, inputs_tbd, state, mask_tb, reset_tb, starts):
     width = (cell.gates + cell.separate) * state.output_bh.shape[-1]
 
     def scan(layout, hoisted, inputs_tbd):
-        kernels, (first, zero_inside, fresh_t) = layout.kernels(weights, run), layout.inward((state, zero, starts), run)
+        turned, (first, zero_inside, fresh_t) = layout.turned(weights, run), layout.inward((state, zero, starts), run)
 
         def body(carry, now):
             state, flat_t = carry
             t, inputs, mask, reset, fresh = now
             before = _where(reset, zero_inside if fresh is None else fresh, state)
-            projected = inputs if hoisted else layout.project(kernels, run, inputs)
-            flat = _gates(layout, cell, projected, layout.recur(kernels, run, before.output_bh))
+            projected = inputs if hoisted else layout.project(turned, run, inputs)
+            flat = _gates(layout, cell, projected, layout.recur(turned, run, before.output_bh))
             state = _where(mask, cell.pointwise(layout.blocks(flat, before.output_bh), before, own), before)
             if run.backward == "keep":
                 flat_t = lax.dynamic_update_index_in_dim(flat_t, flat, t, 0)
@@ -134,7 +134,7 @@ def _forward(cell, run, weights, inputs_tbd, state, mask_tb, reset_tb, starts):
         )
         return Columns.outward((final, outputs_t), run), _saved(inner_t, gates_t)
 
-    on_cpu = lambda layout, inputs_tbd: scan(layout, inputs_tbd.shape[1] < layout.narrow, inputs_tbd)
+    on_cpu = lambda layout, inputs_tbd: scan(layout, batch < layout.narrow, inputs_tbd)
     default = functools.partial(scan, Columns, True)
     (final, outputs_tbh), kept = _by_platform(cell, run, weights, inputs_tbd, on_cpu, default, kernel)
     saved = weights, inputs_tbd, state.output_bh, outputs_tbh, kept, mask_tb, reset_tb, starts
@@ -196,7 +196,7 @@ def _backward(cell, run, saved, gradients):
 
     def scan(layout, inputs_tbd):
         before_t, d_outputs_t = layout.inward((before_tbh, d_outputs_tbh), run)
-        kernels, back_kernel = layout.kernels(weights, run), layout.back_kernel(weights, run)
+        turned, back_kernel = layout.turned(weights, run), layout.back_kernel(weights, run)
 
         def through(d_gates):
             # One array, for the product and for what is kept: as two they would be computed twice.
@@ -213,8 +213,8 @@ def _backward(cell, run, saved, gradients):
             if keeps:
                 flat = lax.dynamic_index_in_dim(flat_t, t, keepdims=False)
             else:  # "recompute": one step's at a time, so that those of all steps never exist
-                projected = layout.project(kernels, run, inputs)
-                flat = _gates(layout, cell, projected, layout.recur(kernels, run, output))
+                projected = layout.project(turned, run, inputs)
+                flat = _gates(layout, cell, projected, layout.recur(turned, run, output))
             given = layout.blocks(flat, output), State(output, inner), d_output, mask, reset
             sums, (d_flat, d_fresh) = back(through, own, sums, *given)
             return (sums, d_flat, flat_t), d_fresh

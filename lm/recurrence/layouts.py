@@ -16,12 +16,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lm.recurrence.base import Run, Weights, dot
+from lm.recurrence.base import Run, Weights, dot, project
 
 
-def cast(x: jax.Array, dtype: str) -> jax.Array:
-    """What a product reads again and again, in its type once."""
-    return x if dtype == "float32" else x.astype(dtype)
+def cast(tree: Any, dtype: str) -> Any:
+    """What products read again and again, in their type once."""
+    return tree if dtype == "float32" else jax.tree.map(lambda x: x.astype(dtype), tree)
 
 
 def units(run: Run, hidden: int) -> tuple[int, ...]:
@@ -85,19 +85,20 @@ class Columns:
         return jnp.concatenate([each.reshape(-1, each.shape[-1]) for each in blocks])
 
     @staticmethod
-    def kernels(weights: Weights, run: Run) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """(input kernel, bias, recurrent kernel) as products read them: made once, not at every step."""
-        return cast(weights.kernel.T, run.dtype), weights.bias[:, None], cast(weights.recurrent_kernel.mT, run.dtype)
+    def turned(weights: Weights, run: Run) -> Weights:
+        """As products read them: made once, not at every step."""
+        kernel, recurrent = cast((weights.kernel.T, weights.recurrent_kernel.mT), run.dtype)
+        return weights._replace(kernel=kernel, bias=weights.bias[:, None], recurrent_kernel=recurrent)
 
     @staticmethod
-    def project(kernels: Any, run: Run, inputs_db: jax.Array) -> jax.Array:
+    def project(turned: Weights, run: Run, inputs_db: jax.Array) -> jax.Array:
         """`x W + b` of a step, flat."""
-        return dot(kernels[0], inputs_db, run.dtype) + kernels[1]
+        return dot(turned.kernel, inputs_db, run.dtype) + turned.bias
 
     @staticmethod
-    def recur(kernels: Any, run: Run, output: jax.Array) -> jax.Array:
+    def recur(turned: Weights, run: Run, output: jax.Array) -> jax.Array:
         """`y R` of a step, flat."""
-        product = dot(kernels[2], output, run.dtype)
+        product = dot(turned.recurrent_kernel, output, run.dtype)
         if run.heads > 1:
             heads, units, batch = output.shape
             product = jnp.moveaxis(product.reshape(heads, -1, units, batch), 1, 0).reshape(-1, batch)
@@ -159,21 +160,22 @@ class Rows:
         return jnp.concatenate([each.reshape(len(each), -1) for each in blocks], axis=1)
 
     @staticmethod
-    def kernels(weights: Weights, run: Run) -> tuple[jax.Array, jax.Array, jax.Array]:
-        return cast(weights.kernel, run.dtype), weights.bias, cast(weights.recurrent_kernel, run.dtype)
+    def turned(weights: Weights, run: Run) -> Weights:
+        kernel, recurrent = cast((weights.kernel, weights.recurrent_kernel), run.dtype)
+        return weights._replace(kernel=kernel, recurrent_kernel=recurrent)
 
     @staticmethod
-    def project(kernels: Any, run: Run, inputs_bd: jax.Array) -> jax.Array:
-        return dot(inputs_bd, kernels[0], run.dtype) + kernels[1]
+    def project(turned: Weights, run: Run, inputs_bd: jax.Array) -> jax.Array:
+        return project(turned, inputs_bd, run.dtype)
 
     @staticmethod
-    def recur(kernels: Any, run: Run, output: jax.Array) -> jax.Array:
+    def recur(turned: Weights, run: Run, output: jax.Array) -> jax.Array:
         if run.heads == 1:
-            return dot(output.reshape(len(output), -1), kernels[2], run.dtype)
+            return dot(output.reshape(len(output), -1), turned.recurrent_kernel, run.dtype)
         batch, heads, units, _ = output.shape
         output_kbi = output.reshape(batch, heads, units).swapaxes(0, 1)
         # XLA on a CPU turns the transpose of a product into a product that it has not got in bfloat16.
-        product_kbg = lax.optimization_barrier(dot(output_kbi, kernels[2], run.dtype))
+        product_kbg = lax.optimization_barrier(dot(output_kbi, turned.recurrent_kernel, run.dtype))
         return product_kbg.reshape(heads, batch, -1, units).transpose(1, 2, 0, 3).reshape(batch, -1)
 
     @staticmethod
