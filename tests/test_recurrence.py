@@ -201,6 +201,36 @@ def test_gradient_by_finite_differences(float64):
     check_grads(value, (weights, inputs_tbd, state), order=1, modes=["rev"])
 
 
+class Unstabilised(GatedCell):
+    """An sLSTM as the paper first has it: no stabiliser."""
+
+    gates = 4
+
+    @staticmethod
+    def pointwise(gates, state, own):
+        i, f, g, o = gates
+        cell, normaliser = state.inner
+        forget, write = jax.nn.sigmoid(f), jnp.exp(i)
+        cell, normaliser = forget * cell + write * jnp.tanh(g), forget * normaliser + write
+        return State(jax.nn.sigmoid(o) * cell / normaliser, (cell, normaliser))
+
+    @classmethod
+    def initial_inner(cls, batch, hidden):
+        return jnp.zeros((batch, hidden)), jnp.ones((batch, hidden))
+
+
+def test_the_stabiliser_of_slstm_changes_neither_output_nor_gradient(float64):
+    weights, inputs_tbd, _, mask_tb, reset_tb, _ = case(CELLS["slstm"], dtype=jnp.float64)
+
+    def found(cell):
+        state = jax.tree.map(lambda x: x.astype(jnp.float64), cell.zero_state(BATCH, HIDDEN))
+        outputs = lambda weights, inputs_tbd: cell.unroll(Run(), weights, inputs_tbd, state, mask_tb, reset_tb)[0]
+        value = lambda *given: jnp.sum(jnp.sin(outputs(*given)))
+        return outputs(weights, inputs_tbd), jax.grad(value, (0, 1))(weights, inputs_tbd)
+
+    close(found(CELLS["slstm"]), found(Unstabilised), rtol=1e-9, atol=1e-12)
+
+
 @both_ways
 @every_cell
 def test_more_padding_changes_nothing(name, reverse):

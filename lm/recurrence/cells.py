@@ -130,7 +130,8 @@ class SLSTM(GatedCell):
         i, f, g, o = gates
         cell, normaliser, m = state.inner
         log_forget = jax.nn.log_sigmoid(f) + m
-        m = jnp.maximum(log_forget, i)
+        # The output does not depend on m, so no gradient has to pass through it.
+        m = jax.lax.stop_gradient(jnp.maximum(log_forget, i))
         forget, write = jnp.exp(log_forget - m), jnp.exp(i - m)
         cell, normaliser = forget * cell + write * jnp.tanh(g), forget * normaliser + write
         return State(jax.nn.sigmoid(o) * cell / normaliser, (cell, normaliser, m))

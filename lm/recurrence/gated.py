@@ -211,11 +211,11 @@ def _backward(cell, run, saved, gradients):
             # XLA, which cannot tell the rows of an array apart, need not copy all of it.
             flat_t = lax.dynamic_update_index_in_dim(flat_t, d_flat, jnp.clip(t - towards, 0, time - 1), 0)
             if keeps:
-                flat = lax.dynamic_index_in_dim(flat_t, t, keepdims=False)
+                gates = layout.blocks_at(t, flat_t, output)
             else:  # "recompute": one step's at a time, so that those of all steps never exist
                 projected = layout.project(turned, run, inputs)
-                flat = _gates(layout, cell, projected, layout.recur(turned, run, output))
-            given = layout.blocks(flat, output), State(output, inner), d_output, mask, reset
+                gates = layout.blocks(_gates(layout, cell, projected, layout.recur(turned, run, output)), output)
+            given = gates, State(output, inner), d_output, mask, reset
             sums, (d_flat, d_fresh) = back(through, own, sums, *given)
             return (sums, d_flat, flat_t), d_fresh
 

@@ -80,6 +80,14 @@ class Columns:
         return tuple(flat.reshape(-1, *like.shape))
 
     @staticmethod
+    def blocks_at(t: jax.Array, flat_tgb: jax.Array, like: jax.Array) -> tuple[jax.Array, ...]:
+        """`blocks` of step `t`, each read by itself: XLA on a CPU does not vectorise what takes two from one reading."""
+        batch = like.shape[-1]
+        rows = like.size // batch
+        read = lambda at: lax.dynamic_slice(flat_tgb, (t, at, 0), (1, rows, batch))
+        return tuple(read(at).reshape(like.shape) for at in range(0, flat_tgb.shape[1], rows))
+
+    @staticmethod
     def flat(blocks: tuple[jax.Array, ...]) -> jax.Array:
         """And back."""
         return jnp.concatenate([each.reshape(-1, each.shape[-1]) for each in blocks])
@@ -154,6 +162,13 @@ class Rows:
     def blocks(flat: jax.Array, like: jax.Array) -> tuple[jax.Array, ...]:
         count = flat.size // like.size
         return tuple(each.reshape(like.shape) for each in jnp.split(flat, count, axis=1))
+
+    @staticmethod
+    def blocks_at(t: jax.Array, flat_tbg: jax.Array, like: jax.Array) -> tuple[jax.Array, ...]:
+        batch = len(like)
+        width = like.size // batch
+        read = lambda at: lax.dynamic_slice(flat_tbg, (t, 0, at), (1, batch, width))
+        return tuple(read(at).reshape(like.shape) for at in range(0, flat_tbg.shape[2], width))
 
     @staticmethod
     def flat(blocks: tuple[jax.Array, ...]) -> jax.Array:
