@@ -195,9 +195,10 @@ def test_a_kernel_on_a_gpu_is_a_program_for_each_head_and_tile(name, heads, floa
     close(found, jax.value_and_grad(value, (0, 1))(variables, inputs, layer.clone(scan="xla")), rtol=1e-9, atol=1e-12)
 
 
-def test_gradient_by_finite_differences(float64):
-    weights, inputs_tbd, state, *rest = case(CELLS["lstm"], dtype=jnp.float64)
-    value = lambda *given: CELLS["lstm"].unroll(Run(), *given, *rest)
+@pytest.mark.parametrize("name", ["lstm", "layernorm"])  # the second one has a derivative of its own
+def test_gradient_by_finite_differences(name, float64):
+    weights, inputs_tbd, state, *rest = case(CELLS[name], dtype=jnp.float64)
+    value = lambda *given: CELLS[name].unroll(Run(), *given, *rest)
     check_grads(value, (weights, inputs_tbd, state), order=1, modes=["rev"])
 
 

@@ -89,8 +89,7 @@ def gaps() -> Config:
 
 def reverse() -> Config:
     """The translator from the target language, of the same 500 pairs."""
-    config = fine_tune("translate")
-    config.optimizer.groups = ()
+    config = labelled("translate")
     for role in ("train", "validation", "test"):
         setattr(config.data, role, getattr(config.data, role) + " | {target} | {source}")
     return config
@@ -98,8 +97,7 @@ def reverse() -> Config:
 
 def back() -> Config:
     """A translator of what `reverse` made of the sentences of the target language, and of the 500 pairs."""
-    config = fine_tune("translate")
-    config.optimizer.groups = ()
+    config = labelled("translate")
     config.data.train = "jsonl:{workdir}/reverse.jsonl + " + config.data.train
     config.data.batch_size = 96
     config.model.dropout = 0.2
@@ -114,6 +112,14 @@ def splits(texts: list[str]) -> dict[str, str]:
 
 
 def fine_tune(task: str) -> Config:
+    config = labelled(task)
+    if task in ("dialogue", "translate"):  # nearly all is known, so there is little to learn and much to forget
+        config.optimizer.groups = (".*=>0.15",)
+    return config
+
+
+def labelled(task: str) -> Config:
+    """500 examples of a task."""
     config = Config(
         data=DataConfig(
             train=f"tfds:tinyworld/{task}:train[:500]",
@@ -145,8 +151,6 @@ def fine_tune(task: str) -> Config:
     if task in ("sentiment", "questions"):  # labels and answers of one word are soon learned by heart
         config.training.steps = "10 epochs"
         config.training.eval_every = config.training.checkpoint_every = "1 epoch"
-    if task in ("dialogue", "translate"):  # nearly all is known, so there is little to learn and much to forget
-        config.optimizer.groups = (".*=>0.15",)
     return config
 
 

@@ -153,7 +153,7 @@ def _by_platform(cell, run, weights, inputs_tbd, on_cpu, default, kernel):
 
 
 # Numbers in a recurrent kernel that is small enough for rows on a CPU. XLA copies it into another order at every step, but
-# divides products of few rows among cores better than those of few columns. It sums over units or over the batch worse.
+# divides products of few rows among cores better than those of few columns.
 SMALL = 2**18
 
 
@@ -197,6 +197,7 @@ def _backward(cell, run, saved, gradients):
     def scan(layout, inputs_tbd):
         before_t, d_outputs_t = layout.inward((before_tbh, d_outputs_tbh), run)
         turned, back_kernel = layout.turned(weights, run), layout.back_kernel(weights, run)
+        own_inside = layout.own(own, batch)
 
         def through(d_gates):
             # One array, for the product and for what is kept: as two they would be computed twice.
@@ -216,14 +217,14 @@ def _backward(cell, run, saved, gradients):
                 projected = layout.project(turned, run, inputs)
                 gates = layout.blocks(_gates(layout, cell, projected, layout.recur(turned, run, output)), output)
             given = gates, State(output, inner), d_output, mask, reset
-            sums, (d_flat, d_fresh) = back(through, own, sums, *given)
+            sums, (d_flat, d_fresh) = back(through, own_inside, sums, *given)
             return (sums, d_flat, flat_t), d_fresh
 
         # The gates' gradient is written where the gates were: memory that is neither taken anew nor filled first.
         room = _room(layout, width, d_outputs_tbh, d_outputs_tbh.dtype) if flat_t is None else flat_t
         room = room.reshape(time, *layout.flat_shape(width, batch))
         first, last, towards = (0, time - 1, 1) if run.reverse else (time - 1, 0, -1)
-        begun = (layout.inward(d_final, run), jax.tree.map(jnp.zeros_like, own)), room[first], room
+        begun = (layout.inward(d_final, run), jax.tree.map(jnp.zeros_like, own_inside)), room[first], room
         again = None if keeps else layout.turn(inputs_tbd)
         inner = jax.tree.map(lambda x: x.reshape(before_t.shape), inner_t)
         now = (
@@ -236,6 +237,7 @@ def _backward(cell, run, saved, gradients):
             layout.flags(reset_tb),
         )
         ((d_first, d_own), d_flat, d_flat_t), d_fresh_t = lax.scan(body, begun, now, reverse=not run.reverse)
+        d_own = jax.tree.map(lambda d, x: d.reshape(-1, *x.shape).sum(0), d_own, own)
         return layout.outward((d_first, d_fresh_t), run), d_own, layout.rows(d_flat_t.at[last].set(d_flat))
 
     def kernel(platform, inputs_tbd):

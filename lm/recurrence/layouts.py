@@ -56,6 +56,11 @@ class Columns:
         return jax.tree.map(one, tree)
 
     @staticmethod
+    def own(own: Any, batch: int) -> Any:
+        """A cell's own parameters, of state without a batch, as the backward loop reads them."""
+        return own
+
+    @staticmethod
     def flags(flags_tb: jax.Array) -> jax.Array:
         """To broadcast with what is of state at a step."""
         return flags_tb
@@ -141,6 +146,11 @@ class Rows:
     def outward(tree: Any, run: Run) -> Any:
         after = -2 if run.heads == 1 else -3
         return jax.tree.map(lambda x: x.reshape(*x.shape[:after], -1), tree)
+
+    @staticmethod
+    def own(own: Any, batch: int) -> Any:
+        """Each row has its own, so that their gradients are summed over the batch when the loop is over: XLA does that badly."""
+        return jax.tree.map(lambda x: jnp.broadcast_to(x, (batch, *x.shape)), own)
 
     @staticmethod
     def flags(flags_tb: jax.Array) -> jax.Array:
