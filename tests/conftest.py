@@ -114,7 +114,7 @@ def tiny_config(layout: str, source: str, changes: dict[str, object] | None = No
             embed_dim=8, hidden_dim=16, layers=1, attention="dot", self_attention=20 * streams, dropout=0.1
         ),
         optimizer=OptimizerConfig(learning_rate=3e-2, schedule="linear", warmup=5),
-        training=TrainingConfig(steps=80, eval_every=24, checkpoint_every=18, log_every=10, eval_examples=8),
+        training=TrainingConfig(steps=80, eval_every=24, checkpoint_every=18, log_every=10, eval_examples=0),
     )
     return changed(validated(config), changes or {})
 
@@ -237,7 +237,9 @@ def sources(tmp_path_factory, story_text, pairs) -> dict[str, str]:
 @pytest.fixture(scope="session")
 def configs(sources) -> dict[str, Config]:
     """The configuration of each trained run, by layout."""
-    return {"streams": tiny_config("streams", sources["lm"]), "buckets": tiny_config("buckets", sources["seq2seq"])}
+    changes = {"training.eval_examples": 8}
+    given = {"streams": sources["lm"], "buckets": sources["seq2seq"]}
+    return {layout: tiny_config(layout, source, changes) for layout, source in given.items()}
 
 
 @pytest.fixture(scope="session")

@@ -38,13 +38,20 @@ def runs(tmp_path_factory, sources, story_text) -> dict[str, pathlib.Path]:
     for name, source in given.items():
         task = {"data.task": "classify", "training.steps": 150} if name == "classes" else {}
         layout = "streams" if name == "streams" else "buckets"
+        task |= {"training.eval_examples": 8} if name == "buckets" else {}
         training.train(tiny_config(layout, source, steps | task), epath.Path(folder / name))
     parts = f"1*tsv:{folder}/few.tsv | classify: {{source}} + 1*jsonl:{folder}/reverse.jsonl | reverse: {{source}}"
     (folder / "few.tsv").write_text("".join(lines[:40]))
     pairs = [(" ".join(words[i % 8 :][:3]), " ".join(reversed(words[i % 8 :][:3]))) for i in range(90)]
     records = [{"source": source, "target": target, "log_prob": -i / 90} for i, (source, target) in enumerate(pairs)]
     (folder / "reverse.jsonl").write_text("\n".join(map(json.dumps, records)))
-    both = {"data.tokenizer.vocab_size": 290, "data.train": parts, "data.validation": parts, "data.test": parts}
+    both = {
+        "data.tokenizer.vocab_size": 290,
+        "data.train": parts,
+        "data.validation": parts,
+        "data.test": parts,
+        "training.eval_examples": 8,
+    }
     training.train(tiny_config("buckets", parts, steps | both), epath.Path(folder / "several"))
     return {name: folder / name for name in (*given, "several")}
 
