@@ -149,7 +149,7 @@ class Rows:
 
     @staticmethod
     def own(own: Any, batch: int) -> Any:
-        """Each row has its own, so that their gradients are summed over the batch when the loop is over: XLA does that badly."""
+        """Each row has its own: XLA on a CPU is bad at sums over the batch, which are so left for after the loop."""
         return jax.tree.map(lambda x: jnp.broadcast_to(x, (batch, *x.shape)), own)
 
     @staticmethod
