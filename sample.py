@@ -15,8 +15,9 @@ import sys
 from absl import flags
 from etils import epath
 
-from lm import options
-from lm.errors import UserError, program
+from lm.errors import UserError
+from lm.terminal import decoding_flags
+from lm.terminal.program import program
 
 WORKDIR = flags.DEFINE_multi_string(
     "workdir", None, "the run's directory; given many times, the mean of the runs' probabilities, with one tokenizer"
@@ -28,7 +29,7 @@ PROMPT = flags.DEFINE_multi_string("prompt", [], "a prompt; may be given many ti
 INPUT_FILE = flags.DEFINE_string("input_file", None, "a file with a prompt on each line; - is standard input")
 INTERACTIVE = flags.DEFINE_bool("interactive", False, "answer each line of standard input at once; keep conversations")
 JSON = flags.DEFINE_bool("json", False, "one JSON object a line: prompt, output, log_probability (nats), ...")
-options.define_flags()
+decoding_flags.define_flags()
 
 
 def prompts() -> list[str]:
@@ -56,7 +57,7 @@ def lines(content: bytes, where: str) -> list[str]:
 
 def show(runs, prompt_list: list[str], how) -> list:
     """Generates and prints, in the order of the prompts; returns what was generated."""
-    from lm.run import generate_together
+    from lm.runs.run import generate_together
 
     found = generate_together(runs, prompt_list, how)
     for outputs in found:
@@ -98,7 +99,7 @@ def converse(runs, how) -> None:
 
 
 def main() -> None:
-    from lm.run import generate_together, load
+    from lm.runs.run import generate_together, load
 
     if INTERACTIVE.value and INPUT_FILE.value:
         raise UserError("--interactive", "reads prompts from standard input", "leave out --input_file")
@@ -106,7 +107,7 @@ def main() -> None:
     keeps = bool(runs[0].config.data.turns)
     if INTERACTIVE.value and PROMPT.value and not keeps:
         raise UserError("--interactive", "reads prompts from standard input", "leave out --prompt")
-    how = options.from_flags(runs[0].config.data.task)
+    how = decoding_flags.from_flags(runs[0].config.data.task)
     given = [] if INTERACTIVE.value else prompts() or [""]
     generate_together(runs, [], how)  # without prompts it only says what does not fit
     for directory, run in zip(WORKDIR.value, runs, strict=True):

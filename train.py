@@ -8,8 +8,9 @@ from absl import flags
 from etils import epath
 from ml_collections import config_flags
 
-from lm import config
-from lm.errors import UserError, nearest, program
+from lm import config as configuration
+from lm.errors import UserError, nearest
+from lm.terminal.program import program
 
 
 class _AsGiven(flags.ArgumentParser):
@@ -19,8 +20,8 @@ class _AsGiven(flags.ArgumentParser):
         return argument
 
 
-config_flags.register_flag_parser_for_type(config.Duration, _AsGiven())
-config_flags.register_flag_parser_for_type(config.Names, _AsGiven())
+config_flags.register_flag_parser_for_type(configuration.Duration, _AsGiven())
+config_flags.register_flag_parser_for_type(configuration.Names, _AsGiven())
 WORKDIR = flags.DEFINE_string(
     "workdir", "", "the run's directory; default runs/NAME of NAME.py, or runs/NAME-TEXT of NAME.py:TEXT"
 )
@@ -34,7 +35,7 @@ PROCESS = flags.DEFINE_integer("process", -1, "many hosts: which one this is, fr
 
 def define_config(argv: list[str]) -> None:
     """Defines --config, when all is refused that ml_collections would answer with a bare KeyError or a traceback."""
-    names = [path for path, _, _ in config.fields(config.Config())]
+    names = [path for path, _, _ in configuration.fields(configuration.Config())]
     file = "configs/tinyworld.py"
     argv = flags.FLAGS.read_flags_from_files(argv[1:], force_gnu=False)
     for i, argument in enumerate(argv):
@@ -46,15 +47,16 @@ def define_config(argv: list[str]) -> None:
             if field not in names:
                 section = [other for other in names if other.startswith(field.rpartition(".")[0] + ".")]
                 raise UserError(f"--{name}", "there is no such field", nearest(field, section or names))
-    config.from_file(file)
+    configuration.from_file(file)
     config_flags.DEFINE_config_file("config", "configs/tinyworld.py", "the configuration, a Python file")
 
 
 def main() -> None:
-    chosen, profile = config.validated(flags.FLAGS.config), steps_of(PROFILE.value)
+    chosen, profile = configuration.validated(flags.FLAGS.config), steps_of(PROFILE.value)
 
-    from lm import hosts, workdir  # after the flags, so that --help and mistakes answer at once
-    from lm.training import train
+    from lm.devices import hosts
+    from lm.runs import workdir  # after the flags, so that --help and mistakes answer at once
+    from lm.training.loop import train
 
     hosts.join(COORDINATOR.value, PROCESSES.value, PROCESS.value)
     directory = epath.Path(WORKDIR.value or workdir.usual(flags.FLAGS["config"].config_filename)).expanduser()

@@ -21,9 +21,11 @@ from absl import flags
 
 from benchmarks.words import words
 from lm.config import Config, DataConfig, TokenizerConfig, validated
-from lm.data import pipeline
-from lm.data.tokenizers import load_tokenizer, save_tokenizer, train_tokenizer
-from lm.errors import program
+from lm.data import encoding, feed
+from lm.data.splits import load_splits
+from lm.data.text.tokenizers.learning import train_tokenizer
+from lm.data.text.tokenizers.saved import load_tokenizer, save_tokenizer
+from lm.terminal.program import program
 
 MEGABYTES = flags.DEFINE_list("megabytes", ["100", "1000"], "sizes of the text")
 JSON = flags.DEFINE_string("json", "", "a file for the figures")
@@ -46,13 +48,13 @@ def measure(folder: pathlib.Path) -> dict[str, float]:
     data = validated(Config(data=data)).data
     tokenizer = load_tokenizer(folder / "tokenizer")
     begun = time.perf_counter()
-    splits = pipeline.load_splits(data)
+    splits = load_splits(data)
     read = time.perf_counter()
     encoded = {
-        name: pipeline.encode(split, tokenizer, data, training=name == "train") for name, split in splits.items()
+        name: encoding.encode(split, tokenizer, data, training=name == "train") for name, split in splits.items()
     }
     cached = time.perf_counter()
-    made = pipeline.training_data(encoded["train"], data, seed=0)
+    made = feed.training_data(encoded["train"], data, seed=0)
     for batch in made.iterate(0, 200, lambda batch: batch):
         assert batch.weights_bt.shape == (64, 256)
     size = text.stat().st_size / 1e6

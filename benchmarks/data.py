@@ -15,11 +15,11 @@ import time
 import numpy as np
 from absl import flags
 
+from lm.batch import PAD
 from lm.config import Config, DataConfig, TokenizerConfig, validated
-from lm.data import pipeline
-from lm.data.tokenizers import PAD
-from lm.errors import program
-from lm.tasks import TASKS, layout_of
+from lm.config.tasks import TASKS, layout_of
+from lm.data import encoding, feed, splits
+from lm.terminal.program import program
 
 TEXT = flags.DEFINE_string("text", "tfds:tinyworld/stories", "a source of texts")
 PAIRS = flags.DEFINE_string("pairs", "tfds:tinyworld/translate", "a source of pairs")
@@ -35,7 +35,7 @@ def configuration(source: str, task: str, layout: str) -> DataConfig:
     return validated(Config(data=data)).data
 
 
-def batches(data: pipeline.TrainingData) -> tuple[float, float]:
+def batches(data: feed.TrainingData) -> tuple[float, float]:
     """(Source and target tokens, target tokens) a second of processor time, epochs after the first included."""
     index = 0
 
@@ -66,10 +66,10 @@ def main() -> None:
         (PAIRS.value, "seq2seq", "packed"),
     ):
         config = configuration(source, task, layout)
-        split = pipeline.load_splits(config, ("train",))["train"]
-        tokenizer = pipeline.make_tokenizer(config, split)
-        encoded = pipeline.encode(split, tokenizer, config, training=True)
-        data = pipeline.training_data(encoded, config, seed=0)
+        split = splits.load_splits(config, ("train",))["train"]
+        tokenizer = encoding.make_tokenizer(config, split)
+        encoded = encoding.encode(split, tokenizer, config, training=True)
+        data = feed.training_data(encoded, config, seed=0)
         name = f"{task}, {layout_of(config)}"
         both, target = batches(data)
         if TASKS[task].has_source:

@@ -15,9 +15,9 @@ from absl import flags
 from etils import epath
 
 from benchmarks import kill
-from lm import workdir as run_directory
 from lm.config import editable, validated
-from lm.errors import program
+from lm.runs.log import read_metrics
+from lm.terminal.program import program
 
 # (mode, processes, devices of each)
 SETTINGS = [
@@ -34,7 +34,7 @@ def run(command: list[str], processes: int, devices: int, log: pathlib.Path) -> 
 
 
 def losses(workdir: pathlib.Path) -> dict[tuple[int, str], float]:
-    records = run_directory.read_metrics(epath.Path(workdir))
+    records = read_metrics(epath.Path(workdir))
     return {(record["step"], record["split"]): record["loss"] for record in records}
 
 

@@ -34,19 +34,20 @@ def value(name: str):
     import jax.numpy as jnp
     import optax
 
-    from lm import losses
+    from lm.answers.head import cross_entropy
+    from lm.answers.sampled import draw_candidates, sampled_cross_entropy
 
     def ours(features, kernel, bias, targets):
         weights = jnp.ones((1, POSITIONS))
-        return losses.cross_entropy(features[None], (kernel, bias), targets[None], weights)[0] / POSITIONS
+        return cross_entropy(features[None], (kernel, bias), targets[None], weights)[0] / POSITIONS
 
     def whole(features, kernel, bias, targets):
         return optax.softmax_cross_entropy_with_integer_labels(features @ kernel + bias, targets).mean()
 
     def sampled(features, kernel, bias, targets):
-        candidates = losses.draw_candidates(jax.random.key(3), kernel.shape[1], SAMPLED)
+        candidates = draw_candidates(jax.random.key(3), kernel.shape[1], SAMPLED)
         given = (features[None], (kernel, bias), targets[None], jnp.ones((1, POSITIONS)))
-        return losses.sampled_cross_entropy(*given, candidates)[0] / POSITIONS
+        return sampled_cross_entropy(*given, candidates)[0] / POSITIONS
 
     return {"lm": ours, "lm all logits": whole, "lm sampled": sampled}[name]
 
@@ -110,6 +111,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from lm.errors import program
+    from lm.terminal.program import program
 
     program(main)

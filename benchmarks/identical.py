@@ -18,11 +18,20 @@ from absl import flags
 
 SHORT = ["steps=24", "eval_every=12", "checkpoint_every=12", "log_every=4", "eval_examples=16"]
 CONFIGS = {  # fields that are another than the file's, and the arguments of sample.py
-    "tinyworld": (["model.dropout=0.1", "model.heads=2", "data.batch_size=16"], ["--prompt=the red fox sees a dog", "--prompt=", "--seed=3"]),
-    "stories": (["model.dropout=0.1", "data.batch_size=8", "data.window=48"], ["--prompt=Anna", "--prompt=", "--seed=3"]),
+    "tinyworld": (
+        ["model.dropout=0.1", "model.heads=2", "data.batch_size=16"],
+        ["--prompt=the red fox sees a dog", "--prompt=", "--seed=3"],
+    ),
+    "stories": (
+        ["model.dropout=0.1", "data.batch_size=8", "data.window=48"],
+        ["--prompt=Anna", "--prompt=", "--seed=3"],
+    ),
     "sentiment": (["data.batch_size=16", "optimizer.ema_decay=0.9"], ["--prompt=a good film"]),
     "questions_extract": (["data.batch_size=16", "model.layers=1"], ["--prompt=yes no . is Anna in the house ?"]),
-    "pretrain": (["data.batch_size=16", "model.cell=gru", "model.copy=true", "training.accumulate=2"], ["--prompt=Anna has", "--prompt=", "--seed=3"]),
+    "pretrain": (
+        ["data.batch_size=16", "model.cell=gru", "model.copy=true", "training.accumulate=2"],
+        ["--prompt=Anna has", "--prompt=", "--seed=3"],
+    ),
 }
 TIMED = ("seconds", "tokens_per_second", "waiting_for_data")  # and the version, which a signature ends in
 

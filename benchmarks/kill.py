@@ -24,10 +24,11 @@ from absl import flags
 from etils import epath
 
 from lm import config as configuration
-from lm import workdir as run_directory
-from lm.checkpoints import Checkpoints
 from lm.config import Config, DataConfig, ModelConfig, OptimizerConfig, TokenizerConfig, TrainingConfig, editable
-from lm.errors import UserError, program
+from lm.errors import UserError
+from lm.runs.checkpoints import Checkpoints
+from lm.runs.log import read_metrics
+from lm.terminal.program import program
 
 ROOT = pathlib.Path(__file__).parent.parent
 TIMES = {
@@ -233,7 +234,7 @@ def differences(one: pathlib.Path, other: pathlib.Path) -> list[str]:
     for pattern in ("config.json", "tokenizer/*"):
         names = {path.relative_to(base) for base in (one, other) for path in base.glob(pattern)}
         found += [str(name) for name in sorted(names) if _content(one / name) != _content(other / name)]
-    records, others = ([_timeless(r) for r in run_directory.read_metrics(epath.Path(base))] for base in (one, other))
+    records, others = ([_timeless(r) for r in read_metrics(epath.Path(base))] for base in (one, other))
     if len(records) != len(others):
         found.append(f"metrics.jsonl: {len(records)} lines against {len(others)}")
     found += [f"metrics.jsonl: {a} against {b}" for a, b in zip(records, others, strict=False) if a != b]
@@ -252,7 +253,7 @@ def differences(one: pathlib.Path, other: pathlib.Path) -> list[str]:
 
 def close(one: pathlib.Path, other: pathlib.Path, tolerance: float) -> list[str]:
     """As `differences`, of runs whose devices add in another order: losses of every line within the relative tolerance."""
-    records, others = ([_timeless(r) for r in run_directory.read_metrics(epath.Path(base))] for base in (one, other))
+    records, others = ([_timeless(r) for r in read_metrics(epath.Path(base))] for base in (one, other))
     lines = [[(record["step"], record["split"]) for record in each] for each in (records, others)]
     if lines[0] != lines[1]:
         return [f"metrics.jsonl: {lines[0]} against {lines[1]}"]

@@ -22,7 +22,8 @@ from collections.abc import Iterator
 
 from absl import flags
 
-from lm.errors import UserError, program
+from lm.errors import UserError
+from lm.terminal.program import program
 
 ROOT = pathlib.Path(__file__).parent.parent
 EVERY = 50  # updates between two evaluations, for both

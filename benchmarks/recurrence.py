@@ -30,7 +30,8 @@ def lm(case: dict, name: str = "lstm", plain: bool = False, heads: int = 0, scan
     import jax.numpy as jnp
     from jax import lax
 
-    from lm.recurrence import CELLS, RecurrentLayer
+    from lm.layers.recurrent import RecurrentLayer
+    from lm.recurrence import CELLS
 
     width, batch, time = case["width"], case["batch"], case["time"]
     cell, heads = CELLS[name], heads or HEADS.get(name, 1)
@@ -110,6 +111,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from lm.errors import program
+    from lm.terminal.program import program
 
     program(main)

@@ -23,22 +23,23 @@ def lm(case: dict, cell: str = "lstm"):
     import jax
     import jax.numpy as jnp
 
-    from lm import decoding, training
+    from lm.batch import BOS, EOS
     from lm.config import ModelConfig
-    from lm.data.tokenizers import BOS, EOS
+    from lm.models import parameters
     from lm.models.decoder import zero_states
     from lm.models.encoder_decoder import EncoderDecoder
+    from lm.search import sampling
 
     config = ModelConfig(cell=cell, embed_dim=case["width"], hidden_dim=case["width"], layers=LAYERS)
     model = EncoderDecoder(config, VOCAB, has_encoder=False)
-    params, batch = training.initial_params(model, 0), case["batch"]
+    params, batch = parameters.initial_params(model, 0), case["batch"]
 
     @jax.jit
     def sample(params, state, keys_b):
         step = functools.partial(model.apply, {"params": params}, memory=None, method="step")
         # No text ends, so that all are of one length.
-        how = {"options": decoding.Sampling(), "length": TOKENS, "eos_id": EOS, "forbidden": (EOS,)}
-        return decoding.sample(step, jnp.full(batch, BOS), state, keys_b, limits_b=jnp.full(batch, TOKENS), **how)
+        how = {"options": sampling.Sampling(), "length": TOKENS, "eos_id": EOS, "forbidden": (EOS,)}
+        return sampling.sample(step, jnp.full(batch, BOS), state, keys_b, limits_b=jnp.full(batch, TOKENS), **how)
 
     keys_b = jax.random.split(jax.random.key(0), batch)
     return lambda: jax.block_until_ready(sample(params, zero_states(config, batch), keys_b))
@@ -77,6 +78,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from lm.errors import program
+    from lm.terminal.program import program
 
     program(main)

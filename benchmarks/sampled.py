@@ -11,9 +11,11 @@ from absl import flags
 from etils import epath
 
 from lm import config as configuration
-from lm import training, workdir
 from lm.config import Config, DataConfig, ModelConfig, OptimizerConfig, TokenizerConfig, TrainingConfig
-from lm.errors import UserError, program
+from lm.errors import UserError
+from lm.runs import log
+from lm.terminal.program import program
+from lm.training import loop
 
 
 def setting(texts: list[str], candidates: int, steps: str) -> Config:
@@ -41,8 +43,8 @@ def main() -> None:
     for candidates in map(int, values.candidates):
         with tempfile.TemporaryDirectory() as folder:
             run = epath.Path(folder) / "run"
-            training.train(configuration.validated(setting(values.text, candidates, values.steps)), run)
-            last = workdir.read_metrics(run)[-1]
+            loop.train(configuration.validated(setting(values.text, candidates, values.steps)), run)
+            last = log.read_metrics(run)[-1]
             found.append((candidates, last["loss"], last["seconds"]))
     for candidates, loss, seconds in found:
         print(f"{candidates or 'all':>8} {loss:8.4f} nats  {loss - found[0][1]:+8.4f} {seconds:8.1f} s")

@@ -21,8 +21,9 @@ def memory() -> dict[str, dict[str, float]]:
     import jax
     import jax.numpy as jnp
 
-    from lm import losses
-    from lm.recurrence import BACKWARD, RecurrentLayer
+    from lm.answers import head
+    from lm.layers.recurrent import RecurrentLayer
+    from lm.recurrence import BACKWARD
     from lm.recurrence import CELLS as KNOWN
 
     found, batch, temporary = (
@@ -46,7 +47,7 @@ def memory() -> dict[str, dict[str, float]]:
     for vocab in (10_000, 30_000, 100_000):
         shapes = [jax.ShapeDtypeStruct(s, jnp.float32) for s in ((2048, 1, 512), (512, vocab), (vocab,), (2048, 1))]
         ids = jax.ShapeDtypeStruct((2048, 1), jnp.int32)
-        value = lambda x, k, b, w, ids: losses.cross_entropy(x, (k, b), ids, w)[0]
+        value = lambda x, k, b, w, ids: head.cross_entropy(x, (k, b), ids, w)[0]
         row = found.setdefault(f"head V {vocab} B*T 2,048", {})
         row["head"] = temporary(jax.jit(jax.grad(value, (0, 1, 2))), *shapes, ids) / 2**20
         row["all logits"] = 2048 * vocab * 4 / 2**20
@@ -73,6 +74,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from lm.errors import program
+    from lm.terminal.program import program
 
     program(main)

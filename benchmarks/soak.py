@@ -21,7 +21,8 @@ from absl import flags
 
 from benchmarks import kill
 from lm.config import editable, validated
-from lm.errors import UserError, program
+from lm.errors import UserError
+from lm.terminal.program import program
 
 MOST = 1.02  # of the memory after the first ten minutes
 EVERY = 5  # seconds between two looks

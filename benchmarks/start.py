@@ -16,7 +16,8 @@ import time
 from absl import flags
 
 from benchmarks.kill import ROOT
-from lm.errors import UserError, program
+from lm.errors import UserError
+from lm.terminal.program import program
 
 
 def start(config: str, workdir: pathlib.Path, cache: pathlib.Path) -> float:

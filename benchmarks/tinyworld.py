@@ -14,9 +14,10 @@ import time
 import tensorflow_datasets as tfds
 from absl import flags
 
-from lm.data.tinyworld import Tinyworld
-from lm.data.tinyworld.tinyworld import DIFFICULTIES
-from lm.errors import UserError, program
+from lm.errors import UserError
+from lm.terminal.program import program
+from lm.tinyworld import Tinyworld
+from lm.tinyworld.tinyworld import DIFFICULTIES
 
 
 def draw(name: str, examples: int, difficulty: int) -> str:

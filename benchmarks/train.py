@@ -37,10 +37,12 @@ def setting(case: dict, cell: str = "lstm", dtype: str = "float32"):
     """(config, model, optimizer, state, batch) of a language model."""
     import optax
 
-    from lm import optimizers, training
+    from lm.batch import Batch
     from lm.config import Config, DataConfig, ModelConfig, OptimizerConfig
-    from lm.data.batches import Batch
+    from lm.models import parameters
     from lm.models.encoder_decoder import EncoderDecoder
+    from lm.training import optimizers
+    from lm.training.step import initial_state
 
     config = Config(
         data=DataConfig(train="text:", task="lm", batch_size=case["batch"], window=case["time"]),
@@ -48,9 +50,9 @@ def setting(case: dict, cell: str = "lstm", dtype: str = "float32"):
         optimizer=OptimizerConfig(name="adam", learning_rate=RATE, clip_norm=0.0),
     )
     model = EncoderDecoder(config.model, case["vocab"], has_encoder=False)
-    params = training.initial_params(model, 0)
+    params = parameters.initial_params(model, 0)
     optimizer = optimizers.optimizer(config.optimizer, optax.constant_schedule(RATE), params)
-    state = training.initial_state(model, optimizer, config, params)
+    state = initial_state(model, optimizer, config, params)
     inputs, targets = ids_of(case)
     batch = Batch(None, inputs, targets, np.ones(inputs.shape, np.float32), np.zeros(inputs.shape, bool))
     return config, model, optimizer, state, batch
@@ -59,11 +61,12 @@ def setting(case: dict, cell: str = "lstm", dtype: str = "float32"):
 def lm(case: dict, cell: str = "lstm", devices: int = 1):
     import jax
 
-    from lm import parallel, training
+    from lm.devices import mesh
+    from lm.training.step import TrainState, make_train_step
 
     config, model, optimizer, state, batch = setting(case, cell)
-    devices = parallel.Devices(jax.local_devices()[:devices])
-    step = devices.compile(training.make_train_step(model, optimizer, config, devices), training.TrainState)
+    devices = mesh.Devices(jax.local_devices()[:devices])
+    step = devices.compile(make_train_step(model, optimizer, config, devices), TrainState)
     state, batch = devices.place(jax.device_get(state)), devices.put(batch)
 
     def call():
@@ -89,7 +92,7 @@ def part(name: str):
         import jax.numpy as jnp
         import optax
 
-        from lm import losses
+        from lm.answers.head import cross_entropy
 
         config, model, optimizer, state, batch = setting(case)
         params, carry, width = state.params, state.carry, case["width"]
@@ -102,7 +105,7 @@ def part(name: str):
         kernel, bias = model.apply({"params": params}, method="head")
 
         def head(kernel, bias, given):
-            return losses.cross_entropy(given, (kernel, bias), batch.targets_bt, batch.weights_bt)[0]
+            return cross_entropy(given, (kernel, bias), batch.targets_bt, batch.weights_bt)[0]
 
         def update(state_and_params, grads):
             updates, opt_state = optimizer.update(grads, *state_and_params)
@@ -237,7 +240,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from lm.errors import program
+    from lm.terminal.program import program
 
     flags.DEFINE_list("cases", [], "numbers of the cases to run, from 0; none: all")
     flags.DEFINE_bool("parts", False, "also where our time goes")

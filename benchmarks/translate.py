@@ -22,24 +22,25 @@ def lm(case: dict):
     import jax.numpy as jnp
     import numpy as np
 
-    from lm import decoding, training
+    from lm.batch import BOS, EOS
     from lm.config import ModelConfig
-    from lm.data.tokenizers import BOS, EOS
+    from lm.models import parameters
     from lm.models.encoder_decoder import EncoderDecoder
+    from lm.search import beam
 
     width, batch = case["width"], case["batch"]
     config = ModelConfig(embed_dim=width, hidden_dim=width, layers=1, attention="dot", tied=True)
     model = EncoderDecoder(config, case["vocab"], has_encoder=True)
-    variables = {"params": training.initial_params(model, 0)}
+    variables = {"params": parameters.initial_params(model, 0)}
     ids = np.random.default_rng(0).integers(4, case["vocab"], (batch, TOKENS)).astype(np.int32)
 
     @jax.jit
     def translate(variables, source_bs):
         memory = model.apply(variables, source_bs, method="encode")
         state = model.apply(variables, memory, method="initial_state")
-        step = functools.partial(model.apply, variables, memory=decoding.tile_beams(memory, BEAM), method="step")
+        step = functools.partial(model.apply, variables, memory=beam.tile_beams(memory, BEAM), method="step")
         how = {"beam_size": BEAM, "length_penalty": 1.0, "length": TOKENS, "eos_id": EOS, "forbidden": (EOS,)}
-        return decoding.beam_search(step, jnp.full(batch, BOS), state, limits_b=jnp.full(batch, TOKENS), **how)
+        return beam.beam_search(step, jnp.full(batch, BOS), state, limits_b=jnp.full(batch, TOKENS), **how)
 
     return lambda: jax.block_until_ready(translate(variables, ids))
 
@@ -89,6 +90,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from lm.errors import program
+    from lm.terminal.program import program
 
     program(main)

@@ -11,11 +11,11 @@ os.environ.setdefault("EPATH_USE_TF", "0")
 def __getattr__(name: str):
     # Only when asked for: `lm.recurrence` and `lm.models` import without the data libraries.
     if name in ("load", "Run"):
-        from lm import run
+        from lm.runs import run
 
         return getattr(run, name)
     if name == "Options":
-        from lm.options import Options
+        from lm.search.options import Options
 
         return Options
     raise AttributeError(f"module 'lm' has no attribute {name!r}")

@@ -17,16 +17,20 @@ import jax
 import sacrebleu
 from absl import flags
 
-from lm import console, evaluation, metrics, options, workdir
-from lm.data import pipeline
-from lm.data.sources import Split
-from lm.errors import UserError, nearest, program
-from lm.evaluation import Evaluator
-from lm.metrics import Metric
-from lm.options import Options
-from lm.parallel import Devices
-from lm.run import Run, load
-from lm.tasks import TASKS
+from lm.answers import label_sets
+from lm.config.tasks import TASKS
+from lm.data import encoding, splits
+from lm.data.read.sources import Split
+from lm.devices.mesh import Devices
+from lm.errors import UserError, nearest
+from lm.evaluation import metrics, signature, statistics
+from lm.evaluation.evaluator import Evaluator
+from lm.evaluation.statistics import Metric
+from lm.runs import manifest, writing
+from lm.runs.run import Run, load
+from lm.search.options import Options
+from lm.terminal import decoding_flags, output
+from lm.terminal.program import program
 
 WORKDIR = flags.DEFINE_multi_string("workdir", None, "the run's directory; two are compared")
 SPLIT = flags.DEFINE_string("split", "test", "train, validation or test, as the run's configuration names them")
@@ -38,7 +42,7 @@ SCORES = flags.DEFINE_list(
 )
 LOWERCASE = flags.DEFINE_bool("lowercase", False, "BLEU, chrF and TER of lower-cased text")
 TOKENIZE = flags.DEFINE_string("bleu_tokenize", "", "sacrebleu's tokenizer for BLEU; empty: zh for Chinese, else 13a")
-options.define_flags("num_samples")
+decoding_flags.define_flags("num_samples")
 
 
 class Evaluation(NamedTuple):
@@ -54,8 +58,8 @@ def split_of(run: Run, split: str) -> Split:
     names = ("train", "validation", *(("test",) if run.config.data.test else ()))
     if split not in names:
         raise UserError("--split", f"the run has no {split!r} data", nearest(split, names))
-    loaded = pipeline.load_splits(run.config.data, (split,))[split]
-    workdir.check_unchanged(run.workdir, {split: loaded.fingerprint})
+    loaded = splits.load_splits(run.config.data, (split,))[split]
+    manifest.check_unchanged(run.workdir, {split: loaded.fingerprint})
     return loaded
 
 
@@ -68,17 +72,17 @@ def evaluate(
         raise UserError("--scores", f"the task {run.config.data.task} has no outputs to score", "leave it out")
     loaded = split_of(run, split)
     devices = Devices(jax.local_devices())
-    encoded = pipeline.encode(loaded, run.tokenizer, run.config.data, run.config.seed)
+    encoded = encoding.encode(loaded, run.tokenizer, run.config.data, run.config.seed)
     labels = run.labels if task.ranks else ()
     if labels:
-        evaluation.check_labels(loaded, labels)
+        label_sets.check_labels(loaded, labels)
     evaluator = Evaluator(run.model, run.tokenizer, run.config, devices, encoded, labels)
     measured = evaluator.likelihoods(devices.replicate(run.params))
     sums = measured["loss"].stats_ns.sum(axis=0)
     figures = evaluator.figures(*sums)
     for name, unit in (("loss", "token"), ("perplexity", "token"), ("bits_per_byte", "byte")):
         known = (unit, run.tokenizer, split, loaded.fingerprint, run.weights)
-        measured[name] = measured[name]._replace(signature=evaluation.signature(run.config, *known))
+        measured[name] = measured[name]._replace(signature=signature.signature(run.config, *known))
     outputs = []
     if task.scores:
         if task.ranks:
@@ -106,7 +110,7 @@ def evaluate(
             found |= metrics.measure(scores or task.scores, *of_part, lowercase, tokenize)
         parts[name] = evaluator.figures(*found["loss"].stats_ns.sum(axis=0), part) | metrics.figures(found)
         parts[name] |= {"generated": len(outputs[of])} if outputs else {}
-        parts[name]["intervals"] = {key: metrics.interval(metric) for key, metric in found.items()}
+        parts[name]["intervals"] = {key: statistics.interval(metric) for key, metric in found.items()}
     figures |= {"parts": parts} if parts else {}
     return Evaluation(figures, measured, outputs)
 
@@ -114,7 +118,9 @@ def evaluate(
 def write(run: Run, found: Evaluation, intervals: dict[str, tuple[float, float]]) -> str:
     """The record of an evaluation, into the run's directory; where it lies."""
     # Other options than the usual ones have a file of their own.
-    asked = options.given() | {flag.name: flag.value for flag in (LOWERCASE, TOKENIZE) if flag.value != flag.default}
+    asked = decoding_flags.given() | {
+        flag.name: flag.value for flag in (LOWERCASE, TOKENIZE) if flag.value != flag.default
+    }
     # Strings may be long, or have what no file's name has.
     short = lambda value: f"{zlib.crc32(repr(value).encode()):08x}" if isinstance(value, list) else value
     unusual = [f"{name}={short(value)}" for name, value in asked.items()]
@@ -127,30 +133,30 @@ def write(run: Run, found: Evaluation, intervals: dict[str, tuple[float, float]]
     if found.outputs:
         task = TASKS[run.config.data.task]
         how = {"labels": list(run.labels)} if task.ranks else {"span": run.config.data.span} if task.points else {}
-        record["decoding"] = how or dataclasses.asdict(options.from_flags(run.config.data.task))
+        record["decoding"] = how or dataclasses.asdict(decoding_flags.from_flags(run.config.data.task))
         if task.ranks:
             texts = [one["output"] for one in found.outputs], [one["reference"] for one in found.outputs]
             record["confusion"] = metrics.confusion(run.labels, *texts)
         record["outputs"] = found.outputs
-    workdir.write_whole(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    writing.write_whole(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     return str(path)
 
 
 def show(run: Run, found: Evaluation) -> None:
     """A table, and the record."""
-    intervals = {name: metrics.interval(metric) for name, metric in found.measured.items()}
+    intervals = {name: statistics.interval(metric) for name, metric in found.measured.items()}
     path = write(run, found, intervals)
     show_figures({"split": SPLIT.value, "step": run.step, **found.figures}, intervals)
     for name, part in found.figures.get("parts", {}).items():
-        console.say(f"\n{name}")
+        output.say(f"\n{name}")
         show_figures(part, part["intervals"])
     if found.outputs and TASKS[run.config.data.task].ranks and len(run.labels) <= 12:
         texts = [one["output"] for one in found.outputs], [one["reference"] for one in found.outputs]
         width = max(5, *map(len, run.labels))
-        console.say(f"{'gold, down; output':<24} {' '.join(f'{label:>{width}}' for label in run.labels)}")
+        output.say(f"{'gold, down; output':<24} {' '.join(f'{label:>{width}}' for label in run.labels)}")
         for label, row in zip(run.labels, metrics.confusion(run.labels, *texts), strict=True):
-            console.say(f"  {label:<22} {' '.join(f'{count:>{width}}' for count in row)}")
-    console.say(f"{'written to':<24} {path}")
+            output.say(f"  {label:<22} {' '.join(f'{count:>{width}}' for count in row)}")
+    output.say(f"{'written to':<24} {path}")
 
 
 def show_figures(figures: dict[str, Any], intervals: dict[str, tuple[float, float]]) -> None:
@@ -160,7 +166,7 @@ def show_figures(figures: dict[str, Any], intervals: dict[str, tuple[float, floa
             continue
         line = f"{name:<24} {value:.6g}" if isinstance(value, float) else f"{name:<24} {value}"
         low, high = intervals.get(name, (None, None))
-        console.say(line if low is None else f"{line:<38} [{low:.4g}, {high:.4g}]")
+        output.say(line if low is None else f"{line:<38} [{low:.4g}, {high:.4g}]")
 
 
 def differing(a: str, b: str) -> list[str]:
@@ -172,8 +178,8 @@ def differing(a: str, b: str) -> list[str]:
 def show_comparison(runs: list[Run], both: list[Evaluation]) -> None:
     """Both figures side by side; tests where both have the same examples and units."""
     for letter, run in zip("AB", runs, strict=True):
-        console.say(f"{letter}  {run.workdir}, step {run.step}, {run.weights}")
-    console.say(f"{'':<18}{'A':>10}{'B':>12}{'B - A':>12}  {'95 % interval':<24}{'p bootstrap':>12}{'p random':>10}")
+        output.say(f"{letter}  {run.workdir}, step {run.step}, {run.weights}")
+    output.say(f"{'':<18}{'A':>10}{'B':>12}{'B - A':>12}  {'95 % interval':<24}{'p bootstrap':>12}{'p random':>10}")
     notes, a, b = [], *(one.measured for one in both)
     for name in [name for name in a if name in b]:
         fields = differing(a[name].signature, b[name].signature)
@@ -185,17 +191,17 @@ def show_comparison(runs: list[Run], both: list[Evaluation]) -> None:
         # What a byte costs can be compared whatever the tokens; what a token costs cannot.
         of_text = "unit:byte" in a[name].signature and set(fields) == {"tok"}
         if len(a[name].stats_ns) == len(b[name].stats_ns) and (not fields or of_text):
-            found = metrics.compare(a[name], b[name])
+            found = statistics.compare(a[name], b[name])
             between = f"[{found.low:.4g}, {found.high:.4g}]"
             line += f"{found.difference:>12.4g}  {between:<24}{found.p_bootstrap:>12.4f}{found.p_randomisation:>10.4f}"
-        console.say(line)
+        output.say(line)
     for note in notes:
-        console.say(note)
+        output.say(note)
 
 
 def evaluate_as_asked(run: Run) -> Evaluation:
     """As the flags say."""
-    how = options.from_flags(run.config.data.task)
+    how = decoding_flags.from_flags(run.config.data.task)
     return evaluate(run, SPLIT.value, how, LOWERCASE.value, TOKENIZE.value, tuple(SCORES.value))
 
 
@@ -215,10 +221,10 @@ def main() -> None:
         raise UserError("--workdir", f"is given {len(WORKDIR.value)} times", "give one run, or two to compare")
     runs = [load(directory, CHECKPOINT.value) for directory in WORKDIR.value]
     for run in runs:
-        options.from_flags(task := run.config.data.task)
-        if options.given() and not TASKS[task].scores:
+        decoding_flags.from_flags(task := run.config.data.task)
+        if decoding_flags.given() and not TASKS[task].scores:
             raise UserError(
-                f"--{next(iter(options.given()))}", f"the task {task} has no outputs to score", "leave it out"
+                f"--{next(iter(decoding_flags.given()))}", f"the task {task} has no outputs to score", "leave it out"
             )
     if len(runs) == 2 and len({split_of(run, SPLIT.value).fingerprint for run in runs}) > 1:
         what = f"its {SPLIT.value} data is not that of {runs[0].workdir}"
@@ -226,7 +232,7 @@ def main() -> None:
     both = [evaluate_as_asked(run) for run in runs]
     for run, found in zip(runs, both, strict=True):
         show(run, found)
-        console.say("") if len(runs) > 1 else None
+        output.say("") if len(runs) > 1 else None
     if len(runs) == 2:
         show_comparison(runs, both)
 

@@ -26,13 +26,17 @@ from absl import flags
 from etils import epath
 
 from lm import config as configuration
-from lm import console, evaluate, training, workdir
+from lm import evaluate
 from lm.config import Config
-from lm.data.examples import blank
-from lm.data.sources import load_splits
-from lm.errors import UserError, nearest, program
-from lm.options import Options
-from lm.run import Run, load
+from lm.data.read.examples import blank
+from lm.data.read.sources import load_splits
+from lm.errors import UserError, nearest
+from lm.runs import workdir, writing
+from lm.runs.run import Run, load
+from lm.search.options import Options
+from lm.terminal import output
+from lm.terminal.program import program
+from lm.training import loop
 
 # The flags of lm.evaluate hold for the evaluations, --workdir is for the folder of all runs.
 CONFIG = flags.DEFINE_multi_string("config", [], "the pipeline, a Python file")
@@ -151,8 +155,8 @@ def write(run: Run, texts: list[str], path: epath.Path) -> None:
     pairs = [
         {"source": answer, "target": text} for answer, text in zip(answers, texts, strict=True) if not blank(answer)
     ]
-    workdir.write_whole(path, "".join(f"{json.dumps(pair, ensure_ascii=False)}\n" for pair in pairs))
-    console.say(f"{len(pairs):,} pairs written to {path} in {time.monotonic() - begun:.1f} s")
+    writing.write_whole(path, "".join(f"{json.dumps(pair, ensure_ascii=False)}\n" for pair in pairs))
+    output.say(f"{len(pairs):,} pairs written to {path} in {time.monotonic() - begun:.1f} s")
 
 
 def record_of(directory: epath.Path) -> epath.Path | None:
@@ -164,7 +168,7 @@ def record_of(directory: epath.Path) -> epath.Path | None:
 def run_stage(directory: epath.Path, config: Config) -> dict[str, Any]:
     """Trains what is left of a run and evaluates it; returns the record of that, as it is written."""
     if record_of(directory) is None:
-        training.train(config, directory)
+        loop.train(config, directory)
         run = load(str(directory), evaluate.CHECKPOINT.value)
         evaluate.show(run, evaluate.evaluate_as_asked(run))
         jax.clear_caches()  # programs hold memory maps, of which a process has not many
@@ -239,15 +243,15 @@ def main() -> None:
     answered = {name: texts_of(spec) for name, spec in plan.writes.items() if name in configs}
     for number, (name, config) in enumerate(configs.items(), 1):
         minutes = (time.monotonic() - begun) / 60
-        console.say(f"\n==== {number} of {len(configs)}: {name}, after {minutes:.1f} minutes\n")
+        output.say(f"\n==== {number} of {len(configs)}: {name}, after {minutes:.1f} minutes\n")
         records[name] = run_stage(directory / name, config)
         if name in answered and not (path := directory / f"{name}.jsonl").exists():
             write(load(str(directory / name), evaluate.CHECKPOINT.value), answered[name], path)
     rows = compared(records, tasks, seeds)
     text = table(rows, seeds)
-    workdir.write_whole(directory / "table.md", text)
-    workdir.write_whole(directory / "table.json", json.dumps({"seeds": seeds, "rows": rows}, indent=2) + "\n")
-    console.say(f"\n{text}\nwritten to {directory / 'table.md'} and {directory / 'table.json'}")
+    writing.write_whole(directory / "table.md", text)
+    writing.write_whole(directory / "table.json", json.dumps({"seeds": seeds, "rows": rows}, indent=2) + "\n")
+    output.say(f"\n{text}\nwritten to {directory / 'table.md'} and {directory / 'table.json'}")
 
 
 if __name__ == "__main__":

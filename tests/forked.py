@@ -14,8 +14,8 @@ import sys
 import tempfile
 import warnings
 
-import lm.run  # noqa: F401  with all that the programs import, but not the programs, whose flags have the same names
-import lm.training  # noqa: F401
+import lm.runs.run  # noqa: F401  with all that the programs import, but not the programs, whose flags have the same names
+import lm.training.loop  # noqa: F401
 
 
 def start(arguments: list[str], given: str, environment: dict[str, str]) -> tuple[int, list]:

@@ -20,7 +20,7 @@ from conftest import changed, run_alone, run_program, run_programs, tree_of
 import lm
 from benchmarks import kill
 from lm.config import to_json
-from lm.run import load
+from lm.runs.run import load
 
 
 def assert_refused(done: subprocess.CompletedProcess, *words: str) -> None:

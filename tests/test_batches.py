@@ -11,13 +11,17 @@ from absl import flags
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lm.batch import BOS, EOS, PAD, Batch
 from lm.config import DataConfig
-from lm.data import batches, objectives, pipeline
-from lm.data.batches import Batch, Buckets, Streams, evaluation_buckets, evaluation_streams, pad_pairs, pad_rows
-from lm.data.corpus import Copies, Cut, InMemory, Noised, Pieces, Subset
-from lm.data.packing import Packed, pack
-from lm.data.pipeline import Encoded, TrainingData
-from lm.data.tokenizers import BOS, EOS, PAD
+from lm.data import feed
+from lm.data.batches import objectives
+from lm.data.batches.buckets import Buckets, _assign, _shapes, evaluation_buckets, pad_pairs
+from lm.data.batches.corpus import Copies, Cut, InMemory, Noised, Pieces, Subset
+from lm.data.batches.layout import pad_rows
+from lm.data.batches.packed import Packed, pack
+from lm.data.batches.streams import Streams, evaluation_streams
+from lm.data.encoding import Encoded
+from lm.data.feed import TrainingData
 from lm.errors import UserError
 
 lengths = st.lists(st.integers(1, 9), min_size=1, max_size=12)
@@ -279,15 +283,15 @@ kinds = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, ma
 @given(kinds, st.integers(1, 5))
 def test_no_shape_could_leave_less_padding_elsewhere(kinds, buckets):
     lengths = np.array(kinds)
-    shapes = batches._shapes(lengths, buckets)
-    members = batches._assign(lengths, shapes)
+    shapes = _shapes(lengths, buckets)
+    members = _assign(lengths, shapes)
     assert sorted(np.concatenate(members)) == list(range(len(lengths))) and len(shapes) <= buckets
     for shape, m in zip(shapes, members, strict=True):
         assert tuple(lengths[m].max(axis=0)) == shape
     least = held_by(shapes, members)
     for k, place in itertools.product(range(buckets), itertools.product(range(1, 10), repeat=2)):
         others = sorted([*shapes[:k], *shapes[k + 1 :], place], key=sum)
-        moved = batches._assign(lengths, others)
+        moved = _assign(lengths, others)
         if sum(map(len, moved)) == len(lengths):
             assert held_by(others, moved) >= least
 
@@ -296,7 +300,7 @@ def test_no_shape_could_leave_less_padding_elsewhere(kinds, buckets):
 @given(kinds, st.integers(0, 3))
 def test_a_bucket_for_each_kind_of_pair_leaves_no_padding(kinds, more):
     lengths = np.repeat(kinds, 3, axis=0)
-    shapes = batches._shapes(lengths, len(set(kinds)) + more)
+    shapes = _shapes(lengths, len(set(kinds)) + more)
     assert sorted(shapes) == sorted(set(kinds))
 
 
@@ -311,8 +315,8 @@ def test_shapes_are_nearly_the_best_where_those_are_known():
             taken = np.where(lengths > lengths[:, None], lengths * (held - held[:, None]), 2**40)
             best = np.minimum((best[:, None] + taken).min(axis=0), best)
             pairs = np.stack([sides, sides], axis=1)
-            shapes = batches._shapes(pairs, buckets)
-            assert held_by(shapes, batches._assign(pairs, shapes)) < 1.02 * 2 * best[-1]
+            shapes = _shapes(pairs, buckets)
+            assert held_by(shapes, _assign(pairs, shapes)) < 1.02 * 2 * best[-1]
 
 
 @settings(deadline=None)
@@ -366,13 +370,13 @@ def test_training_leaves_out_pairs_that_are_too_long_and_counts_them_evaluation_
     pairs = make_pairs([(2, 2), (3, 2), (2, 3), (4, 1), (1, 4), (9, 9)])
     encoded = Encoded(None, corpus(pairs), 0, 0)
     config = DataConfig(task="seq2seq", batch_size=2, max_length=4, buckets=1)  # the EOS counts
-    data = pipeline.training_data(encoded, config, seed=0)
+    data = feed.training_data(encoded, config, seed=0)
     assert data.left_out == 3 and data.steps_per_epoch == 2
     assert Counter(i for batch in epoch_of(data.batches) for i in rows_of(batch, pairs)) == Counter([0, 1, 2])
-    scored = Counter(i for batch in pipeline.evaluation_batches(encoded, config) for i in rows_of(batch, pairs))
+    scored = Counter(i for batch in feed.evaluation_batches(encoded, config) for i in rows_of(batch, pairs))
     assert scored == Counter(range(6))
     with pytest.raises(UserError, match="^error: config.data.max_length: no training pair has at most 2 tokens"):
-        pipeline.training_data(encoded, DataConfig(task="seq2seq", max_length=2), seed=0)
+        feed.training_data(encoded, DataConfig(task="seq2seq", max_length=2), seed=0)
 
 
 # ---- packed -----------------------------------------------------------------------------------------------------

@@ -11,9 +11,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lm.data import cleaning
-from lm.data.cleaning import OVERLAP_LINE, SHOWN, STEPS, WIDTH, Cleaner, Report, parse
-from lm.data.examples import Example, blank
+from lm.data.read.examples import Example, blank
+from lm.data.read.report import SHOWN, WIDTH, Report
+from lm.data.text.cleaning import filters
+from lm.data.text.cleaning.changes import control, html, mojibake, nfc, nfkc, whitespace
+from lm.data.text.cleaning.cleaner import Cleaner
+from lm.data.text.cleaning.duplicates import OVERLAP_LINE
+from lm.data.text.cleaning.steps import STEPS, __doc__, parse
 from lm.errors import UserError
 
 CHANGES = [name for name, step in STEPS.items() if step.kind == "changes"]
@@ -78,14 +82,14 @@ def test_a_changed_text_is_changed_no_more(name, text):
 
 @given(TEXTS)
 def test_normal_forms_are_those_of_unicode(text):
-    assert cleaning.nfc(text) == unicodedata.normalize("NFC", text)
-    assert cleaning.nfkc(text) == unicodedata.normalize("NFKC", text)
+    assert nfc(text) == unicodedata.normalize("NFC", text)
+    assert nfkc(text) == unicodedata.normalize("NFKC", text)
 
 
 def test_mojibake_is_repaired_and_all_else_stays():
-    assert cleaning.mojibake("cafÃ© â€” schÃ¶n") == "café — schön"
+    assert mojibake("cafÃ© â€” schÃ¶n") == "café — schön"
     for text in ("café — schön", "‘ﬁne’ ｆｕｌｌ &amp; \x1b[1m", "e\u0301\r\n", "二只猫", "Ünïcödé"):
-        assert cleaning.mojibake(text) == text
+        assert mojibake(text) == text
 
 
 @given(TEXTS)
@@ -93,13 +97,13 @@ def test_control_leaves_line_ends_tabs_and_every_other_character(text):
     def is_control(character):
         return character not in "\n\t" and unicodedata.category(character) in ("Cc", "Cf")
 
-    changed = cleaning.control(text)
+    changed = control(text)
     assert not any(map(is_control, changed))
     assert changed.replace(" ", "") == "".join(c for c in text if not is_control(c)).replace(" ", "")
 
 
 def test_control_keeps_words_apart():
-    assert cleaning.control("a\fb\rc\r\nd\x00\u200be\ufeff\tf") == "a b c\nde\tf"
+    assert control("a\fb\rc\r\nd\x00\u200be\ufeff\tf") == "a b c\nde\tf"
 
 
 @pytest.mark.parametrize(
@@ -116,19 +120,19 @@ def test_control_keeps_words_apart():
     ],
 )
 def test_html(text, expected):
-    assert cleaning.html(text) == (text if expected is None else expected)
+    assert html(text) == (text if expected is None else expected)
 
 
 @pytest.mark.parametrize("unit", ["<!--", "<script>", "<b ", "&amp", "&#38;", "&#38", "<", "<!--<script>", "</b"])
 def test_html_takes_time_in_proportion_to_the_text(unit):
     start = time.perf_counter()
-    cleaning.html(unit * 50_000)
+    html(unit * 50_000)
     assert time.perf_counter() - start < 5  # a quadratic one takes minutes
 
 
 @given(TEXTS)
 def test_white_space_is_single_spaces_and_the_same_lines(text):
-    changed = cleaning.whitespace(text)
+    changed = whitespace(text)
     assert [line.split() for line in changed.split("\n")] == [line.split() for line in text.split("\n")]
     for line in changed.split("\n"):
         assert line == line.strip() and "  " not in line and not any(c.isspace() and c != " " for c in line)
@@ -174,14 +178,14 @@ def test_filters_at_their_edges(step, kept, dropped):
 
 @given(TEXTS)
 def test_repetition_is_a_share(text):
-    assert 0 <= cleaning.repeated(text) <= 1
+    assert 0 <= filters.repeated(text) <= 1
 
 
 @pytest.mark.parametrize(
     "text, share", [("a b c a b c a b c d", 0.9), ("a a a a", 1), ("x y a b c a b c", 0.75), ("", 0)]
 )
 def test_repetition_is_the_share_that_the_most_frequent_triple_covers(text, share):
-    assert cleaning.repeated(text) == pytest.approx(share)
+    assert filters.repeated(text) == pytest.approx(share)
 
 
 # ---- steps that remember ----------------------------------------------------------------------------------------
@@ -365,7 +369,7 @@ def test_every_step_does_something_and_says_so(name):
 
 @pytest.mark.parametrize("name", STEPS)
 def test_every_step_is_in_the_documentation_and_takes_only_its_numbers(name):
-    assert name in cleaning.__doc__
+    assert name in __doc__
     most = len(STEPS[name].arguments)
     for wrong in (
         f"{name}({', '.join(['1'] * (most + 1))})",
@@ -410,8 +414,8 @@ def test_numbers_of_steps():
 
 PROGRAM = """
 import json, random
-from lm.data.cleaning import Cleaner
-from lm.data.examples import Example
+from lm.data.read.examples import Example
+from lm.data.text.cleaning.cleaner import Cleaner
 rng = random.Random(0)
 words = [" ".join(rng.choices("abcdef", k=12)) for _ in range(200)]
 cleaner = Cleaner(["duplicates", "near_duplicates(0.3)", "near_evaluation_overlap(0.3)"], [Example(None, words[0])])

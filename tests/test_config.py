@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 import lm
 from lm import config as configuration
-from lm import models, optimizers, training
+from lm import models
 from lm.config import (
     Config,
     DataConfig,
@@ -32,15 +32,21 @@ from lm.config import (
     OptimizerConfig,
     TokenizerConfig,
     TrainingConfig,
+    schema,
     validated,
 )
-from lm.data import pipeline, sources
-from lm.data.corpus import InMemory
-from lm.data.examples import Example, Listed
-from lm.data.sources import Split
+from lm.config.tasks import TASKS
+from lm.data import encoding, feed, splits
+from lm.data.batches.corpus import InMemory
+from lm.data.read import sources
+from lm.data.read.examples import Example, Listed
+from lm.data.read.sources import Split
+from lm.devices.mesh import Devices
 from lm.errors import UserError
-from lm.parallel import Devices
-from lm.tasks import TASKS
+from lm.models import parameters
+from lm.training import loop, optimizers
+from lm.training.schedule import Schedule
+from lm.training.step import TrainState, initial_state, make_train_step
 
 # A valid value beside the one of `base()`, for every field: what an override is tried with.
 OTHER = {
@@ -534,11 +540,11 @@ def test_the_schedule_of_a_run_is_the_durations_in_steps():
         "optimizer.warmup": "0.3 epochs",
     }
     config = validated(changed(base(), values))
-    data = pipeline.training_data(
-        pipeline.encode(train, pipeline.make_tokenizer(config.data, train), config.data), config.data, 0
+    data = feed.training_data(
+        encoding.encode(train, encoding.make_tokenizer(config.data, train), config.data), config.data, 0
     )
     assert (data.steps_per_epoch, data.tokens_per_epoch) == (4, 120)  # bytes: "d e" and its EOS
-    schedule = training.Schedule(config, data)
+    schedule = Schedule(config, data)
     found = schedule.steps, schedule.eval_every, schedule.checkpoint_every, schedule.log_every, schedule.warmup
     assert found == (20, 4, 2, 3, 2)
     assert [s for s in range(1, 21) if schedule.evaluates(s)] == [4, 8, 12, 16, 20]
@@ -555,17 +561,26 @@ def recorded_reads(monkeypatch):
     names |= {ModelConfig: "model."}
     names |= {OptimizerConfig: "optimizer.", TrainingConfig: "training."}
     package = pathlib.Path(lm.__file__).parent
-    silent = {str(package / name) for name in ("config.py", "console.py", "workdir.py")}
+    silent = tuple(
+        str(package / name)
+        for name in (
+            "config/schema.py",
+            "config/rules.py",
+            "config/serialization.py",
+            "training/console.py",
+            "runs/workdir.py",
+        )
+    )
     reads = collections.defaultdict(set)
 
     def read(section, name):
         file = sys._getframe(1).f_code.co_filename
-        if file.startswith(str(package)) and file not in silent:
+        if file.startswith(str(package)) and not file.startswith(silent):
             reads[names[type(section)] + name].add(pathlib.Path(file).name)
         return object.__getattribute__(section, name)
 
     with monkeypatch.context() as patch:
-        patch.setattr(configuration._Section, "__getattribute__", read, raising=False)
+        patch.setattr(schema._Section, "__getattribute__", read, raising=False)
         yield reads
 
 
@@ -609,9 +624,9 @@ def test_a_run_reads_every_field_of_its_task(case, sources, tmp_path, monkeypatc
     one = jax.devices()[:1]
     monkeypatch.setattr(jax, "local_devices", lambda: one)
     monkeypatch.setattr(jax, "devices", lambda: one)
-    monkeypatch.setattr(training, "closing", lambda *_: None)  # it reads nothing, and takes long
+    monkeypatch.setattr(loop, "closing", lambda *_: None)  # it reads nothing, and takes long
     with recorded_reads(monkeypatch) as reads:
-        training.train(config, epath.Path(tmp_path / "run"))
+        loop.train(config, epath.Path(tmp_path / "run"))
     assert set(paths()) - set(reads) == UNREAD[case]
 
 
@@ -645,20 +660,18 @@ def test_a_config_file_is_valid_and_its_model_shrunk_fits_a_step_of_training(fil
     sources_, targets = ids() if task.has_source else [], ids()
     if task.points:
         targets = [source[:1] for source in sources_]
-    encoded = pipeline.Encoded(None, InMemory(targets, sources_), 0, 0)
-    data = pipeline.training_data(encoded, config.data, config.seed)
-    schedule = training.Schedule(config, data)
+    encoded = encoding.Encoded(None, InMemory(targets, sources_), 0, 0)
+    data = feed.training_data(encoded, config.data, config.seed)
+    schedule = Schedule(config, data)
     model = models.build(config, vocab, labels)
-    params = jax.eval_shape(lambda: training.initial_params(model, config.seed))
+    params = jax.eval_shape(lambda: parameters.initial_params(model, config.seed))
     rate = optimizers.schedule(config.optimizer, schedule.warmup, schedule.steps)
     optimizer = optimizers.optimizer(config.optimizer, rate, params)
     devices = Devices(jax.devices()[:1])
-    state = jax.eval_shape(lambda params: training.initial_state(model, optimizer, config, params), params)
+    state = jax.eval_shape(lambda params: initial_state(model, optimizer, config, params), params)
     mapped = lambda tree: jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), tree)
     state = state._replace(carry=mapped(state.carry))
-    step = devices.compile(
-        training.make_train_step(model, optimizer, config, devices), training.TrainState, donate=False
-    )
+    step = devices.compile(make_train_step(model, optimizer, config, devices), TrainState, donate=False)
     after, metrics = jax.eval_shape(step, state, mapped(data.batches[0]))
     assert after == state and metrics.loss_sum.shape == ()
     assert data.batches[0].weights_bt.sum() > 0
@@ -673,5 +686,5 @@ def test_a_tenth_of_the_embedded_text_gives_the_pieces_that_its_config_asks_for(
     few = {f"data.{role}": re.sub(r"tfds:(tinyworld/\w+)(/train=\d+)?", sizes, spec) for role, spec in specs.items()}
     data = validated(changed(config, few)).data
     assert data.tokenizer.kind == "unigram"
-    tokenizer = pipeline.make_tokenizer(data, pipeline.load_splits(data)["train"])
+    tokenizer = encoding.make_tokenizer(data, splits.load_splits(data)["train"])
     assert tokenizer.vocab_size >= data.tokenizer.vocab_size

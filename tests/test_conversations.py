@@ -7,9 +7,9 @@ import pytest
 from conftest import run_program, tiny_config
 from etils import epath
 
-from lm import training
-from lm.data import pipeline
-from lm.run import load
+from lm.data import splits
+from lm.runs.run import load
+from lm.training import loop
 
 pytestmark = pytest.mark.usefixtures("quick_training")
 
@@ -31,7 +31,7 @@ def run(tmp_path_factory):
         "data.tokenizer.vocab_size": 280,
         "data.max_length": 40,
     }
-    training.train(tiny_config("buckets", source, changes), epath.Path(folder / "run"))
+    loop.train(tiny_config("buckets", source, changes), epath.Path(folder / "run"))
     return folder / "run"
 
 
@@ -58,7 +58,7 @@ def test_prompts_are_what_was_said_before(run):
 
 def test_what_the_model_reads_is_a_source_of_its_training_data(run):
     opened = load(str(run))
-    sources = {example.source for example in pipeline.load_splits(opened.config.data, ("train",))["train"].examples}
+    sources = {example.source for example in splits.load_splits(opened.config.data, ("train",))["train"].examples}
     assert {opened.conversation(talk[:at]) for talk in TALKS for at in range(1, len(talk), 2)} == sources
 
 

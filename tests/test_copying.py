@@ -11,13 +11,16 @@ from test_losses import close
 from test_models import VOCAB, batch_of, built, compiled, config, encode, forced, packed, pairs_of, unroll
 from test_training import Setup
 
-from lm import losses
-from lm.data.examples import Example
-from lm.data.tokenizers import EOS, Bytes
-from lm.generation import Options, generate, rank, score
-from lm.models.embedding import factor
+from lm.answers import copying, head, losses
+from lm.answers.generation import generate, rank, score
+from lm.answers.head import cross_entropy
+from lm.batch import EOS
+from lm.data.read.examples import Example
+from lm.data.text.tokenizers.vocabulary import Bytes
+from lm.devices.mesh import Devices, Fsdp
 from lm.models.encoder_decoder import PAD, EncoderDecoder
-from lm.parallel import Devices, Fsdp
+from lm.models.inputs import factor
+from lm.search.options import Options
 
 pytestmark = pytest.mark.usefixtures("quick_training")
 
@@ -82,7 +85,7 @@ def case(dtype=jnp.float32):
 
 def fused(features, kernel, bias, gate, copied, targets, weights, smoothing=0.0, z=0.0):
     head, how = (kernel, bias), (smoothing, z, "float32", (gate, copied))
-    return losses.cross_entropy(features, head, targets, weights, *how)[0]
+    return cross_entropy(features, head, targets, weights, *how)[0]
 
 
 def plain(features, kernel, bias, gate, copied, targets, weights, smoothing=0.0, z=0.0):
@@ -97,7 +100,7 @@ def plain(features, kernel, bias, gate, copied, targets, weights, smoothing=0.0,
 @pytest.mark.parametrize("smoothing, z", [(0.0, 0.0), (0.1, 0.3)])
 @pytest.mark.parametrize("plan", [(15, 7, False), (4, 3, False), (4, 3, True)])
 def test_it_equals_the_definition_in_value_and_gradient_however_it_is_cut(plan, smoothing, z, monkeypatch):
-    monkeypatch.setattr(losses, "_plan", lambda *_: losses._Plan(*plan))
+    monkeypatch.setattr(head, "_plan", lambda *_: head._Plan(*plan))
     given, *rest = case()
     found, expected = (
         jax.value_and_grad(lambda *g, loss=loss: loss(*g, *rest, smoothing, z), argnums=range(5))(*given)
@@ -134,11 +137,11 @@ def test_coverage_is_the_attention_that_is_paid_again():
         for t in range(5):
             expected += weights[b, t] * np.minimum(attention[b, t], paid).sum()
             paid += attention[b, t]
-    found = losses.coverage_loss(jnp.asarray(attention, jnp.float32), jnp.asarray(weights, jnp.float32))
+    found = copying.coverage_loss(jnp.asarray(attention, jnp.float32), jnp.asarray(weights, jnp.float32))
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     # To look at another place each time costs nothing, to stay costs 1 a step after the first.
-    np.testing.assert_allclose(losses.coverage_loss(jnp.eye(4)[None], jnp.ones((1, 4))), 0)
-    np.testing.assert_allclose(losses.coverage_loss(jnp.eye(4)[None, [1, 1, 1]], jnp.ones((1, 3))), 2)
+    np.testing.assert_allclose(copying.coverage_loss(jnp.eye(4)[None], jnp.ones((1, 4))), 0)
+    np.testing.assert_allclose(copying.coverage_loss(jnp.eye(4)[None, [1, 1, 1]], jnp.ones((1, 3))), 2)
 
 
 def test_coverage_is_added_to_the_loss_and_is_the_same_for_packed_pairs(model):
@@ -151,7 +154,7 @@ def test_coverage_is_added_to_the_loss_and_is_the_same_for_packed_pairs(model):
     alone, together = packed([[pair] for pair in pairs[:4]]), packed([pairs[:1], pairs[1:4]])
     added = both(model[1], alone, 2.0)[0] - both(model[1], alone, 0.0)[0]
     features, _ = features_of(*model, alone)
-    np.testing.assert_allclose(added, 2 * losses.coverage_loss(features.attention_bts, alone.weights_bt), rtol=1e-4)
+    np.testing.assert_allclose(added, 2 * copying.coverage_loss(features.attention_bts, alone.weights_bt), rtol=1e-4)
     assert added > 0.1
     close(both(model[1], together, 2.0), both(model[1], alone, 2.0), rtol=1e-4)
 

@@ -8,8 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm import decoding
-from lm.decoding import Constraints, Sampling, Words, beam_search, beams, coverage, ensemble, sample, tile_beams
+from lm.search import sampling
+from lm.search.beam import beam_search, beams, coverage, tile_beams
+from lm.search.constraints import Constraints, Words
+from lm.search.sampling import Sampling, sample
+from lm.search.step_function import ensemble
 
 PAD, BOS, EOS, UNK = range(4)
 V, D, LENGTH = 9, 4, 12
@@ -254,7 +257,7 @@ def test_a_draw_is_as_likely_as_its_weight_and_none_is_of_weight_0(size):
     draws, weights_v = 20_000, np.random.default_rng(0).exponential(size=size).astype(np.float32)
     weights_v[: size // 3] = weights_v[size - size // 5 :] = 0
     weights_v[size // 2 :: 7] *= 1e-9  # vanishes in a sum
-    ids_b = decoding._drawn(jnp.tile(weights_v, (draws, 1)), jax.random.split(jax.random.key(1), draws))
+    ids_b = sampling._drawn(jnp.tile(weights_v, (draws, 1)), jax.random.split(jax.random.key(1), draws))
     counts_v, expected_v = np.bincount(ids_b, minlength=size), draws * weights_v / weights_v.sum()
     assert len(counts_v) == size and (counts_v[weights_v == 0] == 0).all()
     likely = expected_v > 1
@@ -267,7 +270,7 @@ def test_a_draw_is_as_likely_as_its_weight_and_none_is_of_weight_0(size):
 def test_the_ends_of_the_unit_interval_draw_the_first_and_the_last_id_that_has_a_weight(monkeypatch, uniform, expected):
     monkeypatch.setattr(jax.random, "uniform", lambda key, shape: jnp.full(shape, uniform))
     weights_v = jnp.where((jnp.arange(60) < 3) | (jnp.arange(60) > 46), 0, 0.1)
-    (found,) = decoding._drawn(weights_v[None], random_keys(1))
+    (found,) = sampling._drawn(weights_v[None], random_keys(1))
     assert found == expected
 
 

@@ -12,14 +12,19 @@ import pytest
 from conftest import changed, run_programs, tiny_config
 from etils import epath
 
-from lm import evaluation, metrics, training
-from lm.data import pipeline
-from lm.data.examples import Example, Listed
+from lm.answers import label_sets
+from lm.data import encoding, splits
+from lm.data.read.examples import Example, Listed
+from lm.data.read.sources import Split
+from lm.devices.mesh import Devices
 from lm.errors import UserError
 from lm.evaluate import Evaluation, differing, evaluate, show_comparison
-from lm.generation import Options
-from lm.parallel import Devices
-from lm.run import load
+from lm.evaluation import metrics, statistics
+from lm.evaluation.evaluator import Evaluator
+from lm.evaluation.signature import signature
+from lm.runs.run import load
+from lm.search.options import Options
+from lm.training import loop, progress
 
 pytestmark = pytest.mark.usefixtures("quick_training")
 
@@ -39,7 +44,7 @@ def runs(tmp_path_factory, sources, story_text) -> dict[str, pathlib.Path]:
         task = {"data.task": "classify", "training.steps": 150} if name == "classes" else {}
         layout = "streams" if name == "streams" else "buckets"
         task |= {"training.eval_examples": 8} if name == "buckets" else {}
-        training.train(tiny_config(layout, source, steps | task), epath.Path(folder / name))
+        loop.train(tiny_config(layout, source, steps | task), epath.Path(folder / name))
     parts = f"1*tsv:{folder}/few.tsv | classify: {{source}} + 1*jsonl:{folder}/reverse.jsonl | reverse: {{source}}"
     (folder / "few.tsv").write_text("".join(lines[:40]))
     pairs = [(" ".join(words[i % 8 :][:3]), " ".join(reversed(words[i % 8 :][:3]))) for i in range(90)]
@@ -52,7 +57,7 @@ def runs(tmp_path_factory, sources, story_text) -> dict[str, pathlib.Path]:
         "data.test": parts,
         "training.eval_examples": 8,
     }
-    training.train(tiny_config("buckets", parts, steps | both), epath.Path(folder / "several"))
+    loop.train(tiny_config("buckets", parts, steps | both), epath.Path(folder / "several"))
     return {name: folder / name for name in (*given, "several")}
 
 
@@ -61,10 +66,10 @@ def runs(tmp_path_factory, sources, story_text) -> dict[str, pathlib.Path]:
 
 def test_the_rehearsal_compiles_what_evaluations_run_and_the_last_ones_outputs_are_shown(runs, monkeypatch):
     run, devices = load(str(runs["buckets"])), Devices(jax.devices()[:2])
-    split = pipeline.load_splits(run.config.data)["validation"]
-    encoded = pipeline.encode(split, run.tokenizer, run.config.data)
-    evaluator = evaluation.Evaluator(run.model, run.tokenizer, run.config, devices, encoded)
-    params, compiled = devices.replicate(run.params), training.compilation()
+    split = splits.load_splits(run.config.data)["validation"]
+    encoded = encoding.encode(split, run.tokenizer, run.config.data)
+    evaluator = Evaluator(run.model, run.tokenizer, run.config, devices, encoded)
+    params, compiled = devices.replicate(run.params), progress.compilation()
     jax.clear_caches()
     compiled.reset()
     evaluator.rehearse(params)
@@ -87,8 +92,8 @@ def test_the_parts_of_a_likelihood_sum_to_the_whole_and_are_each_examples_own(co
     for name in ("buckets", "streams"):
         run, devices = load(str(runs[name])), Devices(jax.devices()[:count])
         examples = [Example(*pair) if name == "buckets" else Example(None, " ".join(pair)) for pair in pairs[:27]]
-        encoded = pipeline.encode(pipeline.Split("test", "", Listed(examples)), run.tokenizer, run.config.data)
-        evaluator = evaluation.Evaluator(run.model, run.tokenizer, run.config, devices, encoded)
+        encoded = encoding.encode(Split("test", "", Listed(examples)), run.tokenizer, run.config.data)
+        evaluator = Evaluator(run.model, run.tokenizer, run.config, devices, encoded)
         params = devices.replicate(run.params)
         found, whole = evaluator.likelihoods(params), evaluator.figures(*evaluator.losses(params))
         for figure, metric in found.items():
@@ -133,9 +138,9 @@ def test_training_scores_as_many_outputs_of_each_source_of_a_mixture(runs):
     (*_, last) = [record for record in records if record["split"] == "validation"]
     assert [part["generated"] for part in last["parts"].values()] == [4, 4] and last["generated"] == 8
     run, devices = load(str(runs["several"]), "latest"), Devices(jax.devices()[:1])
-    split = pipeline.load_splits(run.config.data, ("validation",))["validation"]
-    encoded = pipeline.encode(split, run.tokenizer, run.config.data)
-    evaluator = evaluation.Evaluator(run.model, run.tokenizer, run.config, devices, encoded)
+    split = splits.load_splits(run.config.data, ("validation",))["validation"]
+    encoded = encoding.encode(split, run.tokenizer, run.config.data)
+    evaluator = Evaluator(run.model, run.tokenizer, run.config, devices, encoded)
     whole = evaluator.figures(*evaluator.losses(devices.replicate(run.params)))
     assert last["loss"] == pytest.approx(whole["loss"], rel=1e-4)
     tokens = sum(part["tokens"] for part in last["parts"].values())
@@ -147,7 +152,7 @@ def test_training_scores_as_many_outputs_of_each_source_of_a_mixture(runs):
 def test_a_signature_says_what_a_likelihood_depends_on(runs):
     run = load(str(runs["streams"]))
     plain = (run.config, "token", run.tokenizer, "test", "0123456789", "one step")
-    fields = dict(field.split(":") for field in evaluation.signature(*plain).split("|"))
+    fields = dict(field.split(":") for field in signature(*plain).split("|"))
     assert fields | {"version": ""} == {
         "unit": "token",
         "tok": f"characters.{run.tokenizer.fingerprint[:8]}",
@@ -172,7 +177,7 @@ def test_a_signature_says_what_a_likelihood_depends_on(runs):
         ("task", "among", "state", "batch"): (load(str(runs["classes"])).config, *plain[1:]),
     }
     for names, arguments in others.items():
-        assert tuple(differing(evaluation.signature(*plain), evaluation.signature(*arguments))) == names
+        assert tuple(differing(signature(*plain), signature(*arguments))) == names
 
 
 # ---- labels -----------------------------------------------------------------------------------------------------
@@ -202,7 +207,7 @@ def test_labels_of_a_run_that_has_no_list_are_those_of_its_training_data(runs, t
     (tmp_path / "run" / "labels.json").unlink()
     assert load(str(tmp_path / "run")).labels == LABELS
     with pytest.raises(UserError, match="1,001 different targets"):
-        evaluation.labels_of(Listed([Example("a", str(i)) for i in range(1001)]))
+        label_sets.labels_of(Listed([Example("a", str(i)) for i in range(1001)]))
 
 
 def test_classification_has_its_figures(runs):
@@ -292,7 +297,7 @@ def test_figures_of_other_signatures_are_marked_and_not_tested(answers):
 
 def test_what_a_token_costs_is_tested_under_one_signature_and_a_byte_under_any_tokenizer(capsys):
     def evaluated(signature, shift):
-        metric = metrics.ratio(np.arange(9.0) + shift, signature=signature)
+        metric = statistics.ratio(np.arange(9.0) + shift, signature=signature)
         return Evaluation({}, {"figure": metric}, [])
 
     run = types.SimpleNamespace(workdir="w", step=1, weights="one step")

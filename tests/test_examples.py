@@ -10,8 +10,9 @@ from etils import epath
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lm.data import cleaning, examples, files, sources, store
-from lm.data.examples import Chosen, Example, Joined, Listed, Part
+from lm.data.read import examples, sources, store, text_files
+from lm.data.read.examples import Chosen, Example, Joined, Listed, Part
+from lm.data.text.cleaning import cleaner
 
 
 @pytest.fixture(autouse=True)
@@ -82,12 +83,12 @@ def test_a_text_does_not_go_on_from_one_that_was_not_chosen():
 
 @pytest.mark.parametrize("unit", ["line\n", "é\n" * 3 + "x" * 9, "x", "\r\n\n"])
 def test_a_long_document_is_cut_into_pieces_at_line_ends(unit, tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "PIECE", 100)
-    monkeypatch.setattr(files, "CHUNK", 7)
+    monkeypatch.setattr(text_files, "PIECE", 100)
+    monkeypatch.setattr(text_files, "CHUNK", 7)
     content = "begin\n" + unit * (1000 // len(unit)) + "end"
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf" + content.encode())
     (tmp_path / "b.txt").write_bytes(b"short")
-    *pieces, short = files.documents([epath.Path(tmp_path / name) for name in ("a.txt", "b.txt")])
+    *pieces, short = text_files.documents([epath.Path(tmp_path / name) for name in ("a.txt", "b.txt")])
     assert short == Example(None, "short")
     assert "".join(piece.target for piece in pieces) == content.replace("\r\n", "\n")
     assert [piece.continued for piece in pieces] == [False] + [True] * (len(pieces) - 1) and len(pieces) > 5
@@ -118,8 +119,8 @@ def test_a_killed_cleaning_goes_on_and_is_the_same(killed_after, cache, tmp_path
 
     def prepare():
         splits = sources.load_splits(spec, "", "")
-        evaluation = cleaning.changed(splits["validation"].examples, STEPS)
-        return cleaning.cleaned(splits["train"].examples, STEPS, evaluation)
+        evaluation = cleaner.changed(splits["validation"].examples, STEPS)
+        return cleaner.cleaned(splits["train"].examples, STEPS, evaluation)
 
     monkeypatch.setenv("LM_CACHE_DIR", str(cache / "whole"))
     kept, report = prepare()
@@ -137,7 +138,7 @@ def test_a_killed_cleaning_goes_on_and_is_the_same(killed_after, cache, tmp_path
         return counted
 
     with monkeypatch.context() as patch:
-        patch.setattr(cleaning.Cleaner, "clean", counting(cleaning.Cleaner.clean))
+        patch.setattr(cleaner.Cleaner, "clean", counting(cleaner.Cleaner.clean))
         try:
             prepare()
         except Killed:

@@ -13,12 +13,13 @@ from etils import epath
 from test_training import steps_of
 
 from benchmarks import kill
-from lm import console, training, workdir
 from lm.config import Config
-from lm.data.batches import Streams
+from lm.data.batches.streams import Streams
+from lm.devices.mesh import Fsdp
 from lm.errors import UserError
-from lm.parallel import Fsdp
-from lm.run import load
+from lm.runs import log
+from lm.runs.run import load
+from lm.training import console, loop, watch
 
 pytestmark = pytest.mark.usefixtures("quick_training")
 
@@ -42,7 +43,7 @@ def poison(monkeypatch, indices: set[int], seeds: set[int]) -> None:
 
 
 def records(directory: pathlib.Path) -> list[dict]:
-    return [r for r in workdir.read_metrics(epath.Path(directory)) if r["split"] == "train"]
+    return [r for r in log.read_metrics(epath.Path(directory)) if r["split"] == "train"]
 
 
 # ---- loss or gradient not finite --------------------------------------------------------------------------------
@@ -51,10 +52,10 @@ def records(directory: pathlib.Path) -> list[dict]:
 @pytest.mark.parametrize("mode", ["pmap", "fsdp"])
 def test_an_update_that_is_not_finite_is_skipped_counted_and_said(mode, short, tmp_path, monkeypatch, capsys):
     if mode == "fsdp":
-        monkeypatch.setattr(training, "devices_for", lambda *_: Fsdp(jax.devices()[:2]))
+        monkeypatch.setattr(loop, "devices_for", lambda *_: Fsdp(jax.devices()[:2]))
     config = changed(short, {"training.not_finite": "skip", "training.not_finite_most": 2})
     poison(monkeypatch, {4, 9}, {0})
-    training.train(config, epath.Path(tmp_path / "run"))
+    loop.train(config, epath.Path(tmp_path / "run"))
     assert [r.get("skipped", 0) for r in records(tmp_path / "run")] == [0, 0, 1, 1, 2, 2, 2, 2]
     assert "NaN" not in (tmp_path / "run" / "metrics.jsonl").read_text()
     assert "step 5: the loss or its gradient is not finite: update skipped, 1 of at most 2" in capsys.readouterr().out
@@ -62,14 +63,14 @@ def test_an_update_that_is_not_finite_is_skipped_counted_and_said(mode, short, t
     assert run.step == 16 and all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(run.params))
     poison(monkeypatch, {4, 9, 13}, {0})
     with pytest.raises(UserError, match="^error: step 14: .* last good checkpoint is 12, 2 updates skipped"):
-        training.train(config, epath.Path(tmp_path / "again"))
+        loop.train(config, epath.Path(tmp_path / "again"))
 
 
 def test_a_skipped_update_leaves_the_state_as_it_was(short, tmp_path, monkeypatch):
     """Each of the last updates is skipped, so the parameters and moments are those before them."""
     config = changed(short, {"training.not_finite": "skip", "training.checkpoint_every": 12, "training.eval_every": 16})
     poison(monkeypatch, {12, 13, 14, 15}, {0})
-    training.train(config, epath.Path(tmp_path / "run"))
+    loop.train(config, epath.Path(tmp_path / "run"))
     before, after = (kill._leaves(tmp_path / "run" / "checkpoints" / step) for step in ("12", "16"))
     different = {name for name, value in before.items() if isinstance(value, tuple) and value != after[name]}
     assert different == {"rest['step']"}
@@ -78,7 +79,7 @@ def test_a_skipped_update_leaves_the_state_as_it_was(short, tmp_path, monkeypatc
 def test_a_run_goes_back_to_its_last_checkpoint_and_on_with_another_data_order(short, tmp_path, monkeypatch, capsys):
     config = changed(short, {"training.not_finite": "rewind", "training.not_finite_most": 1})
     poison(monkeypatch, {9}, {0})
-    training.train(config, epath.Path(tmp_path / "run"))
+    loop.train(config, epath.Path(tmp_path / "run"))
     out = capsys.readouterr().out
     assert "step 10: the loss or its gradient is not finite: back to step 8 with another data order, rewind 1" in out
     assert [(r["step"], r.get("rewinds", 0)) for r in records(tmp_path / "run")] == [
@@ -89,42 +90,42 @@ def test_a_run_goes_back_to_its_last_checkpoint_and_on_with_another_data_order(s
     shutil.copytree(tmp_path / "run", tmp_path / "resumed")
     for step in steps_of(tmp_path / "run")[1:]:
         shutil.rmtree(tmp_path / "resumed" / "checkpoints" / str(step))
-    training.train(config, epath.Path(tmp_path / "resumed"))
+    loop.train(config, epath.Path(tmp_path / "resumed"))
     assert kill.differences(tmp_path / "resumed", tmp_path / "run") == []
     poison(monkeypatch, {9}, {0, 1})
     with pytest.raises(UserError, match="^error: step 10: .* last good checkpoint is 8, 1 rewinds"):
-        training.train(config, epath.Path(tmp_path / "again"))
+        loop.train(config, epath.Path(tmp_path / "again"))
 
 
 def test_a_run_without_a_checkpoint_goes_back_to_its_start(short, tmp_path, monkeypatch):
     config = changed(short, {"training.not_finite": "rewind"})
     poison(monkeypatch, {1}, {0, 1})
-    training.train(config, epath.Path(tmp_path / "run"))
+    loop.train(config, epath.Path(tmp_path / "run"))
     assert [r["rewinds"] for r in records(tmp_path / "run")] == [2] * 8
 
 
 def test_a_loss_that_rises_and_stays_is_said_once():
     falling, risen = [4 - 0.02 * i for i in range(100)], [5.0] * 30
-    seen = training.Divergence()
+    seen = watch.Divergence()
     said = [seen.seen(loss) for loss in [*falling, *risen, *falling[50:], *risen]]
     assert [bool(text) for text in said].count(True) == 2
     first = next(i for i, text in enumerate(said) if text)
     assert 100 <= first < 120 and "training diverges" in said[first]
     rng = np.random.default_rng(0)
-    shaky = training.Divergence()
+    shaky = watch.Divergence()
     said = [shaky.seen(loss) for loss in [*(3 + rng.normal(0, 0.2, 500)), *(5 + rng.normal(0, 0.2, 5000))]]
     assert [bool(text) for text in said].count(True) == 1
     for losses in (
         3 + rng.normal(0, 0.5, 1000),
         rng.choice([0.2, 0.4, 0.6, 1.5, 2.5], 1000),
     ):  # noisy; of several lengths
-        steady = training.Divergence()
+        steady = watch.Divergence()
         assert not any(steady.seen(loss) for loss in losses)
 
 
 def test_a_second_signal_ends_a_run_at_once_and_the_end_of_training_gives_signals_back():
     before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
-    stop = training.StopSignal()
+    stop = watch.StopSignal()
     for each in before:
         assert signal.getsignal(each) != before[each]
     signal.raise_signal(signal.SIGTERM)  # is remembered, and that is all
@@ -139,27 +140,27 @@ def test_a_second_signal_ends_a_run_at_once_and_the_end_of_training_gives_signal
 
 def test_checkpoints_are_also_kept_by_minutes_and_their_cost_is_said(short, tmp_path, capsys):
     config = changed(short, {"training.checkpoint_every": 1000, "training.eval_every": 1000, "training.steps": 6})
-    training.train(config, epath.Path(tmp_path / "steps"))
+    loop.train(config, epath.Path(tmp_path / "steps"))
     assert steps_of(tmp_path / "steps") == [6]
-    training.train(changed(config, {"training.checkpoint_minutes": 1e-9}), epath.Path(tmp_path / "minutes"))
+    loop.train(changed(config, {"training.checkpoint_minutes": 1e-9}), epath.Path(tmp_path / "minutes"))
     assert steps_of(tmp_path / "minutes") == [5, 6]
     out = capsys.readouterr().out
     assert out.count("Checkpoints delayed it by") == 2 and "programs compiled in" in out
 
 
 def test_a_clock_that_is_moved_changes_nothing(short, tmp_path, monkeypatch):
-    training.train(short, epath.Path(tmp_path / "steady"))
+    loop.train(short, epath.Path(tmp_path / "steady"))
     real, calls = time.time, iter(range(2**62))
     monkeypatch.setattr(time, "time", lambda: real() - 86400 * (next(calls) > 100))  # put back, once
-    training.train(short, epath.Path(tmp_path / "moved"))
+    loop.train(short, epath.Path(tmp_path / "moved"))
     assert next(calls) > 300
     assert kill.differences(tmp_path / "moved", tmp_path / "steady") == []
     # Put forward while Orbax waits for a write, which reads the same clock: the run ends, and goes on.
     monkeypatch.setattr(time, "time", lambda: real() + 86400 * (next(calls) % 3))
     with pytest.raises(UserError, match="could not be written .TimeoutError.*start again"):
-        training.train(short, epath.Path(tmp_path / "forward"))
+        loop.train(short, epath.Path(tmp_path / "forward"))
     monkeypatch.undo()
-    training.train(short, epath.Path(tmp_path / "forward"))
+    loop.train(short, epath.Path(tmp_path / "forward"))
     assert kill.differences(tmp_path / "forward", tmp_path / "steady") == []
 
 
@@ -176,12 +177,12 @@ def test_a_directory_that_is_removed_while_training_goes_on_is_named(short, tmp_
     with monkeypatch.context() as patch:
         patch.setattr(console.Bar, "update", update_and_remove)
         with pytest.raises(UserError, match="run: its config.json is gone.*put it back"):
-            training.train(short, epath.Path(tmp_path / "run"))
+            loop.train(short, epath.Path(tmp_path / "run"))
     assert not (tmp_path / "run" / "checkpoints" / "8").exists()
     shutil.rmtree(tmp_path / "run", ignore_errors=True)
     shutil.move(tmp_path / "elsewhere", tmp_path / "run")  # the mend
-    training.train(short, epath.Path(tmp_path / "run"))
-    training.train(short, epath.Path(tmp_path / "steady"))
+    loop.train(short, epath.Path(tmp_path / "run"))
+    loop.train(short, epath.Path(tmp_path / "steady"))
     assert kill.differences(tmp_path / "run", tmp_path / "steady") == []
 
 
@@ -189,7 +190,7 @@ def test_a_directory_that_is_removed_while_training_goes_on_is_named(short, tmp_
 
 
 def test_a_trace_of_the_steps_asked_for_is_written(short, tmp_path, capsys):
-    training.train(changed(short, {"training.steps": 5}), epath.Path(tmp_path / "run"), profile=(3, 4))
+    loop.train(changed(short, {"training.steps": 5}), epath.Path(tmp_path / "run"), profile=(3, 4))
     said = capsys.readouterr().out
     assert f"steps 3 to 4 are traced in {tmp_path}/run/profile" in said
     # And what a device holds, by module: of Adam two moments beside each parameter.
@@ -200,7 +201,7 @@ def test_a_trace_of_the_steps_asked_for_is_written(short, tmp_path, capsys):
     assert held["all"][0] == pytest.approx(sum(leaf.nbytes for leaf in jax.tree.leaves(params)) / 2**20, abs=1e-3)
     assert held["decoder"][1] == pytest.approx(2 * held["decoder"][0], abs=2e-3) and held["decoder"][0] > 0
     assert list((tmp_path / "run" / "profile").rglob("*.xplane.pb"))
-    training.train(changed(short, {"training.steps": 5}), epath.Path(tmp_path / "run"))  # is still a run
+    loop.train(changed(short, {"training.steps": 5}), epath.Path(tmp_path / "run"))  # is still a run
 
 
 def test_debug_shows_the_operation_that_made_the_first_nan(short, tmp_path):

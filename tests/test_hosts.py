@@ -11,8 +11,8 @@ import pytest
 from conftest import ROOT, changed, environment, run_program, run_programs, tiny_config
 
 from benchmarks import kill
-from lm import hosts
 from lm.config import to_json
+from lm.devices import hosts
 
 SHORT = {"training.steps": 8, "training.eval_every": 4, "training.checkpoint_every": 4, "training.log_every": 2}
 
@@ -110,9 +110,7 @@ def test_a_host_that_never_comes_is_waited_for_less_than_a_minute(sources, tmp_p
     assert hosts.GATHERING < 60
     config = tiny_config("streams", sources["lm"], SHORT)
     python, program, *flags = kill.command(config, tmp_path / "run")
-    sooner = (
-        f"import runpy; from lm import hosts; hosts.GATHERING = 8; runpy.run_path({program!r}, run_name='__main__')"
-    )
+    sooner = f"import runpy; from lm.devices import hosts; hosts.GATHERING = 8; runpy.run_path({program!r}, run_name='__main__')"
     processes = start([python, "-c", sooner, *flags], 2)
     processes[1].kill()
     code, _, error = finish(processes, 60)[0]

@@ -9,7 +9,8 @@ import optax
 import pytest
 from jax.test_util import check_grads
 
-from lm import losses
+from lm.answers import head
+from lm.answers.sampled import Candidates, draw_candidates, sampled_cross_entropy
 
 B, T, D, V = 3, 5, 4, 7
 
@@ -25,7 +26,7 @@ def case(dtype=jnp.float32):
 
 
 def fused(features, kernel, bias, targets, weights, smoothing, z=0.0, dtype="float32"):
-    return losses.cross_entropy(features, (kernel, bias), targets, weights, smoothing, z, dtype)[0]
+    return head.cross_entropy(features, (kernel, bias), targets, weights, smoothing, z, dtype)[0]
 
 
 def plain(features, kernel, bias, targets, weights, smoothing, z=0.0):
@@ -45,7 +46,7 @@ def close(found, expected, rtol=1e-5):
 @pytest.fixture
 def chunks(monkeypatch):
     """Sets how many positions and ids are looked at at a time, and whether their logits are computed twice."""
-    return lambda *plan: monkeypatch.setattr(losses, "_plan", lambda *_: losses._Plan(*plan))
+    return lambda *plan: monkeypatch.setattr(head, "_plan", lambda *_: head._Plan(*plan))
 
 
 @pytest.mark.parametrize("smoothing, z", [(0.0, 0.0), (0.1, 0.0), (0.1, 0.3)])
@@ -61,10 +62,10 @@ def test_it_equals_the_definition_in_value_and_gradient_however_it_is_cut(plan, 
 @pytest.mark.parametrize("positions", [1, 16, 2048, 2**16])
 @pytest.mark.parametrize("width", [16, 512, 4096])
 def test_chunks_are_wide_enough_for_fast_products_and_within_the_bound(positions, vocab, width):
-    rows, columns, again = losses._plan(jax.ShapeDtypeStruct((width, vocab), jnp.float32), positions)
-    assert min(positions, losses.ROWS) <= rows <= positions and 1 <= columns <= vocab
-    assert 8 * rows * (columns if again else vocab) <= 3 / 4 * losses.BOUND
-    assert 4 * width * (max(columns, rows) if again else columns) <= losses.BOUND / 8
+    rows, columns, again = head._plan(jax.ShapeDtypeStruct((width, vocab), jnp.float32), positions)
+    assert min(positions, head.ROWS) <= rows <= positions and 1 <= columns <= vocab
+    assert 8 * rows * (columns if again else vocab) <= 3 / 4 * head.BOUND
+    assert 4 * width * (max(columns, rows) if again else columns) <= head.BOUND / 8
     assert again == (vocab >= 60_000 and positions > (16 if vocab == 60_000 else 1))
 
 
@@ -78,7 +79,7 @@ def test_beside_operands_and_results_it_holds_less_than_the_bound_by_the_compile
 
         def loss(features, table, bias, targets, tied=tied):
             weights = jnp.ones(targets.shape)
-            return losses.cross_entropy(features, (table.T if tied else table, bias), targets, weights)[0]
+            return head.cross_entropy(features, (table.T if tied else table, bias), targets, weights)[0]
 
         step = jax.jit(jax.grad(loss, (0, 1, 2))).lower(*given, ids).compile()
         held[vocab] = step.memory_analysis().temp_size_in_bytes
@@ -90,7 +91,7 @@ def test_beside_operands_and_results_it_holds_less_than_the_bound_by_the_compile
 def test_without_smoothing_it_is_the_cross_entropy_of_the_targets():
     features, kernel, bias, targets, weights = case()
     nats = optax.softmax_cross_entropy_with_integer_labels(features @ kernel + bias, targets)
-    total, count = losses.cross_entropy(features, (kernel, bias), targets, weights)
+    total, count = head.cross_entropy(features, (kernel, bias), targets, weights)
     np.testing.assert_allclose(total, jnp.sum(nats * weights), rtol=1e-6)
     np.testing.assert_allclose(count, weights.sum(), rtol=1e-6)
     assert total.dtype == count.dtype == jnp.float32
@@ -122,7 +123,7 @@ def test_the_gradient_is_of_the_value_by_finite_differences_in_float64(chunks):
 
 def test_losses_by_token_add_up_to_the_loss():
     features, kernel, bias, targets, weights = case()
-    nats = losses.token_losses(features, (kernel, bias), targets)
+    nats = head.token_losses(features, (kernel, bias), targets)
     assert nats.shape == (B, T)
     np.testing.assert_allclose(
         nats, optax.softmax_cross_entropy_with_integer_labels(features @ kernel + bias, targets), rtol=1e-5
@@ -160,7 +161,7 @@ def sampled_case(dtype=jnp.float32):
 
 
 def sampled(features, kernel, bias, targets, weights, candidates, smoothing=0.0):
-    return losses.sampled_cross_entropy(features, (kernel, bias), targets, weights, candidates)[0]
+    return sampled_cross_entropy(features, (kernel, bias), targets, weights, candidates)[0]
 
 
 def test_the_normaliser_of_a_sampled_softmax_is_unbiased():
@@ -171,7 +172,7 @@ def test_the_normaliser_of_a_sampled_softmax_is_unbiased():
     @jax.jit
     @jax.vmap
     def normalizers(key):
-        candidates, one = losses.draw_candidates(key, WORDS, SAMPLED), jnp.ones((1, 1))
+        candidates, one = draw_candidates(key, WORDS, SAMPLED), jnp.ones((1, 1))
         nats = jax.vmap(lambda f, t: sampled(f[None, None], kernel, bias, t[None, None], one, candidates))
         return jnp.exp(nats(features.reshape(-1, D), targets.ravel()) + gold.ravel())
 
@@ -183,7 +184,7 @@ def test_the_normaliser_of_a_sampled_softmax_is_unbiased():
 
 
 def test_candidates_are_the_first_ids_and_one_of_each_part_of_the_rest_each_as_often():
-    draws = jax.vmap(lambda key: losses.draw_candidates(key, WORDS, SAMPLED))(jax.random.split(jax.random.key(0), 2000))
+    draws = jax.vmap(lambda key: draw_candidates(key, WORDS, SAMPLED))(jax.random.split(jax.random.key(0), 2000))
     ids = np.asarray(draws.ids_c)
     assert (ids[:, :8] == np.arange(8)).all() and ids[:, 8:].min() == 8 and ids.max() == WORDS - 1
     parts = 8 + np.arange(9) * (WORDS - 8) / 8
@@ -194,14 +195,14 @@ def test_candidates_are_the_first_ids_and_one_of_each_part_of_the_rest_each_as_o
 
 
 def test_the_gradient_of_a_sampled_softmax_is_of_its_value_however_it_is_cut(monkeypatch):
-    candidates = losses.draw_candidates(jax.random.key(0), WORDS, SAMPLED)
+    candidates = draw_candidates(jax.random.key(0), WORDS, SAMPLED)
     whole = value_and_gradient(sampled, *sampled_case(), candidates, smoothing=0.0)
     with jax.enable_x64(True):
         features, kernel, bias, targets, weights = sampled_case(jnp.float64)
         value = lambda *given: sampled(*given, targets, weights, candidates)
         check_grads(value, (features, kernel, bias), order=1, modes=["rev"], atol=1e-6, rtol=1e-6)
-    monkeypatch.setattr(losses, "BOUND", -(-SAMPLED * 8 * 4 * 4 // 3))
-    assert losses._rows(SAMPLED, B * T) == 4
+    monkeypatch.setattr(head, "BOUND", -(-SAMPLED * 8 * 4 * 4 // 3))
+    assert head.positions_at_once(SAMPLED, B * T) == 4
     close(value_and_gradient(sampled, *sampled_case(), candidates, smoothing=0.0), whole)
     touched = np.unique([*candidates.ids_c, *np.asarray(sampled_case()[3])[np.asarray(sampled_case()[4]) > 0]])
     assert (np.asarray(whole[1][1])[:, np.setdiff1d(np.arange(WORDS), touched)] == 0).all()
@@ -213,7 +214,7 @@ def test_a_sampled_softmax_holds_less_than_the_bound_by_the_compilers_account(co
     given = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
 
     def loss(features, kernel, bias, targets, key):
-        candidates = losses.draw_candidates(key, kernel.shape[1], count)
+        candidates = draw_candidates(key, kernel.shape[1], count)
         return sampled(features, kernel, bias, targets, jnp.ones(targets.shape), candidates)
 
     ids = jax.ShapeDtypeStruct((2048, 1), jnp.int32)
@@ -223,6 +224,6 @@ def test_a_sampled_softmax_holds_less_than_the_bound_by_the_compilers_account(co
 
 def test_a_sampled_softmax_over_all_ids_is_the_softmax():
     features, kernel, bias, targets, weights = sampled_case()
-    everything = losses.Candidates(jnp.arange(WORDS), jnp.zeros(WORDS))
+    everything = Candidates(jnp.arange(WORDS), jnp.zeros(WORDS))
     found = value_and_gradient(sampled, features, kernel, bias, targets, weights, everything, smoothing=0.0)
     close(found, value_and_gradient(fused, features, kernel, bias, targets, weights, smoothing=0.0))

@@ -7,13 +7,15 @@ import numpy as np
 import optax
 import pytest
 
-from lm import optimizers, training
+from lm.batch import Batch
 from lm.config import Config, DataConfig, ModelConfig, OptimizerConfig, TrainingConfig
-from lm.data.batches import Batch
+from lm.devices.mesh import AXIS, Devices
+from lm.models import parameters
 from lm.models.encoder_decoder import EncoderDecoder
-from lm.parallel import AXIS, Devices
 from lm.recurrence import Run
-from lm.recurrence.gated import has_kernel
+from lm.recurrence.gated.engine import has_kernel
+from lm.training import optimizers
+from lm.training.step import initial_state, make_train_step
 
 ROWS, TIME, VOCAB = 16, 8, 12
 
@@ -29,12 +31,12 @@ def step_and_arguments(cell: str, attention: str = "dot", width: int = 8, **how)
         training=TrainingConfig(),
     )
     model = EncoderDecoder(config.model, VOCAB, has_encoder=True)
-    params = jax.eval_shape(lambda: training.initial_params(model, 0))
+    params = jax.eval_shape(lambda: parameters.initial_params(model, 0))
     optimizer = optimizers.optimizer(config.optimizer, optax.constant_schedule(1e-3), params)
-    state = jax.eval_shape(lambda: training.initial_state(model, optimizer, config, training.initial_params(model, 0)))
+    state = jax.eval_shape(lambda: initial_state(model, optimizer, config, parameters.initial_params(model, 0)))
     ids, flags = np.ones((ROWS, TIME), np.int32), np.zeros((ROWS, TIME), bool)
     batch = Batch(ids, ids, ids, np.ones((ROWS, TIME), np.float32), flags, np.full((ROWS, 2), TIME, np.int32))
-    step = training.make_train_step(model, optimizer, config, Devices(jax.local_devices()[:1]))
+    step = make_train_step(model, optimizer, config, Devices(jax.local_devices()[:1]))
     add_axis = lambda tree: jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), tree)
     return jax.vmap(step, axis_name=AXIS), (add_axis(state), add_axis(batch))
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lm.data.examples import Example
-from lm.data.sources import load_splits
+from lm.data.read.examples import Example
+from lm.data.read.sources import load_splits
 from lm.errors import UserError
 
 CASES = 200  # files of each format

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import sacrebleu
 
-from lm import metrics
-from lm.metrics import Metric, compare, interval, measure, ratio
+from lm.evaluation import metrics, statistics
+from lm.evaluation.metrics import measure
+from lm.evaluation.statistics import Metric, compare, interval, ratio
+from lm.search import risk
 
 REFERENCES = ["the cat sat on the mat", "a dog barks loudly at night", "birds sing", "it rains again today in town"] * 6
 OUTPUTS = ["the cat sits on the mat", "a dog barks at night", "birds sing", "today it rains in a town"] * 6
@@ -77,7 +79,7 @@ def test_calibration_against_a_plain_sum():
     p_nl = rng.dirichlet([0.5, 0.5, 0.5], 400)
     gold_n = np.array([rng.choice(3, p=p_l) for p_l in p_nl])
     gold_n[:5] = -1
-    found = metrics.calibration(p_nl, gold_n)
+    found = statistics.calibration(p_nl, gold_n)
     error = brier = 0.0
     for low in np.arange(15) / 15:
         inside = [(p, g) for p, g in zip(p_nl, gold_n, strict=True) if low < p.max() <= low + 1 / 15]
@@ -86,10 +88,10 @@ def test_calibration_against_a_plain_sum():
     for p, g in zip(p_nl, gold_n, strict=True):
         brier += (sum((p_i - (i == g)) ** 2 for i, p_i in enumerate(p)) + (g < 0)) / 400
     assert found["ece"].value == pytest.approx(error) and found["brier"].value == pytest.approx(brier)
-    sure = metrics.calibration(np.eye(3)[[0, 1, 2, 0]], np.array([0, 1, 2, 1]))
+    sure = statistics.calibration(np.eye(3)[[0, 1, 2, 0]], np.array([0, 1, 2, 1]))
     assert sure["ece"].value == 0.25 and sure["brier"].value == 0.5
     # Neighbouring bins, the errors of which would cancel in one.
-    apart = metrics.calibration(np.array([[0.99, 0.01], [0.92, 0.08]]), np.array([1, 0]))
+    apart = statistics.calibration(np.array([[0.99, 0.01], [0.92, 0.08]]), np.array([1, 0]))
     assert apart["ece"].value == pytest.approx((0.99 + 0.08) / 2)
 
 
@@ -159,7 +161,7 @@ def test_a_figure_is_a_function_of_sums():
 
 def test_what_most_others_resemble_comes_first():
     texts = ["the cat sat", "dogs bark", "the cat sat", "the cat sits", "dogs bark loudly"]
-    order = metrics.minimum_bayes_risk(texts)
+    order = risk.minimum_bayes_risk(texts)
     metric = sacrebleu.CHRF()
     utility = [sum(metric.sentence_score(text, [other]).score for other in texts) for text in texts]
     assert [utility[i] for i in order] == sorted(utility, reverse=True)

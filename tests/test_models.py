@@ -7,14 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lm.answers.losses import teacher_forced
+from lm.batch import BOS, EOS, Batch
 from lm.config import ModelConfig
-from lm.data.batches import Batch, pad_pairs, pad_rows
-from lm.data.tokenizers import BOS, EOS
-from lm.losses import teacher_forced
-from lm.models.attention import Attention, SelfAttention
+from lm.data.batches.buckets import pad_pairs
+from lm.data.batches.layout import pad_rows
+from lm.layers.attention import Attention, SelfAttention
+from lm.layers.dropout import dropout
 from lm.models.decoder import zero_states
-from lm.models.embedding import dropout, factor
 from lm.models.encoder_decoder import PAD, EncoderDecoder
+from lm.models.inputs import factor
 
 VOCAB, HIDDEN = 11, 6
 # Each choice of a model beside each of the others: attention, encoder, layers, tied, cell.

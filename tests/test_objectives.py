@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lm.data import objectives
+from lm.data.batches import objectives
 
 SENTINELS = np.arange(10_000, 10_600, dtype=np.int32)
 MASK = 10_000

@@ -11,7 +11,8 @@ import pytest
 
 from lm.config import Config, Group, ModelConfig, OptimizerConfig, parse_group
 from lm.errors import UserError
-from lm.optimizers import ALL, LORA, decay_mask, groups_of, joined, name_of, optimizer, schedule, split
+from lm.models.names import name_of
+from lm.training.optimizers import ALL, LORA, decay_mask, groups_of, joined, optimizer, schedule, split
 
 PEAK, WARMUP, STEPS = 0.5, 10, 50
 NAMES = ("adamw", "adam", "sgd")

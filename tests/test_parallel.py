@@ -11,9 +11,9 @@ from etils import epath
 from test_training import LAYOUTS, SPECS, Setup, steps_of
 
 from benchmarks import kill
-from lm import training
+from lm.devices.mesh import Devices, Fsdp, axis_of, devices_for
 from lm.errors import UserError
-from lm.parallel import Devices, Fsdp, axis_of, devices_for
+from lm.training import loop, step
 
 pytestmark = pytest.mark.usefixtures("quick_training")
 
@@ -81,13 +81,13 @@ def test_a_device_holds_an_eighth_of_parameters_and_optimizer(layout, sources, l
     assert whole / 4 <= sum(parts) <= whole / 4 * 1.05
 
 
-def compiled_step(setup: Setup, devices: Devices) -> tuple[str, training.TrainState]:
+def compiled_step(setup: Setup, devices: Devices) -> tuple[str, step.TrainState]:
     """The text of the compiled step, and a state that it takes."""
     optimizer = setup.optimizer()
-    make = training.make_train_step(setup.model, optimizer, setup.config, devices)
-    state = training.initial_state(setup.model, optimizer, setup.config, setup.params)
+    make = step.make_train_step(setup.model, optimizer, setup.config, devices)
+    state = step.initial_state(setup.model, optimizer, setup.config, setup.params)
     state = devices.place(jax.device_get(state))
-    lowered = devices.compile(make, training.TrainState).lower(state, devices.put(setup.data.batches[0]))
+    lowered = devices.compile(make, step.TrainState).lower(state, devices.put(setup.data.batches[0]))
     return lowered.compile().as_text(), state
 
 
@@ -158,8 +158,8 @@ def test_a_checkpoint_of_n_devices_in_one_mode_is_read_on_m_in_the_other(sources
     config = tiny_config("streams", sources["lm"], changes | {"training.log_every": 1})
 
     def train(mode: str, count: int) -> None:
-        monkeypatch.setattr(training, "devices_for", lambda *_: devices_of(mode, count))
-        training.train(changed(config, {"training.parallel": mode}), epath.Path(tmp_path / "run"))
+        monkeypatch.setattr(loop, "devices_for", lambda *_: devices_of(mode, count))
+        loop.train(changed(config, {"training.parallel": mode}), epath.Path(tmp_path / "run"))
 
     train("pmap", 2)
     (tmp_path / "run").rename(tmp_path / "whole")

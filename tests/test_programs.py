@@ -16,8 +16,10 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 
 import lm
 from benchmarks import kill
-from lm import generation, metrics, workdir
+from lm.answers import generation
 from lm.config import to_json
+from lm.runs import workdir
+from lm.search import risk
 
 LAYOUTS = ("streams", "buckets")
 
@@ -136,9 +138,7 @@ def test_training_says_what_it_does_in_plain_lines(layout, trained):
 
 def test_tensorflow_is_left_alone_where_it_is_installed(tmp_path):
     (tmp_path / "tensorflow.py").write_text("raise RuntimeError('imported')")
-    log = (
-        f"from etils import epath; from lm import workdir; workdir.MetricsLog(epath.Path({str(tmp_path)!r}), 0).close()"
-    )
+    log = f"from etils import epath; from lm.runs import log; log.MetricsLog(epath.Path({str(tmp_path)!r}), 0).close()"
     bucket = "epath.Path('gs://bucket/file').exists()"
     for code, said in ((log, ""), (f"from etils import epath; import lm; {bucket}", "install gcsfs")):
         done = run_alone("-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r}); {code}")
@@ -294,7 +294,7 @@ def test_flags_say_what_the_text_holds(sampled):
     assert len({text[:1] for text in pair["groups"]}) > 2  # four first tokens
     # The same draws, those first that have most in common with all.
     assert sorted(pair["mbr"]) == sorted(pair["samples"])
-    assert pair["mbr"] == [pair["samples"][i] for i in metrics.minimum_bayes_risk(pair["samples"])]
+    assert pair["mbr"] == [pair["samples"][i] for i in risk.minimum_bayes_risk(pair["samples"])]
 
 
 def test_runs_of_one_tokenizer_generate_together(sampled, trained, tmp_path):

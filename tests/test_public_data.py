@@ -8,8 +8,10 @@ import tensorflow_datasets as tfds
 from conftest import ROOT, changed
 
 from lm.config import validated
-from lm.data import datasets, pipeline
-from lm.data.examples import Example
+from lm.data import encoding, feed
+from lm.data.read import datasets
+from lm.data.read.examples import Example
+from lm.data.splits import load_splits
 
 WORDS = "one two three four five six seven eight nine ten red green blue big small old new warm cold good".split()
 
@@ -121,16 +123,16 @@ def test_a_public_data_set_becomes_examples_and_batches(name):
         setattr(config.data, role, spec.replace(f"tfds:{real}", f"tfds:lm_public_test/{name}"))
     small = {"data.tokenizer.vocab_size": 320 if config.data.tokenizer.kind == "unigram" else 0, "data.batch_size": 4}
     config = validated(changed(validated(config), small))
-    splits = pipeline.load_splits(config.data)
+    splits = load_splits(config.data)
     made = DATA[name][2]
     held_out = not config.data.validation
     known = [made(i) for i in range(60)] if name != "tiny_shakespeare" else [made(0)]
     assert set(splits["train"].examples) <= set(known)
     assert len(splits["train"].examples) == len(known) - held_out * len(splits["validation"].examples)
     assert set(splits["test"].examples) <= {made(i) for i in [*range(100, 160), *range(200, 260)]}
-    tokenizer = pipeline.make_tokenizer(config.data, splits["train"])
-    encoded = pipeline.encode(splits["train"], tokenizer, config.data, training=True)
-    data = pipeline.training_data(encoded, config.data, seed=0)
+    tokenizer = encoding.make_tokenizer(config.data, splits["train"])
+    encoded = encoding.encode(splits["train"], tokenizer, config.data, training=True)
+    data = feed.training_data(encoded, config.data, seed=0)
     batch = data.batches[0]
     assert (
         batch.weights_bt.sum() > 0

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm import losses
+from lm.answers import losses
+from lm.batch import Batch
 from lm.config import Config, DataConfig, ModelConfig, TokenizerConfig, validated
-from lm.data.batches import Batch
 from lm.models import build
 from lm.models.encoder_decoder import EOS, PAD
-from lm.training import initial_params
+from lm.models.parameters import initial_params
 
 pytestmark = pytest.mark.usefixtures("quick_training")
 

@@ -15,20 +15,24 @@ from hypothesis import strategies as st
 from test_models import compiled, config
 
 from benchmarks import kill
-from lm import losses, training
+from lm.answers import head, losses
+from lm.batch import EOS
 from lm.config import TokenizerConfig
-from lm.data import pipeline
-from lm.data.batches import pad_pairs, pad_rows
-from lm.data.examples import Example, Listed
-from lm.data.sources import Split
-from lm.data.spans import Spans
-from lm.data.tokenizers import EOS, Bytes, train_tokenizer
+from lm.data import encoding
+from lm.data.batches.buckets import pad_pairs
+from lm.data.batches.layout import pad_rows
+from lm.data.read.examples import Example, Listed
+from lm.data.read.sources import Split
+from lm.data.text.spans import Spans
+from lm.data.text.tokenizers.learning import train_tokenizer
+from lm.data.text.tokenizers.vocabulary import Bytes
+from lm.devices.mesh import Devices, Fsdp
 from lm.errors import UserError
 from lm.evaluate import evaluate
-from lm.generation import Options
 from lm.models.readers import IMPOSSIBLE, Classifier, Extractor
-from lm.parallel import Devices, Fsdp
-from lm.run import generate_together, load
+from lm.runs.run import generate_together, load
+from lm.search.options import Options
+from lm.training import loop
 
 pytestmark = pytest.mark.usefixtures("quick_training")
 
@@ -154,7 +158,7 @@ def test_smoothing_and_z_loss_of_labels_are_those_of_the_cross_entropy():
     logits = model.apply({"params": params}, batch.source_bs, method="logits")
     unit = jnp.eye(3), jnp.zeros(3)
     gold, ones = jnp.array([[1], [0], [2], [1]]), jnp.ones((4, 1))
-    expected, _ = losses.cross_entropy(logits[:, None], unit, gold, ones, 0.1, 0.3)
+    expected, _ = head.cross_entropy(logits[:, None], unit, gold, ones, 0.1, 0.3)
     found, _ = losses.teacher_forced(model, params, (), batch, None, 0.1, 0.3)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
@@ -302,7 +306,7 @@ def test_a_label_that_the_head_has_not_is_refused_before_anything_is_written(fil
     (tmp_path / "other.tsv").write_text("ant\tgood\nbee\tnever seen\n")
     config = changed(reader_config(files, "classify"), {"data.validation": f"tsv:{tmp_path}/other.tsv"})
     with pytest.raises(UserError, match="config.data.validation: the label 'never seen' is none"):
-        training.train(config, epath.Path(tmp_path / "run"))
+        loop.train(config, epath.Path(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 
@@ -310,13 +314,13 @@ def test_data_without_any_answer_in_its_source_is_refused(tmp_path, files):
     (tmp_path / "other.tsv").write_text("".join(f"ant bee {i}\tcow\n" for i in range(90)))
     config = changed(reader_config(files, "extract"), {"data.train": f"tsv:{tmp_path}/other.tsv"})
     with pytest.raises(UserError, match="config.data.train: no target is a span"):
-        training.train(config, epath.Path(tmp_path / "run"))
+        loop.train(config, epath.Path(tmp_path / "run"))
 
 
 def test_answers_longer_than_a_span_are_as_those_that_are_not_there(files):
     examples = Listed([Example("a b c d", "b c"), Example("a b c d", "a b c d")])
     config = changed(reader_config(files, "extract"), {"data.tokenizer.kind": "bytes", "data.span": 4})
-    encoded = pipeline.encode(Split("test", "", examples), Bytes(), config.data)
+    encoded = encoding.encode(Split("test", "", examples), Bytes(), config.data)
     assert (len(encoded.corpus), encoded.unpointed, encoded.target_bytes) == (1, 1, 3)
 
 
@@ -334,7 +338,7 @@ def test_devices_and_modes_give_the_same_updates(task, files):
 
 def test_an_encoder_that_was_trained_with_a_decoder_becomes_a_readers(runs, files, tmp_path, capsys):
     config = changed(reader_config(files, "classify"), {"training.init_from": str(runs["extract"])})
-    training.train(changed(config, {"training.steps": 1}), epath.Path(tmp_path / "run"))
+    loop.train(changed(config, {"training.steps": 1}), epath.Path(tmp_path / "run"))
     said = capsys.readouterr().out
     assert "  new: head/bias, head/kernel" in said
     loaded = next(line for line in said.splitlines() if line.startswith("  loaded: "))
@@ -375,7 +379,7 @@ def test_programs_take_runs_that_choose_and_refuse_what_makes_no_sense(runs, tmp
 
 def test_a_decoder_and_a_head_rank_labels_together(runs, files, tmp_path):
     config = changed(reader_config(files, "classify"), {"model.pool": "", "training.steps": 2})
-    training.train(config, epath.Path(tmp_path / "run"))
+    loop.train(config, epath.Path(tmp_path / "run"))
     pooled, decoder = load(str(runs["classify"])), load(str(tmp_path / "run"))
     each = [
         {o.output: o.log_probability for o in run.generate(["ant"], Options(num_samples=2))[0]}

@@ -9,7 +9,9 @@ import pytest
 from jax import lax
 from jax.test_util import check_grads
 
-from lm.recurrence import BACKWARD, CELLS, GatedCell, RecurrentLayer, Run, State, Weights, gated, linear, matrix, onchip
+from lm.layers.recurrent import RecurrentLayer
+from lm.recurrence import BACKWARD, CELLS, GatedCell, Run, State, Weights, linear, matrix
+from lm.recurrence.gated import engine, pallas_kernel
 
 TIME, BATCH, WIDTH, HIDDEN = 5, 3, 3, 4
 
@@ -170,11 +172,11 @@ def test_a_gradient_in_rows_is_the_same_where_gates_are_computed_again(float64):
 @pytest.fixture
 def kernels(monkeypatch):
     """Where what runs is chosen, a GPU is there, or else a TPU; their kernels are interpreted, and named here."""
-    counted, scan = [], onchip.scan
+    counted, scan = [], pallas_kernel.scan
     interpreted = lambda *given: counted.append(given[-1]) or scan(*given, interpret=True)
-    monkeypatch.setattr(gated.onchip, "scan", interpreted)
+    monkeypatch.setattr(pallas_kernel, "scan", interpreted)
     best = lambda *given, default, cpu=None, tpu=None, cuda=None: (cuda or tpu or default)(*given)
-    monkeypatch.setattr(gated.lax, "platform_dependent", best)
+    monkeypatch.setattr(lax, "platform_dependent", best)
     return counted
 
 
@@ -194,7 +196,7 @@ def test_a_kernel_computes_what_autodiff_of_the_loop_does_in_float64(name, start
 
 @pytest.mark.parametrize("name, heads", [("gru", 2), ("peephole", 1)])  # a block apart; parameters that have no batch
 def test_a_kernel_on_a_gpu_is_a_program_for_each_head_and_tile(name, heads, float64, kernels):
-    cell, batch, hidden, time = ALL_CELLS[name], 2 * gated.TILE, 16 * heads, 3
+    cell, batch, hidden, time = ALL_CELLS[name], 2 * engine.TILE, 16 * heads, 3
     layer = RecurrentLayer(cell, WIDTH, hidden, heads)  # by default
     inputs, state = random(1, time, batch, WIDTH), cell.zero_state(batch, hidden, heads)
     mask, reset = (jnp.asarray(np.random.default_rng(i).random((time, batch)) < 0.7) for i in (2, 3))

@@ -14,9 +14,10 @@ from fsspec.registry import _registry as fsspec_registry
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lm.data import sources
-from lm.data.examples import Example
-from lm.data.sources import Formats, load_splits
+from lm.config.formats import Formats
+from lm.data.read import sources
+from lm.data.read.examples import Example
+from lm.data.read.sources import load_splits
 from lm.errors import UserError
 
 

@@ -12,8 +12,8 @@ from conftest import ROOT, environment, tree_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lm.data import store
-from lm.data.store import Shard
+from lm.data.read import store
+from lm.data.read.store import Shard
 from lm.errors import UserError
 
 
@@ -102,7 +102,7 @@ PREPARE = """
 import os, sys, time
 sys.path.insert(0, {tests!r})
 from test_store import make
-from lm.data import store
+from lm.data.read import store
 os.environ["LM_CACHE_DIR"] = {cache!r}
 def slow(finished):
     for number, shard in enumerate(make(finished), start=len(finished)):

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from lm.data.tinyworld import Tinyworld, dialogue, lexicon, questions, sentiment, stories, summaries, translate
-from lm.data.tinyworld.grammar import outcomes, parses, sample
-from lm.data.tinyworld.tinyworld import pair, story, translation
+from lm.tinyworld import Tinyworld, dialogue, lexicon, questions, sentiment, stories, summaries, translate
+from lm.tinyworld.grammar import outcomes, parses, sample
+from lm.tinyworld.tinyworld import pair, story, translation
 
 FULL_STORIES, FULL_TRANSLATE = stories.World(), translate.World()
 SMALL_STORIES = stories.World(
@@ -636,7 +636,7 @@ def test_the_builder_is_known_by_name(tmp_path):
 
 FINGERPRINT = """
 import hashlib, json
-from lm.data.tinyworld import Tinyworld
+from lm.tinyworld import Tinyworld
 for config in Tinyworld.builder_configs:
     builder = Tinyworld(config=config, data_dir="/nowhere")
     examples = [example for split in ("train", "validation", "test")

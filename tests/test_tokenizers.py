@@ -18,8 +18,11 @@ import sentencepiece
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from lm.batch import BOS, EOS, PAD, UNK
 from lm.config import NORMALIZATIONS, TOKENIZERS, Names, TokenizerConfig
-from lm.data.tokenizers import BOS, EOS, PAD, UNK, Vocabulary, load_tokenizer, save_tokenizer, train_tokenizer
+from lm.data.text.tokenizers.learning import train_tokenizer
+from lm.data.text.tokenizers.saved import load_tokenizer, save_tokenizer
+from lm.data.text.tokenizers.vocabulary import Vocabulary
 from lm.errors import UserError
 
 TEXTS = [

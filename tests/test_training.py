@@ -15,15 +15,26 @@ from conftest import changed, environment, tiny_config, tree_of
 from etils import epath
 
 from benchmarks import kill
-from lm import console, evaluation, generation, models, optimizers, training, workdir
+from lm import models
+from lm.answers import generation
+from lm.batch import Batch
 from lm.config import Config
-from lm.data import batches, pipeline
-from lm.data.batches import Batch
-from lm.data.examples import Example, Listed
+from lm.config.tasks import TASKS
+from lm.data import encoding, feed
+from lm.data.batches.buckets import Buckets
+from lm.data.batches.streams import Streams
+from lm.data.read.examples import Example, Listed
+from lm.data.read.sources import Split
+from lm.data.splits import load_splits
+from lm.devices.mesh import Devices
 from lm.errors import Stopped, UserError
-from lm.parallel import Devices
-from lm.run import load
-from lm.tasks import TASKS
+from lm.evaluation.evaluator import Evaluator
+from lm.models import names
+from lm.models.parameters import initial_params
+from lm.runs import log, workdir
+from lm.runs.run import load
+from lm.training import console, loop, optimizers, schedule
+from lm.training.step import Metrics, TrainState, initial_state, make_train_step
 
 pytestmark = pytest.mark.usefixtures("quick_training")
 
@@ -55,7 +66,7 @@ def uninterrupted(tmp_path_factory, short) -> dict[str, pathlib.Path]:
     folder = tmp_path_factory.mktemp("uninterrupted")
     with contextlib.chdir(folder):
         for layout, config in short.items():
-            training.train(config, epath.Path(layout))
+            loop.train(config, epath.Path(layout))
     return {layout: folder / layout for layout in LAYOUTS}
 
 
@@ -64,29 +75,27 @@ class Setup:
 
     def __init__(self, config: Config):
         self.config = config
-        splits = pipeline.load_splits(config.data)
-        self.tokenizer = pipeline.make_tokenizer(config.data, splits["train"])
+        splits = load_splits(config.data)
+        self.tokenizer = encoding.make_tokenizer(config.data, splits["train"])
         self.encoded = {
-            name: pipeline.encode(split, self.tokenizer, config.data, config.seed) for name, split in splits.items()
+            name: encoding.encode(split, self.tokenizer, config.data, config.seed) for name, split in splits.items()
         }
-        self.data = pipeline.training_data(self.encoded["train"], config.data, config.seed)
+        self.data = feed.training_data(self.encoded["train"], config.data, config.seed)
         task, targets = TASKS[config.data.task], (example.target for example in splits["train"].examples)
         labels = generation.label_ids(self.tokenizer, sorted(set(targets)) if task.ranks else [])
         self.model = models.build(config, self.tokenizer.vocab_size, labels)
-        self.params = training.initial_params(self.model, config.seed)
+        self.params = initial_params(self.model, config.seed)
 
     def optimizer(self) -> optax.GradientTransformation:
         rate = optimizers.schedule(self.config.optimizer, warmup=5, steps=100)
-        groups = training.Schedule(self.config, self.data).groups
+        groups = schedule.Schedule(self.config, self.data).groups
         return optimizers.optimizer(self.config.optimizer, rate, self.params, groups)
 
-    def updates(self, devices: Devices, given: list[Batch]) -> tuple[list[training.Metrics], training.TrainState]:
+    def updates(self, devices: Devices, given: list[Batch]) -> tuple[list[Metrics], TrainState]:
         """The metrics of an update by each batch, and the state after them."""
         optimizer = self.optimizer()
-        step_fn = devices.compile(
-            training.make_train_step(self.model, optimizer, self.config, devices), training.TrainState
-        )
-        state = training.initial_state(self.model, optimizer, self.config, self.params)
+        step_fn = devices.compile(make_train_step(self.model, optimizer, self.config, devices), TrainState)
+        state = initial_state(self.model, optimizer, self.config, self.params)
         state, found = devices.place(jax.device_get(state)), []
         for batch in given:
             state, metrics = step_fn(state, devices.put(batch))
@@ -99,11 +108,11 @@ class Setup:
         return np.array([one.loss_sum / one.tokens for one in metrics])
 
 
-def changed_parameters(setup: Setup, state: training.TrainState) -> dict[str, np.ndarray]:
+def changed_parameters(setup: Setup, state: TrainState) -> dict[str, np.ndarray]:
     """By how much each parameter differs from its initial value, by name."""
     params = Devices(jax.devices()[:2]).saved(state).params
     named = jax.tree_util.tree_leaves_with_path(jax.tree.map(lambda a, b: a - np.asarray(b), params, setup.params))
-    return {optimizers.name_of(path): leaf for path, leaf in named}
+    return {names.name_of(path): leaf for path, leaf in named}
 
 
 def stop_in_step(monkeypatch, step: int) -> None:
@@ -143,10 +152,8 @@ def test_every_seed_has_the_same_program(short):
     for seed in (0, 1, 2**32 - 1):
         setup = Setup(changed(short["streams"], {"seed": seed}))
         optimizer, devices = setup.optimizer(), Devices(jax.devices()[:1])
-        step = devices.compile(
-            training.make_train_step(setup.model, optimizer, setup.config, devices), training.TrainState
-        )
-        state = training.initial_state(setup.model, optimizer, setup.config, setup.params)
+        step = devices.compile(make_train_step(setup.model, optimizer, setup.config, devices), TrainState)
+        state = initial_state(setup.model, optimizer, setup.config, setup.params)
         assert state.seed == seed
         given = devices.place(jax.device_get(state)), devices.put(setup.data.batches[0])
         texts.add(step.lower(*given).as_text())
@@ -190,14 +197,14 @@ def test_a_sampled_softmax_is_the_same_on_many_devices_and_in_parts_and_learns(s
 
 def test_a_sampled_softmax_over_more_than_the_vocabulary_is_refused(short, tmp_path):
     with pytest.raises(UserError, match="^error: config.training.sampled_softmax: 5000 of a vocabulary of "):
-        training.train(changed(short["streams"], {"training.sampled_softmax": 5000}), epath.Path(tmp_path / "run"))
+        loop.train(changed(short["streams"], {"training.sampled_softmax": 5000}), epath.Path(tmp_path / "run"))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_line_of_training_metrics_is_nats_over_tokens_of_its_steps(layout, short, uninterrupted):
     setup = Setup(short[layout])
     metrics, _ = setup.updates(Devices(jax.devices()[:2]), [setup.data.batches[i] for i in range(5)])
-    line = workdir.read_metrics(epath.Path(uninterrupted[layout]))[0]
+    line = log.read_metrics(epath.Path(uninterrupted[layout]))[0]
     assert (line["step"], line["split"]) == (5, "train")
     if layout == "buckets":
         assert len({float(one.tokens) for one in metrics}) > 1  # or else a mean of means would do
@@ -216,20 +223,20 @@ def test_stop_and_resume_equals_uninterrupted_bit_for_bit(layout, short, uninter
         with monkeypatch.context() as patch:
             stop_in_step(patch, step)
             with pytest.raises(Stopped, match=f"at step {step} of 24") as stopped:
-                training.train(config, epath.Path(directory))
+                loop.train(config, epath.Path(directory))
         assert stopped.value.number == signal.SIGTERM
         assert steps_of(directory)[-1] == step
         assert kill.differences(directory, uninterrupted[layout])
         if step == 11:
             shutil.copytree(directory, tmp_path / "forgetful")
-    training.train(config, epath.Path(directory))
+    loop.train(config, epath.Path(directory))
     assert kill.differences(directory, uninterrupted[layout]) == []
 
     if layout == "streams":  # the carried state is part of what a checkpoint keeps: without it the numbers are others
         place = Devices.place
         forget = lambda self, state: place(self, state._replace(carry=jax.tree.map(np.zeros_like, state.carry)))
         monkeypatch.setattr(Devices, "place", forget)
-        training.train(config, epath.Path(tmp_path / "forgetful"))
+        loop.train(config, epath.Path(tmp_path / "forgetful"))
         found = "\n".join(kill.differences(tmp_path / "forgetful", uninterrupted[layout]))
         assert "checkpoint 24: params" in found and "metrics.jsonl: {'step': 12" in found
 
@@ -249,7 +256,7 @@ def test_what_a_kill_left_of_old_checkpoints_is_removed_by_the_next_start(short,
     for step in (8, 16):
         shutil.copytree(run / "checkpoints" / "20", run / "checkpoints" / str(step))
     shutil.rmtree(run / "checkpoints" / "16" / "params")
-    training.train(short["streams"], epath.Path(run))
+    loop.train(short["streams"], epath.Path(run))
     assert kill.differences(run, uninterrupted["streams"]) == []
 
 
@@ -257,7 +264,7 @@ def test_what_a_kill_left_of_old_checkpoints_is_removed_by_the_next_start(short,
 def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_good_checkpoint(
     layout, short, uninterrupted, tmp_path, monkeypatch
 ):
-    kind = {"streams": batches.Streams, "buckets": batches.Buckets}[layout]
+    kind = {"streams": Streams, "buckets": Buckets}[layout]
     healthy = kind.part
 
     def poisoned(self, index, rows):
@@ -267,11 +274,11 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_good_checkp
     with monkeypatch.context() as patch:
         patch.setattr(kind, "part", poisoned)
         with pytest.raises(UserError, match="^error: step 10: .* not finite .* checkpoint is 8"):
-            training.train(short[layout], epath.Path(tmp_path / "run"))
+            loop.train(short[layout], epath.Path(tmp_path / "run"))
     run = load(str(tmp_path / "run"), "latest")
     assert run.step == 8 and all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(run.params))
     assert "NaN" not in (tmp_path / "run" / "metrics.jsonl").read_text()
-    training.train(short[layout], epath.Path(tmp_path / "run"))  # the cause is mended
+    loop.train(short[layout], epath.Path(tmp_path / "run"))  # the cause is mended
     assert kill.differences(tmp_path / "run", uninterrupted[layout]) == []
 
 
@@ -281,7 +288,7 @@ def test_parameters_that_are_not_finite_are_never_the_last_checkpoint(short, tmp
     changes |= {"optimizer.learning_rate": 1e300, "optimizer.warmup": 0}
     changes |= {"training.checkpoint_every": 1, "training.eval_every": 1}
     with pytest.raises(UserError, match="^error: step 1: .* not finite"):
-        training.train(changed(short["streams"], changes), epath.Path(tmp_path / "run"))
+        loop.train(changed(short["streams"], changes), epath.Path(tmp_path / "run"))
     assert steps_of(tmp_path / "run") == []
     assert "NaN" not in (tmp_path / "run" / "metrics.jsonl").read_text()
 
@@ -292,7 +299,7 @@ def test_parameters_that_are_not_finite_are_never_the_last_checkpoint(short, tmp
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_latest_checkpoints_and_the_best_by_validation_loss_are_kept(layout, uninterrupted):
     directory = epath.Path(uninterrupted[layout])
-    found = {r["step"]: r["loss"] for r in workdir.read_metrics(directory) if r["split"] == "validation"}
+    found = {r["step"]: r["loss"] for r in log.read_metrics(directory) if r["split"] == "validation"}
     assert sorted(found) == [6, 12, 18, 24]
     best = min(found, key=found.get)
     assert best not in (20, 24)  # or else it would be kept as one of the latest
@@ -308,7 +315,7 @@ def test_another_configuration_is_refused_and_nothing_is_changed(layout, short, 
     before = tree_of(uninterrupted[layout])
     other = changed(short[layout], {"model.hidden_dim": 24, "optimizer.learning_rate": 0.5})
     with pytest.raises(UserError) as refused:
-        training.train(other, epath.Path(uninterrupted[layout]))
+        loop.train(other, epath.Path(uninterrupted[layout]))
     assert "model.hidden_dim: 16 -> 24" in str(refused.value)
     assert "optimizer.learning_rate: 0.01 -> 0.5" in str(refused.value)
     assert str(refused.value).count("->") == 2
@@ -322,7 +329,7 @@ def test_changed_data_is_refused(short, uninterrupted, tmp_path):
     moved = changed(short["streams"], {"data.train": f"text:{data}"})
     (copy / "config.json").write_text(kill.configuration.to_json(moved))
     with pytest.raises(UserError, match="train data is not what this run was started with"):
-        training.train(moved, epath.Path(copy))
+        loop.train(moved, epath.Path(copy))
 
 
 def test_a_second_process_is_refused_and_readers_leave_what_is_being_written(short, uninterrupted, tmp_path):
@@ -334,24 +341,24 @@ def test_a_second_process_is_refused_and_readers_leave_what_is_being_written(sho
     with workdir._held(epath.Path(copy)):
         assert load(str(copy), "latest").step == 24
         with pytest.raises(UserError, match="another process trains in it"):
-            training.train(short["streams"], epath.Path(copy))
+            loop.train(short["streams"], epath.Path(copy))
     assert tree_of(copy) == before and writing.exists()
 
 
 # ---- evaluation -------------------------------------------------------------------------------------------------
 
 
-def figures(run, encoded: pipeline.Encoded, changes: dict[str, object], count: int) -> dict[str, object]:
+def figures(run, encoded: encoding.Encoded, changes: dict[str, object], count: int) -> dict[str, object]:
     config = changed(run.config, changes)
     devices = Devices(jax.devices()[:count])
-    evaluator = evaluation.Evaluator(run.model, run.tokenizer, config, devices, encoded)
+    evaluator = Evaluator(run.model, run.tokenizer, config, devices, encoded)
     return evaluator.evaluate(devices.replicate(run.params), limit=5)
 
 
 def test_neither_batch_size_nor_devices_nor_buckets_change_an_evaluation(uninterrupted, pairs):
     run = load(str(uninterrupted["buckets"]))
     examples = [Example(*pair) for pair in pairs[:43]]
-    encoded = pipeline.encode(pipeline.Split("validation", "", Listed(examples)), run.tokenizer, run.config.data)
+    encoded = encoding.encode(Split("validation", "", Listed(examples)), run.tokenizer, run.config.data)
     scores = run.score(examples)
     expected = {"loss": -sum(s.log_probability for s in scores) / sum(s.tokens for s in scores)}
     for rows, buckets, count in ((8, 2, 1), (3, 2, 1), (64, 1, 8)):
@@ -369,7 +376,7 @@ def test_the_evaluation_of_texts_equals_their_scores_however_they_are_cut(uninte
         for i in range(11)
     ]
     examples = [Example(None, text) for text in texts]
-    encoded = pipeline.encode(pipeline.Split("validation", "", Listed(examples)), run.tokenizer, run.config.data)
+    encoded = encoding.encode(Split("validation", "", Listed(examples)), run.tokenizer, run.config.data)
     scores = run.score(texts)
     nats, tokens = -sum(score.log_probability for score in scores), sum(score.tokens for score in scores)
     assert [score.bytes for score in scores] == [len(text) for text in texts]
@@ -386,7 +393,7 @@ def test_the_evaluation_of_texts_equals_their_scores_however_they_are_cut(uninte
 
 def parameters(directory: pathlib.Path, which: str = "latest") -> dict[str, np.ndarray]:
     params = load(str(directory), which).params
-    return {optimizers.name_of(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    return {names.name_of(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
 
 
 FROZEN = {"optimizer.learning_rate": 0.0, "training.steps": 1}
@@ -397,7 +404,7 @@ FROZEN = {"optimizer.learning_rate": 0.0, "training.steps": 1}
 def test_a_run_starts_from_the_parameters_and_the_tokenizer_of_another(origin, layout, short, uninterrupted, tmp_path):
     where, which = uninterrupted[origin], "20" if origin == layout else "best"
     config = changed(short[layout], FROZEN | {"training.init_from": f"{where}:{which}".removesuffix(":best")})
-    training.train(config, epath.Path(tmp_path / "tuned"))
+    loop.train(config, epath.Path(tmp_path / "tuned"))
     theirs, ours = parameters(where, which), parameters(tmp_path / "tuned")
     for name in set(theirs) & set(ours):
         np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
@@ -409,9 +416,9 @@ def test_a_run_starts_from_the_parameters_and_the_tokenizer_of_another(origin, l
 def test_other_widths_than_the_origins_are_refused_by_name(short, uninterrupted, tmp_path):
     changes = FROZEN | {"training.init_from": str(uninterrupted["streams"])}
     with pytest.raises(UserError, match=r": decoder/layers_0/bias has shape \(64,\) there and \(96,\) here"):
-        training.train(changed(short["streams"], changes | {"model.hidden_dim": 24}), epath.Path(tmp_path / "run"))
+        loop.train(changed(short["streams"], changes | {"model.hidden_dim": 24}), epath.Path(tmp_path / "run"))
     # What was refused has not taken the directory.
-    training.train(changed(short["streams"], changes), epath.Path(tmp_path / "run"))
+    loop.train(changed(short["streams"], changes), epath.Path(tmp_path / "run"))
 
 
 def test_parameters_are_loaded_by_regular_expressions_and_all_are_named(short, uninterrupted, tmp_path, capsys):
@@ -419,10 +426,10 @@ def test_parameters_are_loaded_by_regular_expressions_and_all_are_named(short, u
     rules = [r"encoder/layer_(\d)_forward/(.*)=>decoder/layers_\1/\2", "embedding/.*"]
     changes = FROZEN | {"training.init_from": f"{uninterrupted['streams']}:latest", "training.init_params": rules}
     config = changed(short["buckets"], changes)
-    training.train(config, epath.Path(tmp_path / "tuned"))
+    loop.train(config, epath.Path(tmp_path / "tuned"))
     theirs, ours = parameters(uninterrupted["streams"]), parameters(tmp_path / "tuned")
-    begun = training.initial_params(load(str(tmp_path / "tuned")).model, config.seed)
-    fresh = {optimizers.name_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(begun)}
+    begun = initial_params(load(str(tmp_path / "tuned")).model, config.seed)
+    fresh = {names.name_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(begun)}
     loaded = {name.replace("decoder/layers_0", "encoder/layer_0_forward"): name for name in theirs}
     loaded = {ours: there for ours, there in loaded.items() if ours.startswith(("encoder/", "embedding/"))}
     assert len(loaded) > 3
@@ -446,16 +453,16 @@ def test_a_rule_that_finds_nothing_is_refused(short, uninterrupted, tmp_path):
     ):
         changes = FROZEN | {"training.init_from": str(uninterrupted["streams"]), "training.init_params": rules}
         with pytest.raises(UserError, match=words):
-            training.train(changed(short["buckets"], changes), epath.Path(tmp_path / "run"))
+            loop.train(changed(short["buckets"], changes), epath.Path(tmp_path / "run"))
     with pytest.raises(UserError, match="init_params: there is no run"):
-        training.train(changed(short["streams"], {"training.init_params": [".*"]}), epath.Path(tmp_path / "run"))
+        loop.train(changed(short["streams"], {"training.init_params": [".*"]}), epath.Path(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 
 def test_other_widths_are_skipped_where_that_is_asked_for(short, uninterrupted, tmp_path, capsys):
     changes = FROZEN | {"training.init_from": str(uninterrupted["streams"]), "training.init_mismatch": "skip"}
     config = changed(short["streams"], changes | {"model.hidden_dim": 24})
-    training.train(config, epath.Path(tmp_path / "run"))
+    loop.train(config, epath.Path(tmp_path / "run"))
     theirs, ours = parameters(uninterrupted["streams"], "best"), parameters(tmp_path / "run")
     same = {name for name in ours if ours[name].shape == theirs[name].shape}
     assert {"embedding/embedding", "head_bias"} <= same < set(ours)
@@ -480,7 +487,7 @@ def test_the_mean_of_checkpoints_is_that_of_their_parameters(short, uninterrupte
         np.testing.assert_array_equal(value, each[-1][name])
     assert any((averaged[name] != each[-1][name]).any() for name in averaged)
     config = changed(short["streams"], FROZEN | {"training.init_from": f"{directory}:mean:2"})
-    training.train(config, epath.Path(tmp_path / "tuned"))
+    loop.train(config, epath.Path(tmp_path / "tuned"))
     for name, value in parameters(tmp_path / "tuned").items():
         np.testing.assert_array_equal(value, parameters(directory, "mean:2")[name])
     for which in ("mean:0", "mean:99", "mean:", "mean:x"):
@@ -491,19 +498,19 @@ def test_the_mean_of_checkpoints_is_that_of_their_parameters(short, uninterrupte
 def test_an_origin_that_is_no_run_is_refused(short, tmp_path):
     config = changed(short["streams"], {"training.init_from": str(tmp_path / "nowhere")})
     with pytest.raises(UserError, match="nowhere: is not a run"):
-        training.train(config, epath.Path(tmp_path / "run"))
+        loop.train(config, epath.Path(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 
 def test_a_run_keeps_what_cleaning_did_and_trains_on_what_is_left(configs, sources, tmp_path):
     cleaned = changed(configs["buckets"], {"data.cleaning": ["words(1, 3)", "duplicates"], "training.steps": 2})
-    training.train(cleaned, epath.Path(tmp_path))
+    loop.train(cleaned, epath.Path(tmp_path))
     report = json.loads((tmp_path / "cleaning.json").read_text())
     dropped = sum(step["dropped"] for step in report["steps"].values())
     assert list(report["steps"]) == ["words(1, 3)", "duplicates"] and dropped > 0
-    splits = pipeline.load_splits(cleaned.data)
+    splits = load_splits(cleaned.data)
     assert len(splits["train"].examples) == report["examples_out"] == report["examples_in"] - dropped
-    assert splits["train"].fingerprint != pipeline.load_splits(configs["buckets"].data)["train"].fingerprint
+    assert splits["train"].fingerprint != load_splits(configs["buckets"].data)["train"].fingerprint
     assert max(len(example.source.split()) for example in splits["train"].examples) == 3
     assert max(len(example.source.split()) for example in splits["validation"].examples) > 3  # never made easier
 
@@ -520,10 +527,10 @@ def test_a_run_of_every_task_and_layout_resumes_exactly(task, layout, sources, t
     if TASKS[task].ranks:  # every label must be one of training
         values["data.validation"] = source
     config = tiny_config("buckets" if pairs else "streams", source, values)
-    training.train(config, epath.Path(tmp_path / "whole"))
-    records = workdir.read_metrics(epath.Path(tmp_path / "whole"))
+    loop.train(config, epath.Path(tmp_path / "whole"))
+    records = log.read_metrics(epath.Path(tmp_path / "whole"))
     assert records[0]["loss"] > records[5]["loss"] and 0 <= records[0]["waiting_for_data"] <= 1
     shutil.copytree(tmp_path / "whole", tmp_path / "resumed")
     shutil.rmtree(tmp_path / "resumed" / "checkpoints" / "6")
-    training.train(config, epath.Path(tmp_path / "resumed"))
+    loop.train(config, epath.Path(tmp_path / "resumed"))
     assert kill.differences(tmp_path / "whole", tmp_path / "resumed") == []

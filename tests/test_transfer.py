@@ -15,18 +15,22 @@ from test_parallel import devices_of
 from test_training import FROZEN, Setup, parameters
 
 from benchmarks import kill
-from lm import generation, training, transfer, workdir
-from lm.checkpoints import Checkpoints
-from lm.data import vectors
-from lm.data.examples import Example
-from lm.data.tokenizers import load_tokenizer
+from lm.answers import generation
+from lm.data.read.examples import Example
+from lm.data.text.tokenizers.saved import load_tokenizer
+from lm.devices.mesh import Devices
 from lm.errors import UserError
 from lm.evaluate import evaluate
-from lm.generation import Options
+from lm.layers.recurrent import RecurrentLayer
 from lm.models.encoder_decoder import EncoderDecoder
-from lm.parallel import Devices
-from lm.recurrence import CELLS, RecurrentLayer
-from lm.run import load
+from lm.models.parameters import initial_params
+from lm.recurrence import CELLS
+from lm.runs import log, transfer, vectors
+from lm.runs.checkpoints import Checkpoints
+from lm.runs.run import load
+from lm.search.options import Options
+from lm.training import loop
+from lm.training.step import TrainState
 
 pytestmark = pytest.mark.usefixtures("quick_training")
 
@@ -37,12 +41,12 @@ SHORT |= {"training.eval_examples": 0, "data.buckets": 1}
 @pytest.fixture(scope="module", autouse=True)
 def no_samples():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "closing", lambda *_: None)  # it only prints, and takes long
+        patch.setattr(loop, "closing", lambda *_: None)  # it only prints, and takes long
         yield
 
 
 def validation_losses(directory: pathlib.Path) -> list[float]:
-    return [r["loss"] for r in workdir.read_metrics(epath.Path(directory)) if r["split"] == "validation"]
+    return [r["loss"] for r in log.read_metrics(epath.Path(directory)) if r["split"] == "validation"]
 
 
 # ---- groups -----------------------------------------------------------------------------------------------------
@@ -51,14 +55,14 @@ GROUPS = ["embedding/.*=>0", "encoder/.*=>0.5@2 steps", ".*=>1"]
 
 
 @pytest.fixture(scope="module")
-def grouped(sources) -> tuple[Setup, training.TrainState]:
+def grouped(sources) -> tuple[Setup, TrainState]:
     """What is frozen, slow and late beside the rest; and the state after four updates on one device."""
     changes = {"optimizer.groups": GROUPS, "optimizer.weight_decay": 0.1, "optimizer.ema_decay": 0.5, "data.buckets": 1}
     setup = Setup(tiny_config("buckets", sources["seq2seq"], changes))
     return setup, devices_of("pmap", 1).saved(after(setup, devices_of("pmap", 1), 4))
 
 
-def after(setup: Setup, devices: Devices, count: int) -> training.TrainState:
+def after(setup: Setup, devices: Devices, count: int) -> TrainState:
     return setup.updates(devices, [setup.data.batches[i] for i in range(count)])[1]
 
 
@@ -96,7 +100,7 @@ def test_a_group_that_never_begins_is_refused(sources, tmp_path):
     ):
         config = tiny_config("buckets", sources["seq2seq"], SHORT | {"optimizer.groups": groups})
         with pytest.raises(UserError, match=f"^error: config.optimizer.groups: '?{words}"):
-            training.train(config, epath.Path(tmp_path / "run"))
+            loop.train(config, epath.Path(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 
@@ -108,15 +112,15 @@ def test_a_language_model_goes_on_as_a_decoder_that_reads_the_source(sources, tm
     source = sources["seq2seq"]
     texts = {f"data.{split}": f"{source} | | {{source}} {{target}}" for split in ("train", "validation", "test")}
     tokenizer = {"data.tokenizer.kind": "unigram", "data.tokenizer.vocab_size": 280}
-    training.train(tiny_config("streams", source, shared | texts | tokenizer), epath.Path(tmp_path / "lm"))
+    loop.train(tiny_config("streams", source, shared | texts | tokenizer), epath.Path(tmp_path / "lm"))
     start = {"model.encoder": "decoder", "training.init_from": f"{tmp_path}/lm:latest"}
     config = tiny_config("buckets", source, shared | start | {"data.tokenizer.kind": "characters"})
-    training.train(changed(config, FROZEN), epath.Path(tmp_path / "frozen"))
+    loop.train(changed(config, FROZEN), epath.Path(tmp_path / "frozen"))
     before, after = (parameters(tmp_path / run) for run in ("lm", "frozen"))
     jax.tree.map(np.testing.assert_array_equal, before, after)
 
     capfd.readouterr()
-    training.train(config, epath.Path(tmp_path / "tuned"))
+    loop.train(config, epath.Path(tmp_path / "tuned"))
     assert re.search(
         r"/lm:latest: 8 parameters loaded$", capfd.readouterr().out, re.MULTILINE
     )  # none skipped, none new
@@ -136,7 +140,7 @@ def test_the_average_of_the_updates_is_evaluated_kept_loaded_and_started_from(so
     decay, every = 0.6, {"training.checkpoint_every": 1, "training.keep_checkpoints": 9, "optimizer.warmup": 0}
     changes = SHORT | every | {"optimizer.ema_decay": decay, "training.not_finite": "skip"}
     config = tiny_config("streams", sources["lm"], changes)
-    training.train(config, epath.Path(tmp_path / "run"))
+    loop.train(config, epath.Path(tmp_path / "run"))
     saved = Checkpoints(epath.Path(tmp_path / "run" / "checkpoints"))
     raw = [flatten_dict(saved.arrays(step, "rest")["params"], sep="/") for step in range(1, 5)]
     for step in (1, 2, 4):
@@ -154,11 +158,11 @@ def test_the_average_of_the_updates_is_evaluated_kept_loaded_and_started_from(so
     shutil.copytree(tmp_path / "run", tmp_path / "resumed")
     for step in (3, 4):
         shutil.rmtree(tmp_path / "resumed" / "checkpoints" / str(step))
-    training.train(config, epath.Path(tmp_path / "resumed"))
+    loop.train(config, epath.Path(tmp_path / "resumed"))
     assert kill.differences(tmp_path / "run", tmp_path / "resumed") == []
 
     start = FROZEN | {"training.init_from": f"{tmp_path}/run:4", "optimizer.ema_decay": 0.0}
-    training.train(changed(config, start), epath.Path(tmp_path / "tuned"))
+    loop.train(changed(config, start), epath.Path(tmp_path / "tuned"))
     for name, value in parameters(tmp_path / "tuned").items():
         np.testing.assert_array_equal(value, parameters(tmp_path / "run", "4")[name])
 
@@ -192,14 +196,14 @@ def test_adapters_start_as_the_origin_and_alone_learn(trained, sources, tmp_path
     changes = {"training.init_from": f"{trained['buckets']}:latest", "model.lora_rank": 2, "model.lora_alpha": 4.0}
     config = tiny_config("buckets", sources["seq2seq"], SHORT | changes)
     model = EncoderDecoder(config.model, origin.tokenizer.vocab_size, True)
-    begun, report = transfer.initialise(training.initial_params(model, 0), transfer.origin(config))
+    begun, report = transfer.initialise(initial_params(model, 0), transfer.origin(config))
     nats = lambda model, params: [
         s.log_probability for s in generation.score(model, params, origin.tokenizer, EXAMPLES)
     ]
     np.testing.assert_allclose(nats(model, begun), nats(origin.model, origin.params), rtol=1e-6)
     assert report["new"] and all("_lora_" in name for name in report["new"]) and not report["skipped"]
 
-    training.train(config, epath.Path(tmp_path / "tuned"))
+    loop.train(config, epath.Path(tmp_path / "tuned"))
     run = load(str(tmp_path / "tuned"), "latest")
     theirs, ours = parameters(trained["buckets"]), parameters(tmp_path / "tuned")
     adapters = {name for name in ours if "_lora_" in name}
@@ -225,7 +229,7 @@ def test_adapters_start_as_the_origin_and_alone_learn(trained, sources, tmp_path
 def test_adapters_of_nothing_are_refused(sources, tmp_path):
     config = tiny_config("buckets", sources["seq2seq"], SHORT | {"model.lora_rank": 2})
     with pytest.raises(UserError, match="config.model.lora_rank: there is no run to load from"):
-        training.train(config, epath.Path(tmp_path / "run"))
+        loop.train(config, epath.Path(tmp_path / "run"))
 
 
 # ---- new pieces -------------------------------------------------------------------------------------------------
@@ -235,7 +239,7 @@ def test_adapters_of_nothing_are_refused(sources, tmp_path):
 def test_new_pieces_get_rows_of_their_own_and_all_else_is_loaded_exactly(layout, trained, sources, tmp_path, capsys):
     changes = {"training.init_from": str(trained[layout]), "data.tokenizer.pieces": ["<user>", "<bot>"]}
     source = sources["lm" if layout == "streams" else "seq2seq"]
-    training.train(tiny_config(layout, source, SHORT | FROZEN | changes), epath.Path(tmp_path / "run"))
+    loop.train(tiny_config(layout, source, SHORT | FROZEN | changes), epath.Path(tmp_path / "run"))
     old, run = load_tokenizer(trained[layout] / "tokenizer"), load(str(tmp_path / "run"))
     assert run.tokenizer.vocab_size == old.vocab_size + 2
     text = "one two ant bee"
@@ -263,9 +267,9 @@ def test_words_of_the_vocabulary_start_from_their_vectors(sources, tmp_path, cap
     file.write_text("4 8\n" + " \n".join(lines) + "\n")
     changes = FROZEN | {"data.tokenizer.kind": "words", "data.tokenizer.vocab_size": 0}
     config = tiny_config("buckets", sources["seq2seq"], SHORT | changes)
-    training.train(changed(config, {"training.word_vectors": str(file)}), epath.Path(tmp_path / "run"))
+    loop.train(changed(config, {"training.word_vectors": str(file)}), epath.Path(tmp_path / "run"))
     run, table = load(str(tmp_path / "run")), parameters(tmp_path / "run")["embedding/embedding"]
-    begun = np.asarray(training.initial_params(run.model, config.seed)["embedding"]["embedding"])
+    begun = np.asarray(initial_params(run.model, config.seed)["embedding"]["embedding"])
     rows = 0
     for i, piece in enumerate(run.tokenizer.pieces(range(len(table)))):
         number = {"ant": 0, "bee": 2, "cat": 3}.get(piece.strip())
@@ -279,10 +283,10 @@ def test_words_of_the_vocabulary_start_from_their_vectors(sources, tmp_path, cap
 
     both = {"training.word_vectors": str(file), "training.init_from": str(tmp_path / "run")}
     with pytest.raises(UserError, match="config.training.word_vectors: .*run has an embedding already"):
-        training.train(changed(config, both), epath.Path(tmp_path / "both"))
+        loop.train(changed(config, both), epath.Path(tmp_path / "both"))
     file.write_text("walrus 1 2 3 4 5 6 7 8\n")
     with pytest.raises(UserError, match=r"word_vectors: .*vectors.txt has no word of the vocabulary"):
-        training.train(changed(config, {"training.word_vectors": str(file)}), epath.Path(tmp_path / "none"))
+        loop.train(changed(config, {"training.word_vectors": str(file)}), epath.Path(tmp_path / "none"))
     assert not (tmp_path / "both").exists() and not (tmp_path / "none").exists()
 
 

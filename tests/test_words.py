@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lm import words
+from lm.batch import BOS, EOS, PAD, UNK
 from lm.config import TokenizerConfig
-from lm.data.tokenizers import BOS, EOS, PAD, UNK, train_tokenizer
+from lm.data.text.tokenizers.learning import train_tokenizer
+from lm.data.text.tokenizers.surfaces import surfaces as surfaces_of
 from lm.errors import UserError
+from lm.search import automata
 
 TEXTS = ["a cat sat on the mat, and the cats ate", "\u732b\u5728\u57ab\u5b50\u4e0a caf\u00e9", "abab aab abba"] * 5
 SIZES = {"bytes": 0, "characters": 0, "words": 0, "unigram": 284, "bpe": 284}
@@ -28,7 +30,7 @@ def kinds(test):
 @kinds
 def test_a_text_is_made_of_the_bytes_of_its_tokens(kind):
     tokenizer = TOKENIZERS[kind]
-    surfaces = words.surfaces(tokenizer)
+    surfaces = surfaces_of(tokenizer)
     assert len(surfaces) == tokenizer.vocab_size
     for text in {*TEXTS, "x" if kind in ("bytes", "unigram", "bpe") else "a", "<extra_1>"}:
         ids = tokenizer.encode_marked(text)
@@ -40,11 +42,11 @@ def test_a_text_is_made_of_the_bytes_of_its_tokens(kind):
 @kinds
 def test_what_is_banned_comes_in_no_segmentation_and_what_is_forced_in_any(kind, data):
     tokenizer = TOKENIZERS[kind]
-    surfaces = words.surfaces(tokenizer)
+    surfaces = surfaces_of(tokenizer)
     banned = data.draw(st.lists(st.sampled_from(BANNED), min_size=1, max_size=3))
     forced = data.draw(st.sampled_from([text for text in ("cat", "abba", "a a", "b") if text not in BANNED]))
     use = data.draw(st.sampled_from([([*banned], []), ([], [forced])]))
-    made = words.automata(tokenizer, *use, SPECIALS)
+    made = automata.automata(tokenizer, *use, SPECIALS)
     # Tokens that are parts of the strings, so that they come about.
     parts = [
         i
@@ -69,7 +71,7 @@ def test_what_is_banned_comes_in_no_segmentation_and_what_is_forced_in_any(kind,
 @kinds
 def test_progress_counts_the_tokens_that_are_missing(kind):
     tokenizer = TOKENIZERS[kind]
-    made = words.automata(tokenizer, (), ("abba", "cat"), SPECIALS)
+    made = automata.automata(tokenizer, (), ("abba", "cat"), SPECIALS)
     usable = np.setdiff1d(np.arange(tokenizer.vocab_size), [*SPECIALS, EOS])
     for next_sv, progress_s in zip(np.asarray(made.next_psv), np.asarray(made.progress_ps), strict=True):
         assert progress_s[0] == 0 and progress_s.min() == 0
@@ -86,19 +88,19 @@ def test_progress_counts_the_tokens_that_are_missing(kind):
 
 def test_what_cannot_be_is_refused():
     tokenizer = TOKENIZERS["characters"]
-    assert words.automata(tokenizer, (), (), SPECIALS) is None
+    assert automata.automata(tokenizer, (), (), SPECIALS) is None
     for banned, forced in itertools.product([("ca", "x")], [("cat",), ("aca",)]):
         with pytest.raises(UserError, match="--ban bans"):
-            words.automata(tokenizer, banned, forced, SPECIALS)
+            automata.automata(tokenizer, banned, forced, SPECIALS)
     with pytest.raises(UserError, match="cannot write 'zebra'"):
-        words.automata(tokenizer, (), ("zebra",), SPECIALS)
+        automata.automata(tokenizer, (), ("zebra",), SPECIALS)
     with pytest.raises(UserError, match="UTF-8"):
-        words.automata(tokenizer, ("\ud800",), (), SPECIALS)
+        automata.automata(tokenizer, ("\ud800",), (), SPECIALS)
 
 
 @kinds
 def test_a_banned_string_inside_the_beginning_of_another_is_banned_too(kind):
-    made = words.automata(TOKENIZERS[kind], ("ab", "aabba"), (), SPECIALS)
+    made = automata.automata(TOKENIZERS[kind], ("ab", "aabba"), (), SPECIALS)
     state = 0
     for i in TOKENIZERS[kind].encode(" aab"):
         state = int(made.next_psv[0, state, i]) if state >= 0 else state

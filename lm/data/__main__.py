@@ -15,13 +15,17 @@ from absl import flags
 from etils import epath
 
 from lm import config as configuration
-from lm import workdir
 from lm.config import Config
-from lm.data import pipeline, sources
-from lm.data.pipeline import Encoded
-from lm.data.tokenizers import Tokenizer, load_tokenizer
-from lm.errors import UserError, program
-from lm.tasks import TASKS, layout_of
+from lm.config.tasks import TASKS, layout_of
+from lm.data import encoding, feed
+from lm.data.encoding import Encoded
+from lm.data.read import sources
+from lm.data.splits import formats_of, load_splits
+from lm.data.text.tokenizers.saved import load_tokenizer
+from lm.data.text.tokenizers.tokenizer import Tokenizer
+from lm.errors import UserError
+from lm.runs import workdir
+from lm.terminal.program import program
 
 FIRST = flags.DEFINE_integer("first", 2, "how many examples of each split are shown", lower_bound=0)
 BINS = 10
@@ -52,20 +56,20 @@ def read_config(spec: str, overrides: Sequence[tuple[str, str]]) -> Config:
 
 def _task_of(config: Config) -> str:
     """lm for texts, seq2seq for pairs."""
-    formats = pipeline.formats_of(config.data)
+    formats = formats_of(config.data)
     split = sources.load_splits(config.data.train, config.data.train, "", ("train",), formats)["train"]
     return "lm" if split.examples.table[0, 0] < 0 else "seq2seq"
 
 
 def show(config: Config, tokenizer: Tokenizer | None, first: int) -> None:
     """Prints all of it."""
-    splits = pipeline.load_splits(config.data)
-    tokenizer = tokenizer or pipeline.make_tokenizer(config.data, splits["train"])
+    splits = load_splits(config.data)
+    tokenizer = tokenizer or encoding.make_tokenizer(config.data, splits["train"])
     print(f"task        {config.data.task}, {layout_of(config.data)}")
     extra = f", {tokenizer.sentinels} sentinels" if tokenizer.sentinels else ""
     print(f"tokenizer   {tokenizer.kind}, {tokenizer.vocab_size:,} ids{extra}, {tokenizer.fingerprint}")
     for name, split in splits.items():
-        encoded = pipeline.encode(split, tokenizer, config.data, config.seed, training=name == "train")
+        encoded = encoding.encode(split, tokenizer, config.data, config.seed, training=name == "train")
         print(f"\n{name}  {split.spec}")
         if split.note:
             print(f"  {split.note}")
@@ -73,7 +77,7 @@ def show(config: Config, tokenizer: Tokenizer | None, first: int) -> None:
         if split.report:
             print("\n".join(f"  {line}" for line in split.report.lines()))
         if name == "train":
-            data = pipeline.training_data(encoded, config.data, config.seed)
+            data = feed.training_data(encoded, config.data, config.seed)
             print(f"  batches     {data.steps_per_epoch:,} an epoch, {data.padding:.1%} of positions are padding")
             if data.left_out:
                 print(f"  left out    {data.left_out:,} longer than {config.data.max_length} tokens")

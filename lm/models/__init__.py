@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 from lm.config import Config
+from lm.config.tasks import TASKS
 from lm.models.encoder_decoder import EncoderDecoder
 from lm.models.ranker import Ranker
 from lm.models.readers import Classifier, Extractor, Reader
-from lm.tasks import TASKS
 
 
 def build(config: Config, vocab_size: int, labels: Sequence[Sequence[int]] = ()) -> EncoderDecoder | Reader:

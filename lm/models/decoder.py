@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from lm.config import ModelConfig
-from lm.models.attention import Attention, Past, SelfAttention
-from lm.models.embedding import dropout
+from lm.layers.attention import Attention, Past, SelfAttention
+from lm.layers.dropout import dropout
 from lm.models.encoder import Encoder, Memory, recurrent_layer, take
 from lm.recurrence import CELLS, State
 

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from lm.config import ModelConfig
-from lm.models.embedding import dropout
-from lm.recurrence import CELLS, RecurrentLayer
+from lm.layers.dropout import dropout
+from lm.layers.recurrent import RecurrentLayer
+from lm.recurrence import CELLS
 
 
 def recurrent_layer(config: ModelConfig, inputs: int, name: str | None = None) -> RecurrentLayer:

@@ -4,14 +4,13 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from lm.batch import BOS, EOS, PAD
 from lm.config import ModelConfig
+from lm.layers.recurrent import adaptable
 from lm.models.decoder import Decoder, DecoderState, Features, log_mixture, zero_states
-from lm.models.embedding import Embedding
 from lm.models.encoder import Encoder, Memory, segments
+from lm.models.inputs import Embedding
 from lm.recurrence.base import dot
-from lm.recurrence.layer import adaptable
-
-PAD, BOS, EOS = 0, 1, 2  # the ids that fill rows up, begin texts and end them; the same for every tokenizer
 
 
 class EncoderDecoder(nn.Module):

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from lm.batch import PAD
 from lm.models.decoder import Features, log_mixture
 from lm.models.encoder import Memory
-from lm.models.encoder_decoder import PAD, EncoderDecoder
+from lm.models.encoder_decoder import EncoderDecoder
 from lm.models.readers import IMPOSSIBLE, label_table
 from lm.recurrence.base import dot
 

@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from lm.batch import EOS, PAD
 from lm.config import ModelConfig
-from lm.models.attention import Attention
-from lm.models.embedding import Embedding, dropout
+from lm.layers.attention import Attention
+from lm.layers.dropout import dropout
 from lm.models.encoder import Encoder, take
-from lm.models.encoder_decoder import EOS, PAD
+from lm.models.inputs import Embedding
 
 IMPOSSIBLE = -1e30  # the logit of what is no choice; a finite number, as in `Attention.weights`
 

@@ -4,9 +4,8 @@ A new gated cell is a class in `cells.py` (ten lines: its pointwise part), a lin
 """
 
 from lm.recurrence.base import BACKWARD, SCANS, Cell, Run, State, Weights
-from lm.recurrence.cells import GRU, LSTM, SLSTM, Elman, LayerNormLSTM, PeepholeLSTM
-from lm.recurrence.gated import GatedCell
-from lm.recurrence.layer import RecurrentLayer
+from lm.recurrence.gated.cells import GRU, LSTM, SLSTM, Elman, LayerNormLSTM, PeepholeLSTM
+from lm.recurrence.gated.engine import GatedCell
 from lm.recurrence.linear import RGLRU, LinearCell, MinGRU, MinLSTM
 from lm.recurrence.matrix import MLSTM
 
@@ -23,4 +22,4 @@ CELLS: dict[str, type[Cell]] = {
     "mlstm": MLSTM,
 }
 
-__all__ = ["BACKWARD", "CELLS", "Cell", "GatedCell", "LinearCell", "RecurrentLayer", "Run", "SCANS", "State", "Weights"]
+__all__ = ["BACKWARD", "CELLS", "Cell", "GatedCell", "LinearCell", "Run", "SCANS", "State", "Weights"]

@@ -30,7 +30,7 @@ class Run(NamedTuple):
     """How a layer is run over time.
 
     `backward` says what is kept for the gradient, beside inputs and states (see `RecurrentLayer`). Unless `scan`
-    is "xla" a gated layer that keeps its gates is a kernel (`onchip.py`) on a GPU, where heads have few units (`gated.UNITS`)
+    is "xla" a gated layer that keeps its gates is a kernel (`gated/pallas_kernel.py`) on a GPU, where heads have few units (`gated.engine.UNITS`)
     and the batch is a multiple of 16; with "pallas" on a TPU too. Everything else is XLA's loop.
     """
 

@@ -1,0 +1,25 @@
+"""The losses of a model that copies from its source: the pointer's mixture and the coverage penalty."""
+
+import jax
+import jax.numpy as jnp
+
+from lm.models.decoder import Features
+from lm.models.encoder import Memory
+
+
+def copying_of(features: Features, memory: Memory | None, targets_bt: jax.Array) -> tuple[jax.Array, jax.Array] | None:
+    """(gate, probability that copying writes the target), both [b, t]: the attention paid to it wherever it stands in
+    the source; None of a model that does not copy."""
+    if features.gate_bt is None:
+        return None
+    same_bts = memory.ids_bs[:, None] == targets_bt[..., None]
+    return features.gate_bt, jnp.sum(features.attention_bts * same_bts, axis=-1)
+
+
+def coverage_loss(attention_bts: jax.Array, weights_bt: jax.Array) -> jax.Array:
+    """The attention that is paid again: the weighted sum of sum_s min(a_ts, what steps before t paid to s).
+
+    See et al. (2017), equation 12. The examples of a packed row attend to their own sources, so they do not mix.
+    """
+    paid_bts = jnp.pad(jnp.cumsum(attention_bts, axis=1)[:, :-1], [(0, 0), (1, 0), (0, 0)])
+    return jnp.sum(jnp.minimum(attention_bts, paid_bts).sum(axis=-1) * weights_bt)

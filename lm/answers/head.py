@@ -1,0 +1,257 @@
+"""Cross-entropy fused with the dense head: the logits of all positions never exist at once."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from lm.models.decoder import log_mixture
+from lm.recurrence.base import dot
+
+BOUND = 64 * 2**20  # bytes that the loss and its gradient hold at a time on a CPU, beside their operands and results
+
+
+def cross_entropy(
+    features_btd: jax.Array,
+    head: tuple[jax.Array, jax.Array],
+    targets_bt: jax.Array,
+    weights_bt: jax.Array,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    dtype: str = "float32",
+    copying: tuple[jax.Array, jax.Array] | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """Returns (sum of weighted nats, sum of weights) over all positions, float32 scalars.
+
+    With `label_smoothing` e the target distribution is `(1 - e) one_hot + e / V` (Szegedy et al., 2016). With `z_loss` z each
+    position costs `z log(Z)^2` more, Z the normaliser of its softmax (Chowdhery et al., 2022, "PaLM").
+
+    With `copying`, as `copying_of` has it, a target's probability is that of the mixture. Of what is copied only the
+    target's own probability is needed, so no more is held than without; smoothing is then of the softmax alone.
+    """
+    width = features_btd.shape[-1]
+    flat = (features_btd.reshape(-1, width), targets_bt.reshape(-1), weights_bt.reshape(-1).astype(jnp.float32))
+    copying = jax.tree.map(jnp.ravel, copying)
+    return _loss(*head, *flat, copying, label_smoothing, z_loss, dtype), flat[2].sum()
+
+
+class _Softmax(NamedTuple):
+    """Of each position, all that the loss must know of its logits."""
+
+    normalizer_n: jax.Array  # logarithm
+    gold_n: jax.Array  # the target's logit
+    mean_n: jax.Array
+
+
+def _softmax(logits_nv, targets_n):
+    gold_n = jnp.take_along_axis(logits_nv, targets_n[:, None], axis=-1)[:, 0]
+    return _Softmax(jax.nn.logsumexp(logits_nv, axis=-1), gold_n, logits_nv.mean(axis=-1))
+
+
+def _nll(softmax, copying, smoothing, z):
+    """(loss of each position, what the gradient needs of the mixture: how much of the target's probability is the
+    softmax's, and the derivative of its logarithm by the probability of copying)."""
+    normalizer_n = softmax.normalizer_n
+    loss_n = normalizer_n - softmax.gold_n
+    written_n, slope_n = jnp.ones_like(loss_n), None
+    if copying is not None:
+        gate_n, copied_n = copying
+        log_written_n = jax.nn.log_sigmoid(gate_n) - loss_n
+        loss_n = -log_mixture(gate_n, -loss_n, copied_n)
+        written_n = jnp.exp(log_written_n + loss_n)
+        slope_n = jnp.exp(jnp.minimum(jax.nn.log_sigmoid(-gate_n) + loss_n, 80))  # finite
+    if smoothing:
+        loss_n = (1 - smoothing) * loss_n + smoothing * (normalizer_n - softmax.mean_n)
+    return loss_n + z * normalizer_n**2 if z else loss_n, (written_n, slope_n)
+
+
+def _bound():
+    """On a GPU or a TPU a sixteenth of its memory: it is slow where products are narrow."""
+    if jax.default_backend() == "cpu":
+        return BOUND
+    return max(BOUND, (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", 0) // 16)
+
+
+ROWS = 128  # of fewer positions at a time a product costs less than reading and writing the kernel's gradient
+
+
+class _Plan(NamedTuple):
+    """`rows` positions at a time, and products with the kernel's gradient for `columns` of the vocabulary at a time.
+
+    `again`: logits, too, are there for so many columns alone, and computed twice: for the normaliser and then for the
+    gradient. So there can be more rows.
+    """
+
+    rows: int
+    columns: int
+    again: bool
+
+
+def _plan(kernel_dv, positions):
+    width, vocab = kernel_dv.shape
+    # A block of the kernel's gradient, or of features, takes an eighth of the bound: a large one is not held twice.
+    block = max(1, _bound() // 8 // (4 * width))
+    rows = positions_at_once(vocab, positions)
+    if rows >= min(ROWS, positions):
+        return _Plan(even(positions, rows), even(vocab, block), again=False)
+    columns = even(vocab, min(block, _room() // ROWS))
+    return _Plan(even(positions, min(positions_at_once(columns, positions), block)), columns, again=True)
+
+
+def _room():
+    """How many logits there may be at a time: with their gradient, float32, and a quarter of the bound for all else."""
+    return _bound() * 3 // 4 // 8
+
+
+def positions_at_once(columns, positions):
+    """How many positions of so many logits each there may be at a time."""
+    return max(1, min(positions, _room() // columns))
+
+
+def even(total, most):
+    """The size of the fewest parts of at most `most`, all but alike."""
+    return -(-total // -(-total // most))
+
+
+def in_chunks(rows, features_nd, *of_positions):
+    """Features, and what else there is of each position, in equal chunks; the last is filled with 0, so with weight 0."""
+    fill = -len(features_nd) % rows
+
+    def cut(array):
+        array = jnp.pad(array, [(0, fill)] + [(0, 0)] * (array.ndim - 1))
+        return array.reshape(-1, rows, *array.shape[1:])
+
+    return jax.tree.map(cut, (features_nd, *of_positions))
+
+
+class _Head(NamedTuple):
+    """The logits of a chunk of positions, by blocks of the vocabulary. The last of them overlaps the one before."""
+
+    kernel_dv: jax.Array
+    bias_v: jax.Array
+    features_nd: jax.Array
+    logits_nv: jax.Array | None  # None: a block's are computed when they are asked for
+    columns: int
+    dtype: str
+
+    @classmethod
+    def of(cls, kernel_dv, bias_v, features_nd, plan, dtype):
+        logits_nv = None if plan.again else dot(features_nd, kernel_dv, dtype) + bias_v
+        return cls(kernel_dv, bias_v, features_nd, logits_nv, plan.columns, dtype)
+
+    def over_blocks(self, add, sums):
+        return lax.fori_loop(0, -(-len(self.bias_v) // self.columns), add, sums)
+
+    def start(self, i):
+        return jnp.minimum(i * self.columns, len(self.bias_v) - self.columns)
+
+    def cut(self, array, i):
+        """Block `i` of an array whose last axis is the vocabulary."""
+        return lax.dynamic_slice_in_dim(array, self.start(i), self.columns, axis=-1)
+
+    def added(self, array, i, block):
+        return lax.dynamic_update_slice_in_dim(array, self.cut(array, i) + block, self.start(i), axis=-1)
+
+    def block(self, i):
+        """(ids_c, bool_c where no block before had them, logits_nc)."""
+        ids_c = self.start(i) + jnp.arange(self.columns)
+        if self.logits_nv is None:
+            logits_nc = dot(self.features_nd, self.cut(self.kernel_dv, i), self.dtype) + self.cut(self.bias_v, i)
+        else:
+            logits_nc = self.cut(self.logits_nv, i)
+        return ids_c, ids_c >= i * self.columns, logits_nc
+
+    def softmax(self, targets_n):
+        if self.logits_nv is not None:
+            return _softmax(self.logits_nv, targets_n)
+
+        def add(i, softmax):
+            ids_c, new_c, logits_nc = self.block(i)
+            normalizer_n = jax.nn.logsumexp(jnp.where(new_c, logits_nc, -jnp.inf), axis=-1)
+            sums = lambda condition: jnp.sum(jnp.where(new_c & condition, logits_nc, 0), axis=-1)
+            return _Softmax(
+                jnp.logaddexp(softmax.normalizer_n, normalizer_n),
+                softmax.gold_n + sums(ids_c == targets_n[:, None]),
+                softmax.mean_n + sums(True) / len(self.bias_v),
+            )
+
+        zeros_n = jnp.zeros(len(targets_n), self.bias_v.dtype)
+        return self.over_blocks(add, _Softmax(zeros_n - jnp.inf, zeros_n, zeros_n))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7, 8))
+def _loss(kernel_dv, bias_v, features_nd, targets_n, weights_n, copying, smoothing, z, dtype):
+    plan = _plan(kernel_dv, len(features_nd))
+
+    def body(total, chunk):
+        features, targets, weights, copying = chunk
+        softmax = _Head.of(kernel_dv, bias_v, features, plan, dtype).softmax(targets)
+        return total + jnp.sum(_nll(softmax, copying, smoothing, z)[0] * weights), None
+
+    return lax.scan(body, bias_v.dtype.type(0), in_chunks(plan.rows, features_nd, targets_n, weights_n, copying))[0]
+
+
+def _loss_forward(kernel_dv, bias_v, features_nd, targets_n, weights_n, copying, smoothing, z, dtype):
+    """The gradient of a chunk is taken while its logits are there, so nothing is kept."""
+    plan, (width, vocab) = _plan(kernel_dv, len(features_nd)), kernel_dv.shape
+
+    def body(carry, chunk):
+        total, d_kernel, d_bias = carry
+        features, targets, weights, copying = chunk
+        head = _Head.of(kernel_dv, bias_v, features, plan, dtype)
+        softmax = head.softmax(targets)
+        loss, (written, slope) = _nll(softmax, copying, smoothing, z)
+        total = total + jnp.sum(loss * weights)
+        # With copying the target's softmax is answerable for its part of the mixture alone.
+        written = (1 - smoothing) * written
+        shared = (written + smoothing + 2 * z * softmax.normalizer_n)[:, None]
+        features_dn = features.T
+        if vocab > width:  # transposed for itself: on a CPU a product that does so is slower by a quarter
+            features_dn = lax.optimization_barrier(features_dn)
+
+        def add(i, sums):
+            d_kernel, d_bias, d_features = sums
+            ids, new, logits = head.block(i)
+            gold = (targets[:, None] == ids) * written[:, None] + smoothing / vocab
+            share = jnp.exp(logits - softmax.normalizer_n[:, None]) * shared
+            d_logits = jnp.where(new, (share - gold) * weights[:, None], 0)
+            d_kernel = head.added(d_kernel, i, dot(features_dn, d_logits, dtype))
+            d_bias = head.added(d_bias, i, d_logits.sum(0))
+            return d_kernel, d_bias, d_features + dot(d_logits, head.cut(kernel_dv, i).T, dtype)
+
+        zeros = jnp.zeros(features.shape, softmax.normalizer_n.dtype)
+        d_kernel, d_bias, d_features = head.over_blocks(add, (d_kernel, d_bias, zeros))
+        d_copying = None
+        if copying is not None:
+            scale = weights * (1 - smoothing)
+            d_copying = scale * jax.nn.sigmoid(copying[0]) - weights * written, -scale * slope
+        return (total, d_kernel, d_bias), (d_features, d_copying)
+
+    zeros = (bias_v.dtype.type(0), jnp.zeros_like(kernel_dv), jnp.zeros_like(bias_v))
+    chunks = in_chunks(plan.rows, features_nd, targets_n, weights_n, copying)
+    (total, d_kernel, d_bias), cut = lax.scan(body, zeros, chunks)
+    whole = lambda x: x.reshape(-1, *x.shape[2:])[: features_nd.shape[0]]
+    d_features, d_copying = jax.tree.map(whole, cut)
+    return total, (d_kernel, d_bias, d_features, d_copying)
+
+
+def _loss_backward(smoothing, z, dtype, saved, gradient):
+    d_kernel, d_bias, d_features, d_copying = jax.tree.map(lambda each: gradient * each, saved)
+    return d_kernel, d_bias, d_features, None, None, d_copying
+
+
+_loss.defvjp(_loss_forward, _loss_backward)
+
+
+def token_losses(features_btd, head, targets_bt, dtype: str = "float32", copying=None) -> jax.Array:
+    """nats_bt of each target, one batch of logits at a time; for scoring, where positions are looked at singly."""
+    kernel_dv, bias_v = head
+
+    def one(args):
+        features_td, targets_t, copying = args
+        logits_tv = dot(features_td, kernel_dv, dtype) + bias_v
+        return _nll(_softmax(logits_tv, targets_t), copying, 0.0, 0.0)[0]
+
+    return lax.map(one, (features_btd, targets_bt, copying))

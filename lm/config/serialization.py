@@ -1,0 +1,106 @@
+"""A configuration from a Python file, from a command line, and to and from JSON.
+
+`to_json` and `from_json` are exact inverses, so a run's `config.json` holds all that was asked for.
+"""
+
+import dataclasses
+import json
+import pathlib
+import runpy
+import traceback
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from lm.config.rules import validated
+from lm.config.schema import Config, Duration, Names, fields, get
+from lm.errors import UserError, nearest
+
+
+def from_file(spec: str) -> Config:
+    """What `get_config()` of a Python file returns, not validated; `FILE:TEXT` calls `get_config(TEXT)`."""
+    names, given = defined(spec), spec.partition(":")[2]
+    made = _of_the_user(spec, lambda: names["get_config"](*([given] if given else [])))
+    if not isinstance(made, Config):
+        raise UserError(
+            f"--config={spec}", f"get_config() returned {type(made).__name__}", "return lm.config.Config(...)"
+        )
+    return made
+
+
+def defined(spec: str) -> dict[str, Any]:
+    """All that the Python file of `FILE` or `FILE:TEXT` defines, by its name."""
+    name = spec.partition(":")[0]
+    if not pathlib.Path(name).is_file():
+        files = sorted(str(p) for p in pathlib.Path("configs").rglob("*.py"))
+        raise UserError(f"--config={spec}", "there is no such file", nearest(spec, files))
+    return _of_the_user(spec, lambda: runpy.run_path(name))
+
+
+def _of_the_user(spec: str, run: Callable[[], Any]) -> Any:
+    """What lines of the user's own file return; an error of theirs names the line."""
+    try:
+        return run()
+    except Exception as error:  # whatever they may raise
+        name = spec.partition(":")[0]
+        frames = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == name]
+        where = f"{name}:{frames[-1]}" if frames else f"--config={spec}"
+        what = "defines no get_config()" if str(error) == "'get_config'" else f"{type(error).__name__}: {error}"
+        raise UserError(where, what, "mend the file") from error
+
+
+def override(config: Config, values: Iterable[tuple[str, str]]) -> None:
+    """Sets fields, by dotted paths, from what stands on a command line."""
+    known = {path: (section, field) for path, section, field in fields(config)}
+    for path, text in values:
+        if path not in known:
+            raise UserError(f"--config.{path}", "there is no such field", nearest(path, known))
+        section, field = known[path]
+        try:
+            value = {"true": True, "false": False}[text.lower()] if field.type is bool else field.type(text)
+        except (ValueError, KeyError):
+            raise UserError(f"--config.{path}", f"{text!r} is no {field.type.__name__}", "give one") from None
+        setattr(section, field.name, text if field.type in (Duration, Names) else value)
+
+
+def to_json(config: Config) -> str:
+    """Indented JSON with every field, in the order of the dataclasses."""
+    return json.dumps(dataclasses.asdict(config), indent=2, ensure_ascii=False) + "\n"
+
+
+def from_json(text: str, where: str) -> Config:
+    """The inverse of `to_json`, validated; `where` (a file) is named in errors. Fields that came later may lack."""
+    try:
+        tree = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(where, f"is not valid JSON ({error})", "restore the file, or start in a new workdir") from None
+
+    def build(kind: type, tree: Any, path: str) -> Any:
+        known = {field.name: field for field in dataclasses.fields(kind)}
+        if not isinstance(tree, dict):
+            raise UserError(f"{where}: {path or 'top level'}", "is not an object", "restore the file")
+        for name in tree:
+            if name not in known:
+                raise UserError(f"{where}: {path}{name}", "is an unknown field", nearest(name, known))
+        missing = [name for name in known if name not in tree and not known[name].metadata.get("later")]
+        if missing:
+            mend = "restore the file, or use the version of lm that wrote it, which manifest.json names"
+            raise UserError(f"{where}: {path}{missing[0]}", "is missing", mend)
+        values = {
+            name: build(field.type, tree[name], f"{path}{name}.")
+            if dataclasses.is_dataclass(field.type)
+            else tree[name]
+            for name, field in known.items()
+            if name in tree
+        }
+        return kind(**values)
+
+    return validated(build(Config, tree, ""))
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """`path: old -> new` for every field that differs."""
+    return [
+        f"{path}: {get(old, path)!r} -> {get(new, path)!r}"
+        for path, _, _ in fields(old)
+        if get(old, path) != get(new, path)
+    ]

@@ -1,0 +1,191 @@
+"""The ids of a split, and what the task makes of them."""
+
+import dataclasses
+import functools
+import importlib.metadata
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from lm.batch import UNK
+from lm.config import DataConfig
+from lm.config.tasks import TASKS
+from lm.data.batches import objectives
+from lm.data.batches.corpus import Copies, Corpus, Cut, Noised, Stored, Subset
+from lm.data.read import store
+from lm.data.read.sources import Split
+from lm.data.read.store import Finished, Records, Shard
+from lm.data.text.spans import Spans
+from lm.data.text.tokenizers.learning import train_tokenizer
+from lm.data.text.tokenizers.tokenizer import Tokenizer
+from lm.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """A split as ids, and what its figures are divided by."""
+
+    split: Split
+    corpus: Corpus  # what the task reads: texts, or pairs
+    unknown: int  # ids that are UNK
+    target_bytes: int  # UTF-8 bytes of the targets
+    floor: float | None = None  # mean of -log p of the examples under their source (nats), where the data know it
+    unpointed: int = 0  # examples that are not in the corpus, as their target is no span of their source
+
+    @property
+    def documents(self) -> int:
+        """Examples, those that continue one another counted once."""
+        return int(np.sum(self.corpus.closed))
+
+    @property
+    def tokens(self) -> int:
+        """Target tokens, each example's EOS included (at most: `prefix` draws how many)."""
+        return int(np.sum(self.corpus.lengths(0)[:, 1]) + np.sum(self.corpus.closed))
+
+
+def make_tokenizer(config: DataConfig, train: Split) -> Tokenizer:
+    """Trained on the training split only, on sources and targets alike."""
+    texts = (text for example in train.examples for text in (example.source, example.target) if text is not None)
+    sentinels = config.tokenizer.sentinels or _sentinels(config)
+    return train_tokenizer(config.tokenizer, texts, sentinels, train.examples.fingerprint)
+
+
+def _sentinels(config: DataConfig, longest: int | None = None) -> int:
+    """How many the noise of the task can need, in texts of at most so many ids; None: of all that there is room for."""
+    if config.task != "denoise":
+        return 0
+    if config.noise.kind == "bart":
+        return 1
+    longest = config.max_length - 1 if longest is None else longest
+    return objectives.spans_sizes(longest, config.noise.rate, config.noise.mean_span)[2]
+
+
+def encode(split: Split, tokenizer: Tokenizer, config: DataConfig, seed: int = 0, training: bool = False) -> Encoded:
+    """The ids of a split, from the cache or made now, and what the task makes of them.
+
+    With `data.tokenizer.sampling` training data has several segmentations; nothing else has.
+    """
+    sampled = config.tokenizer.copies if training and config.tokenizer.sampling else 0
+    versions = [_records(split, tokenizer, config, copy) for copy in (range(sampled) or [None])]
+    dtype = _dtype(tokenizer)
+    corpus: Corpus = Copies([Stored(each, dtype) for each in versions]) if sampled else Stored(versions[0], dtype)
+    records, floor = versions[0], None
+    if records.total("log_probs") == len(records):
+        floor = 0.0 - records.total("log_prob") / len(records)
+    target_bytes = int(records.total("target_bytes"))
+    if TASKS[config.task].has_source and not TASKS[config.task].pairs:
+        corpus = pieces(config, tokenizer, corpus, seed)
+        if not training:
+            sentinels = range(tokenizer.own_size, tokenizer.own_size + tokenizer.sentinels)
+            targets = (target[~np.isin(target, sentinels)] for _, target in corpus.take(range(len(corpus)), 0))
+            target_bytes = sum(len(tokenizer.decode(ids).encode()) for ids in targets)
+        floor = None  # that of the texts is not that of what is made of them
+    unpointed = 0
+    if TASKS[config.task].points:
+        counts = np.min([corpus.lengths(variant)[:, 1] for variant in range(corpus.variants)], axis=0)
+        pointed = np.flatnonzero(counts > 0)
+        if not len(pointed):
+            what = f"no target is a span of at most {config.span} tokens of its source"
+            raise UserError(f"config.data.{split.name}", what, "use config.data.task=seq2seq, or tokenizer.kind=bytes")
+        unpointed = len(corpus) - len(pointed)
+        corpus, floor = (Subset(corpus, pointed), None) if unpointed else (corpus, floor)
+    return Encoded(split, corpus, int(records.total("unknown")), target_bytes, floor, unpointed)
+
+
+def _dtype(tokenizer: Tokenizer) -> str:
+    """Of ids on disk."""
+    return "<u2" if tokenizer.vocab_size <= 2**16 else "<u4"
+
+
+def _records(split: Split, tokenizer: Tokenizer, config: DataConfig, copy: int | None = None) -> Records:
+    """A split's ids in the cache; `copy` numbers a sampled segmentation."""
+    alpha, examples, dtype = config.tokenizer.sampling if copy is not None else 0, split.examples, _dtype(tokenizer)
+    versions = [ENCODING, importlib.metadata.version("sentencepiece")]
+    task = TASKS[config.task]
+    kind = f"spans of {config.span}" if task.points else "labels" if task.ranks else "texts"
+    key = store.key_of("ids", kind, versions, examples.fingerprint, tokenizer.fingerprint, alpha, copy)
+    spans = Spans(tokenizer) if task.points else None
+
+    def ids(texts: list[str], seed: int) -> list[np.ndarray]:
+        return tokenizer.sample_batch(texts, alpha, seed) if copy is not None else tokenizer.encode_batch(texts)
+
+    def shard(numbers: range) -> Shard:
+        chosen = examples.read(numbers)
+        seed = numbers.start * config.tokenizer.copies + copy if copy is not None else 0
+        texts = [example.target for example in chosen]
+        found = [example.source for example in chosen if example.source is not None]
+        sources_ = ids(found, seed + 2**31) if found else [np.zeros(0, np.int32)] * len(texts)
+        if spans:
+            spanned = map(spans.find, found, sources_, texts)
+            targets = [each[: len(each) * (len(each) <= config.span)] for each in spanned]
+        else:  # a label is one of a list, so it is cut in one way
+            targets = tokenizer.encode_batch(texts) if task.ranks else ids(texts, seed)
+        log_probs = [example.log_prob for example in chosen if example.log_prob is not None]
+        goes_on = examples.table[numbers.start + 1 : numbers.stop + 1, 2]  # whether the next one continues it
+        closed = 1 - np.append(goes_on, np.zeros(len(numbers) - len(goes_on), np.int32))
+        note = {
+            "unknown": sum(int(np.sum(each == UNK)) for each in (*sources_, *targets)),
+            "target_bytes": sum(
+                len(text.encode())
+                for text, target in zip(texts, targets, strict=True)
+                if len(target) or not task.points
+            ),
+            "log_probs": len(log_probs),
+            "log_prob": math.fsum(log_probs),
+        }
+        table = np.array([[*map(len, sources_)], [*map(len, targets)], closed], np.int32).T
+        records = [np.concatenate(pair).astype(dtype).tobytes() for pair in zip(sources_, targets, strict=True)]
+        return Shard(records, table, note)
+
+    def make(finished: Sequence[Finished]) -> Iterator[Shard]:
+        ranges = store.shard_ranges((np.maximum(examples.table[:, 0], 0) + examples.table[:, 1]).tolist())
+        return map(shard, itertools.islice(ranges, len(finished), None))
+
+    return store.stored(key, make, f"encoding {split.name}", len(examples)).check()
+
+
+ENCODING = 1  # raise it when the same examples and tokenizer give other records
+
+
+def pieces(config: DataConfig, tokenizer: Tokenizer, corpus: Corpus, seed: int) -> Corpus:
+    """What a task that has texts and an encoder makes of them."""
+
+    def longest(sizes: Callable[[int], tuple[int, int]]) -> int:
+        """What is made of a piece, EOS included, must have room on both sides."""
+        return next((n for n in range(config.max_length - 1, 0, -1) if max(sizes(n)) < config.max_length), 1)
+
+    def check_sentinels(most: int) -> None:
+        if (needed := _sentinels(config, most)) > tokenizer.sentinels:
+            what = f"the sentinels that noise needs are {needed}, the tokenizer has {tokenizer.sentinels}"
+            raise UserError("config.data.noise", what, f"give config.data.tokenizer.sentinels={needed}")
+
+    noise = config.noise
+    if config.task == "prefix":
+        shares = {"least": config.prefix_least, "most": config.prefix_most}
+        most, cuts = (functools.partial(each, **shares) for each in (objectives.prefix_most, objectives.cuts))
+        return Cut(corpus, longest(most), cuts, seed)
+    if noise.kind == "spans":
+        rates = {"rate": noise.rate, "mean_span": noise.mean_span}
+        sentinels = np.array([tokenizer.sentinel(i) for i in range(tokenizer.sentinels)], np.int32)
+        sizes = lambda n: objectives.spans_sizes(n, **rates)[:2]
+        most = longest(sizes)
+        check_sentinels(min(most, int(corpus.lengths(0)[:, 1].max())))
+        made = functools.partial(objectives.spans, **rates, sentinel_ids=sentinels)
+        return Noised(corpus, most, made, sizes, seed)
+    check_sentinels(1)
+    rates = {"infilling": noise.infilling, "deletion": noise.deletion, "mean_span": noise.mean_span}
+    how = {
+        "permutation": noise.permutation,
+        "mask_id": tokenizer.sentinel(0),
+        "sentence_ends": sentence_ends(tokenizer),
+    }
+    made, sizes = functools.partial(objectives.bart, **rates, **how), lambda n: (objectives.bart_most(n, **rates), n)
+    return Noised(corpus, longest(sizes), made, sizes, seed)
+
+
+def sentence_ends(tokenizer: Tokenizer) -> np.ndarray:
+    """bool [vocab]: ids whose text ends a sentence."""
+    pieces = tokenizer.pieces(range(tokenizer.vocab_size))
+    return np.array([piece.endswith((".", "!", "?", "\n", "<0x0A>", "\u3002", "\uff01", "\uff1f")) for piece in pieces])

@@ -1,0 +1,221 @@
+"""Examples: what the records of any source become, before tokens; on disk, so that a corpus may be larger than memory."""
+
+import dataclasses
+import hashlib
+import json
+import struct
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import numpy as np
+
+from lm.data.read import store
+from lm.data.read.store import Finished, Records, Shard
+
+BLOCK, BLOCK_CHARACTERS = 1000, 1_000_000  # that are read at once, at most
+COLUMNS = 5  # of a table
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Example:
+    source: str | None  # what the encoder reads; None for plain text
+    target: str  # the text, or what the decoder must write
+    log_prob: float | None = None  # nats, exact log-probability of target (given source) where the data knows it
+    continued: bool = False  # this text goes on where the example before it ended: a long document, piece by piece
+
+    @property
+    def sides(self) -> tuple[str, ...]:
+        """The texts that it has: source and target, or the target alone."""
+        return (self.target,) if self.source is None else (self.source, self.target)
+
+    @property
+    def content(self) -> bytes:
+        """Its strings, ended by bytes that no UTF-8 text holds, so that no two examples share a content."""
+        source = b"\xfe" if self.source is None else self.source.encode()
+        return source + b"\xff" + self.target.encode() + b"\xff"
+
+    @property
+    def row(self) -> tuple[int, int, int, int, int]:
+        """What a table says of it: characters of the source (-1: none) and of the target, whether it continues another,
+        and the halves of a hash of its content."""
+        high, low = struct.unpack(">ii", hashlib.blake2b(self.content, digest_size=8).digest())
+        return -1 if self.source is None else len(self.source), len(self.target), self.continued, high, low
+
+    def to_bytes(self) -> bytes:
+        return json.dumps([self.source, self.target, self.log_prob, self.continued], ensure_ascii=False).encode()
+
+    @classmethod
+    def from_bytes(cls, record: bytes) -> "Example":
+        return cls(*json.loads(record))
+
+
+def blank(text: str) -> bool:
+    """Whether there is nothing but white space."""
+    return not text or text.isspace()
+
+
+class Examples(Sequence[Example]):
+    """Examples, read by number where they lie.
+
+    Attributes:
+        table: int32 [examples, 5], of each its `Example.row`.
+        fingerprint: of all that is known of them, in order.
+    """
+
+    table: np.ndarray
+    fingerprint: str
+
+    def read(self, numbers: Sequence[int]) -> list[Example]:
+        """The examples of these numbers."""
+        raise NotImplementedError
+
+    @property
+    def hashes(self) -> np.ndarray:
+        """uint64 [examples]: of their contents."""
+        high, low = self.table[:, 3:].T.astype(np.uint32)
+        return (high.astype(np.uint64) << np.uint64(32)) | low
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return self.read(range(*index.indices(len(self))))
+        return self.read([range(len(self))[index]])[0]
+
+    def __iter__(self) -> Iterator[Example]:
+        return self.from_number(0)
+
+    def from_number(self, begin: int) -> Iterator[Example]:
+        """All from this one on."""
+        while begin < len(self):
+            sizes = np.maximum(self.table[begin : begin + BLOCK, :2], 0).sum(axis=1)
+            count = max(1, int(np.searchsorted(np.cumsum(sizes), BLOCK_CHARACTERS, side="right")))
+            yield from self.read(range(begin, begin + count))
+            begin += count
+
+
+class Kept(Examples):
+    """All of a store, in its order."""
+
+    def __init__(self, records: Records):
+        self._records, self.table = records, records.table
+        self.fingerprint = store.key_of([note["content"] for note in records.notes])
+        self.notes = records.notes
+
+    def read(self, numbers):
+        return [Example.from_bytes(record) for record in self._records.read(numbers)]
+
+
+class Listed(Examples):
+    """A few, in memory."""
+
+    def __init__(self, examples: Iterable[Example]):
+        self._examples = list(examples)
+        self.table = np.array([example.row for example in self._examples], np.int32).reshape(-1, COLUMNS)
+        self.fingerprint = store.key_of([_digest(example.to_bytes() for example in self._examples)])
+
+    def read(self, numbers):
+        return [self._examples[number] for number in numbers]
+
+
+class Chosen(Examples):
+    """Some of others, by number, in any order and as often as they are named."""
+
+    def __init__(self, examples: Examples, numbers: np.ndarray):
+        self._examples, self._numbers = examples, np.asarray(numbers, np.int64)
+        self.table = examples.table[self._numbers].reshape(-1, COLUMNS)
+        # None goes on from one that is not before it.
+        self.table[:, 2] &= np.diff(self._numbers, prepend=-1) == 1
+        self.table[:1, 2] = 0
+        self.fingerprint = store.key_of(examples.fingerprint, _digest([self._numbers.tobytes()]))
+
+    def read(self, numbers):
+        found = self._examples.read(self._numbers[np.asarray(numbers, np.int64)])
+        return [
+            example if example.continued == self.table[number, 2] else dataclasses.replace(example, continued=False)
+            for example, number in zip(found, numbers, strict=True)
+        ]
+
+
+class Joined(Examples):
+    """Several, one after the other."""
+
+    def __init__(self, parts: Sequence[Examples]):
+        self._parts, self._starts = parts, np.cumsum([0, *map(len, parts)])
+        self.table = np.concatenate([part.table for part in parts])
+        self.fingerprint = store.key_of([part.fingerprint for part in parts])
+
+    def read(self, numbers):
+        return store.from_parts(self._starts, numbers, lambda part, places: self._parts[part].read(places))
+
+
+class Part(Examples):
+    """Texts from one character to another, laid end to end; the ones that the ends fall into are divided."""
+
+    def __init__(self, texts: Examples, begin: int, end: int):
+        ends = np.cumsum(texts.table[:, 1], dtype=np.int64)
+        self._texts, self._first = texts, int(np.searchsorted(ends, begin, side="right"))
+        last = int(np.searchsorted(ends, end, side="left"))
+        self.table = np.array(texts.table[self._first : last + 1 if begin < end else self._first])
+        # Characters that the first one loses at its beginning, and the last one at its end.
+        self._before = begin - int(ends[self._first] - texts.table[self._first, 1]) if len(self.table) else 0
+        self._after = int(ends[last]) - end if len(self.table) else 0
+        for number in {0, len(self) - 1} if len(self.table) else ():
+            self.table[number] = self.read([number])[0].row
+        self.fingerprint = store.key_of(texts.fingerprint, begin, end)
+
+    def read(self, numbers):
+        found = self._texts.read(np.asarray(numbers, np.int64) + self._first)
+        for i, number in enumerate(numbers):
+            text, continued = found[i].target, found[i].continued
+            if number == len(self) - 1:
+                text = text[: len(text) - self._after]
+            if number == 0:
+                text, continued = text[self._before :], False
+            if text != found[i].target or continued != found[i].continued:
+                found[i] = Example(None, text, None if text != found[i].target else found[i].log_prob, continued)
+        return found
+
+
+def kept(
+    key: str,
+    make: Callable[[Sequence[Finished]], Iterator[Example]],
+    what: str,
+    note: Callable[[], dict] = dict,
+    memory: Callable[[], bytes] = bytes,
+) -> Kept:
+    """The examples under `key`, of the cache; made if they are not there.
+
+    Args:
+        key: says everything that they depend on.
+        make: given what an interrupted preparation left, the examples that follow.
+        what: is made, for the progress bar.
+        note: what is to be noted of those since it was last called, at the end of a shard.
+        memory: what `make` needs to go on from there.
+    """
+
+    def shards(finished: Sequence[Finished]) -> Iterator[Shard]:
+        last = bool(finished) and finished[-1].note["last"]
+        examples = iter(()) if last else make(finished)
+        while not last:
+            records, rows, held = [], [], 0
+            for example in examples:
+                records.append(example.to_bytes())
+                rows.append(example.row)
+                held += len(records[-1])
+                if len(records) >= store.SHARD_RECORDS or held >= store.SHARD_CHARACTERS:
+                    break
+            else:
+                last = True
+            known = {"examples": len(records), "content": _digest(records), "last": last}
+            yield Shard(records, np.array(rows, np.int32).reshape(-1, COLUMNS), known | note(), memory())
+
+    return Kept(store.stored(key, shards, what))
+
+
+def _digest(parts: Iterable[bytes]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "big"))
+        digest.update(part)
+    return digest.hexdigest()

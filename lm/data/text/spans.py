@@ -1,0 +1,39 @@
+"""Where an answer stands in its source: a text as a span of the source's ids, and a span as a text."""
+
+import numpy as np
+
+from lm.batch import UNK
+from lm.data.text.tokenizers.surfaces import cut, surfaces
+from lm.data.text.tokenizers.tokenizer import Tokenizer
+
+
+class Spans:
+    """Of the sources that a tokenizer reads."""
+
+    def __init__(self, tokenizer: Tokenizer):
+        self._tokenizer, self._surfaces = tokenizer, surfaces(tokenizer)
+        self._surfaces[UNK] = b"\xff"  # of no text
+
+    def parts(self, source: str, ids: np.ndarray) -> list[bytes]:
+        """What each id stands for, of the source as the tokenizer normalises it; of unknown ones what is there."""
+        own = cut(self._tokenizer, source)
+        return own if len(own) == len(ids) else [self._surfaces[i] for i in ids.tolist()]
+
+    def text(self, parts: list[bytes]) -> str:
+        """Of the parts of a span, without the white space around it; of a character's bytes, only if all are there."""
+        return b"".join(parts).decode(errors="ignore").strip()
+
+    def find(self, source: str, ids: np.ndarray, answer: str) -> np.ndarray:
+        """The source's own ids of the answer: where they first hold its text and nothing else, but for white space around
+        it. Of no ids where they never do: the answer is not there, or its ends are within ids."""
+        read = self._tokenizer.encode(answer)
+        wanted = (answer if UNK in read else self._tokenizer.decode(read)).strip().encode()
+        parts = self.parts(source, ids)
+        text, ends = b"".join(parts), np.cumsum([len(part) for part in parts])
+        at = text.find(wanted) if wanted else -1
+        while at >= 0:
+            first, last = np.searchsorted(ends, [at, at + len(wanted) - 1], side="right")
+            if b"".join(parts[first : last + 1]).strip() == wanted:
+                return ids[first : last + 1]
+            at = text.find(wanted, at + 1)
+        return ids[:0]

@@ -1,0 +1,65 @@
+"""Writes and reads the tokenizer of a run."""
+
+import json
+from typing import Any
+
+from etils import epath
+
+from lm.data.text.tokenizers.subwords import SentencePiece
+from lm.data.text.tokenizers.tokenizer import Tokenizer
+from lm.data.text.tokenizers.vocabulary import Bytes, Vocabulary
+from lm.errors import UserError
+
+
+def save_tokenizer(tokenizer: Tokenizer, directory: epath.PathLike) -> None:
+    """Writes the whole of it: `tokenizer.json`, and `tokenizer.model` for SentencePiece."""
+    directory = epath.Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    record = {"version": 1, "kind": tokenizer.kind, "fingerprint": tokenizer.fingerprint}
+    extras = {"sentinels": tokenizer.sentinels, "added": tokenizer.added, "multiple_of": tokenizer.multiple_of}
+    record |= {name: value for name, value in extras.items() if value != getattr(Tokenizer, name)}
+    if isinstance(tokenizer, SentencePiece):
+        (directory / "tokenizer.model").write_bytes(tokenizer.model)
+    if isinstance(tokenizer, Vocabulary):
+        record["pieces"] = tokenizer.known
+    (directory / "tokenizer.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def load_tokenizer(directory: epath.PathLike) -> Tokenizer:
+    """What `save_tokenizer` wrote. Raises `UserError` if it is missing or was changed."""
+    path = epath.Path(directory) / "tokenizer.json"
+    if not path.exists():
+        raise UserError(str(path), "no such file", "name the directory of a run")
+    damaged = UserError(str(path), "is damaged, or of another version", "restore it, or start the run anew")
+    try:
+        record = json.loads(path.read_text())
+        if record["version"] != 1:
+            raise damaged
+        kind, fingerprint = record["kind"], record["fingerprint"]
+        extras = {name: record.get(name, getattr(Tokenizer, name)) for name in ("sentinels", "added", "multiple_of")}
+        extras["added"] = tuple(extras["added"])
+        if kind == "bytes":
+            tokenizer = Bytes(**extras)
+        elif kind in ("characters", "words"):
+            tokenizer = Vocabulary(kind, tuple(record["pieces"]), **extras)
+        elif kind in ("unigram", "bpe", "sentencepiece"):
+            path = path.parent / "tokenizer.model"
+            tokenizer = read_model(kind, path, extras)
+        else:
+            raise damaged
+    except (ValueError, KeyError, TypeError):
+        raise damaged from None
+    if tokenizer.fingerprint != fingerprint:
+        what = "is not what was saved (its fingerprint differs)"
+        raise UserError(str(path), what, "restore it, or start the run anew")
+    return tokenizer
+
+
+def read_model(kind: str, path: epath.Path, extras: dict[str, Any]) -> SentencePiece:
+    try:
+        return SentencePiece(kind, path.read_bytes(), **extras)
+    except (OSError, ImportError) as error:  # ImportError: a bucket, without the package that reads it
+        what = f"cannot be read ({getattr(error, 'strerror', None) or error})"
+        raise UserError(str(path), what, "check the path of the SentencePiece model") from None
+    except RuntimeError:
+        raise UserError(str(path), "is no SentencePiece model", "give one that spm_train wrote, whole") from None

@@ -1,0 +1,216 @@
+"""SentencePiece tokenizers: unigram and byte-pair pieces."""
+
+import bisect
+import dataclasses
+import functools
+import heapq
+import itertools
+import math
+import random
+import re
+from collections.abc import Callable
+
+import numpy as np
+import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
+
+from lm.batch import BOS, EOS, PAD, UNK
+from lm.data.text.tokenizers.tokenizer import SPACE, SPECIALS, UNKNOWN, Tokenizer, around, one_of
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SentencePiece(Tokenizer):
+    """A SentencePiece model. Its pieces keep their order; its special ones, wherever they are, become ours."""
+
+    kind: str
+    model: bytes = dataclasses.field(repr=False)
+
+    def __post_init__(self) -> None:
+        """Raises `RuntimeError` if the bytes are no model."""
+        processor = sentencepiece.SentencePieceProcessor()
+        processor.LoadFromSerializedProto(self.model)
+        specials = [processor.pad_id(), processor.bos_id(), processor.eos_id(), processor.unk_id()]
+        theirs = [*specials, *(i for i in range(processor.get_piece_size()) if i not in specials)]
+        ours = np.full(processor.get_piece_size(), UNK, np.int32)
+        for our, their in enumerate(theirs):
+            if their >= 0:
+                ours[their] = our
+        self.__dict__.update(
+            _processor=processor,
+            _theirs=np.array(theirs),  # by our id; -1 for a special one that it has not
+            _ours=ours,  # by their id
+            _names=[*SPECIALS, *(processor.id_to_piece(i) for i in theirs[len(SPECIALS) :])],
+        )
+
+    @property
+    def own_size(self) -> int:
+        return len(self._theirs)
+
+    @property
+    def _uncut(self) -> frozenset[str]:
+        return super()._uncut | self._own
+
+    @functools.cached_property
+    def _added_ids(self) -> dict[str, list[int]]:
+        # With those that it was made with, or an added one would cut a longer one of them.
+        made_with = {piece: [self._ids[piece]] for piece in self._own} if self.added else {}
+        return made_with | super()._added_ids
+
+    def _encode_batch(self, texts: list[str]) -> list[np.ndarray]:
+        check_unicode(texts)
+        if self.kind == "sentencepiece":
+            return self._encode_parts(texts)
+        return around(texts, self._sign, self._encode_parts)
+
+    @functools.cached_property
+    def _sign(self) -> dict[str, list[int]]:
+        """A text with SentencePiece's sign for a space would come back with spaces: the sign is written in bytes."""
+        return {SPACE: self._bytes_of(SPACE)}
+
+    def _sample_batch(self, texts: list[str], alpha: float, seed: int) -> list[np.ndarray]:
+        # SentencePiece's own sampling is no function of its seed: Abseil's generator is salted by process.
+        if self.kind == "sentencepiece":
+            return super()._sample_batch(texts, alpha, seed)
+        check_unicode(texts)
+        draw = random.Random(seed).random
+        cut = self._cut_unigram(alpha, draw) if self.kind == "unigram" else self._cut_bpe(alpha, draw)
+        own = one_of(self._own) if self._own else None
+
+        def sample(part: str) -> np.ndarray:
+            ids, part = [], self._normalized(part).replace(" ", SPACE)
+            for number, span in enumerate(own.split(part) if own else [part]):
+                if number % 2:
+                    ids.append(self._ids[span])
+                else:
+                    for word in re.findall(f"{SPACE}?[^{SPACE}]+|{SPACE}", span):
+                        ids += cut(word)
+            return np.array(ids, np.int32)
+
+        return around(texts, self._sign, lambda parts: list(map(sample, parts)))
+
+    def _encode_parts(self, parts: list[str]) -> list[np.ndarray]:
+        if self._normalizes:
+            parts = list(map(self._normalized, parts))
+        threads = 2 if len(parts) > 1 else 1
+        return [self._ours[ids] for ids in self._processor.encode(parts, out_type="numpy", num_threads=threads)]
+
+    def _normalized(self, part: str) -> str:
+        """As often as it takes: SentencePiece parts a ligature, and joins a mark to its last letter only then."""
+        while (once := self._processor.normalize(part).replace(SPACE, " ")) != part:
+            part = once
+        return part
+
+    # How a word is cut by chance. A word has the space before it, and no piece of ours reaches over a space.
+
+    def _cut_unigram(self, alpha: float, draw: Callable[[], float]) -> Callable[[str], list[int]]:
+        """Forward filtering, backward sampling."""
+        scores, longest = self._scores, max(map(len, self._scores), default=1)
+        unknown = min(scores.values(), default=0.0) - 10  # SentencePiece's own penalty
+
+        @functools.lru_cache(1 << 15)
+        def choices(word: str) -> list[tuple[list[int], list[float]]]:
+            """For each end, the starts of the piece before it and their cumulative probabilities."""
+            total, table = [0.0], [([], [])]
+            for end in range(1, len(word) + 1):
+                starts, logs = [], []
+                for start in range(max(0, end - longest), end):
+                    score = scores.get(word[start:end], unknown if start == end - 1 else None)
+                    if score is not None:
+                        starts.append(start)
+                        logs.append(total[start] + alpha * score)
+                top = max(logs)
+                sums = list(itertools.accumulate(math.exp(log - top) for log in logs))
+                total.append(top + math.log(sums[-1]))
+                table.append((starts, [part / sums[-1] for part in sums]))
+            return table
+
+        def cut(word: str) -> list[int]:
+            table, end, found = choices(word), len(word), []
+            while end:
+                starts, shares = table[end]
+                start = starts[bisect.bisect_right(shares, draw()) if len(starts) > 1 else 0]
+                found.append(word[start:end])
+                end = start
+            return [i for piece in reversed(found) for i in self._ids_of(piece)]
+
+        return cut
+
+    def _cut_bpe(self, alpha: float, draw: Callable[[], float]) -> Callable[[str], list[int]]:
+        """Merges by score, from the left; one that is left out comes back only when a neighbour has grown."""
+        scores = self._scores
+
+        def cut(word: str) -> list[int]:
+            parts = list(word)
+            after, before = list(range(1, len(parts) + 1)), list(range(-1, len(parts) - 1))
+            agenda = []
+
+            def propose(left: int, right: int) -> None:
+                if left >= 0 and right < len(parts) and (score := scores.get(parts[left] + parts[right])) is not None:
+                    heapq.heappush(agenda, (-score, left, right, len(parts[left]) + len(parts[right])))
+
+            for left in range(len(parts) - 1):
+                propose(left, left + 1)
+            while agenda:
+                _, left, right, size = heapq.heappop(agenda)
+                if not parts[left] or not parts[right] or len(parts[left]) + len(parts[right]) != size:
+                    continue  # one of the two is part of another piece by now
+                if alpha and draw() < alpha:
+                    continue
+                parts[left] += parts[right]
+                parts[right] = ""
+                after[left] = after[right]
+                if after[left] < len(parts):
+                    before[after[left]] = left
+                propose(before[left], left)
+                propose(left, after[left])
+            return [i for piece in parts if piece for i in self._ids_of(piece)]
+
+        return cut
+
+    @functools.cached_property
+    def _ids(self) -> dict[str, int]:
+        return {piece: i for i, piece in enumerate(self._names)}
+
+    @functools.cached_property
+    def _scores(self) -> dict[str, float]:
+        """Of the pieces that text is cut into: neither special nor bytes nor the user's own."""
+        processor = self._processor
+        known = (i for i in map(int, self._theirs[len(SPECIALS) :]) if not processor.is_byte(i))
+        scores = {processor.id_to_piece(i): processor.get_score(i) for i in known}
+        return {piece: score for piece, score in scores.items() if piece not in self._own}
+
+    @functools.cached_property
+    def _own(self) -> frozenset[str]:
+        """The user's own pieces."""
+        pieces = sentencepiece_model_pb2.ModelProto.FromString(self.model).pieces
+        return frozenset(piece.piece for piece in pieces if piece.type == piece.USER_DEFINED)
+
+    @functools.cached_property
+    def _normalizes(self) -> bool:
+        """Whether it is for us to normalise; a model made elsewhere does as it does."""
+        rule = sentencepiece_model_pb2.ModelProto.FromString(self.model).normalizer_spec.name
+        return self.kind != "sentencepiece" and rule != "identity"
+
+    def _ids_of(self, piece: str) -> list[int]:
+        i = self._ids.get(piece)
+        return [i] if i is not None else self._bytes_of(piece)
+
+    def _bytes_of(self, text: str) -> list[int]:
+        return [self._ids[f"<0x{byte:02X}>"] for byte in text.encode()]
+
+    def _content(self) -> bytes:
+        return self.model
+
+    def _decode(self, ids: list[int]) -> str:
+        ids = [i for i in ids if i not in (PAD, BOS, EOS)]
+        if UNK not in ids:
+            return self._processor.decode([int(i) for i in self._theirs[ids]])
+        return self._processor.decode_pieces([UNKNOWN if i == UNK else self._names[i] for i in ids])
+
+    def _piece(self, i: int) -> str:
+        return self._names[i]
+
+
+def check_unicode(texts: list[str]) -> None:
+    for text in texts:
+        text.encode()  # for its error: that of SentencePiece says nothing

@@ -1,0 +1,237 @@
+"""What a model is worth on a split: loss through `unroll`, and text through the loop that samples."""
+
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax import lax
+
+from lm.answers import generation
+from lm.answers.generation import Generation
+from lm.answers.losses import teacher_forced
+from lm.batch import Batch
+from lm.config import Config
+from lm.config.tasks import TASKS
+from lm.data import feed
+from lm.data.batches import buckets, layout
+from lm.data.encoding import Encoded
+from lm.data.read.examples import Example
+from lm.data.text.tokenizers.surfaces import surfaces
+from lm.data.text.tokenizers.tokenizer import Tokenizer
+from lm.devices.mesh import AXIS, Devices
+from lm.evaluation import metrics, statistics
+from lm.evaluation.statistics import Metric
+from lm.models.decoder import zero_states
+from lm.models.encoder_decoder import EncoderDecoder
+from lm.models.readers import Reader
+from lm.search.options import Options
+
+
+@functools.cache  # the same model has the same program
+def make_eval_step(model: EncoderDecoder | Reader) -> Callable[[Any, Any, Batch], tuple[jax.Array, jax.Array, Any]]:
+    """(params, carry, batch) -> (sum of nats, real targets, carry), sums over all devices; no dropout, no smoothing."""
+
+    def eval_step(params, carry, batch):
+        total, (count, carry) = teacher_forced(model, params, carry, batch)
+        return *lax.psum((total, count), AXIS), carry
+
+    return eval_step
+
+
+@functools.cache
+def make_row_step(model: EncoderDecoder | Reader) -> Callable[[Any, Any, Batch], tuple[jax.Array, Any]]:
+    """(params, carry, batch) -> (nats_b, carry): as `make_eval_step`, but for each row."""
+
+    def row_step(params, carry, batch):
+        def row(carry, batch):
+            total, (_, carry) = teacher_forced(model, params, *jax.tree.map(lambda x: x[None], (carry, batch)))
+            return total, jax.tree.map(lambda x: x[0], carry)
+
+        return jax.vmap(row)(carry, batch)
+
+    return row_step
+
+
+class Part(NamedTuple):
+    """Examples that figures are of: a split's, or those of one source of a mixture."""
+
+    numbers: range
+    target_bytes: int
+    floor: float | None  # nats an example, where the data knows it
+
+
+class Evaluator:
+    """Scores one split, again and again, with the programs compiled once."""
+
+    def __init__(
+        self,
+        model: EncoderDecoder | Reader,
+        tokenizer: Tokenizer,
+        config: Config,
+        devices: Devices,
+        encoded: Encoded,
+        labels: Sequence[str] = (),
+    ):
+        """`labels` are what a task that ranks them chooses from."""
+        self.model, self.tokenizer, self.config = model, tokenizer, config
+        self.labels = labels
+        self.devices, self.encoded = devices, encoded
+        self._step = devices.map(make_eval_step(model), (None, 0, 0), (None, None, 0))
+        self._generated: dict[int, Generation] = {}  # by the last evaluation, by the number of the example
+
+    @functools.cached_property
+    def parts(self) -> dict[str, Part]:
+        """Of a mixture of pairs: each source, as it is written."""
+        found: dict[str, Part] = {}
+        for name, numbers in (self.encoded.split.ranges if TASKS[self.config.data.task].pairs else {}).items():
+            examples = self.encoded.split.examples.read(numbers)
+            known = [example.log_prob for example in examples if example.log_prob is not None]
+            floor = 0.0 - math.fsum(known) / len(known) if len(known) == len(examples) else None
+            found[name] = Part(numbers, sum(len(example.target.encode()) for example in examples), floor)
+        return found
+
+    @functools.cached_property
+    def _rows_of(self) -> Callable:
+        return self.devices.map(make_row_step(self.model), (None, 0, 0), 0)
+
+    def chosen(self, limit: int | None) -> list[int]:
+        """The numbers of `limit` examples, the first ones; of a mixture as many of each source."""
+        ranges = [part.numbers for part in self.parts.values()] or [range(len(self.encoded.split.examples))]
+        return [number for numbers in ranges for number in numbers[: limit and -(-limit // len(ranges))]]
+
+    def losses(self, params: Any, most_batches: int | None = None) -> tuple[float, float]:
+        """(sum of nats, number of target tokens) over the split in one pass; `params` replicated on the devices."""
+        passed = itertools.islice(feed.evaluation_batches(self.encoded, self.config.data), most_batches)
+        found = [pair for _, pair in self._stepped(self._step, params, passed)]
+        sums = np.array([Devices.first(pair) for pair in found], np.float64)
+        return tuple(sums.sum(axis=0))
+
+    def _stepped(self, step: Callable, params: Any, passed: Iterable[Batch]) -> Iterator[tuple[Batch, list[jax.Array]]]:
+        """Each batch, padded to the devices, and what `step` says of it; the carried state goes from one to the next."""
+        carry: Any = ()
+        for number, batch in enumerate(passed):
+            rows = self.devices.rows(batch.inputs_bt.shape[0])
+            if not self.model.has_encoder and not number:
+                carry = self.devices.cut(zero_states(self.config.model, rows))
+            padded = layout.pad_rows(batch, rows)
+            *found, carry = step(params, carry, self.devices.cut(padded))
+            yield padded, found
+
+    def generate(self, params: Any, limit: int | None, options: Options) -> list[Generation]:
+        """One output for each of the sources `chosen(limit)`; `params` on the host or one device."""
+        prompts = [example.source for example in self.encoded.split.examples.read(self.chosen(limit))]
+        given = (self.model, params, self.tokenizer, prompts, options, self.labels)
+        return [one for (one,) in generation.generate(*given)]
+
+    def rehearse(self, params: Any) -> None:
+        """Evaluates one batch and generates one token, so that what is broken breaks before the first update.
+
+        Of as many examples at once as an evaluation, by its programs: none is compiled for this alone.
+        """
+        limit = self.config.training.eval_examples
+        self.losses(params, most_batches=1)
+        if self._scores(limit):
+            self.generate(Devices.first(params), min(limit, generation.ROWS), Options(temperature=0, max_new_tokens=1))
+
+    def shown(self, params: Any, count: int) -> tuple[list[Example], list[Generation]]:
+        """`count` examples and an output for each: of the last evaluation, where that generated them."""
+        numbers = self.chosen(count)
+        if self._generated.keys() >= {*numbers}:
+            outputs = [self._generated[number] for number in numbers]
+        else:
+            outputs = self.generate(params, count, Options(temperature=0))
+        return self.encoded.split.examples.read(numbers), outputs
+
+    def evaluate(self, params: Any, limit: int | None = None) -> dict[str, Any]:
+        """The figures of the contract; text of `chosen(limit)` examples is generated greedily and scored. Of a mixture
+        `parts` has those of each source."""
+        scores, of_parts = self._scores(limit), {}
+        generations = self.generate(Devices.first(params), limit, Options(temperature=0)) if scores else []
+        of_number = self._generated = dict(zip(self.chosen(limit), generations, strict=True)) if scores else {}
+        if self.parts:
+            stats_n2 = self.likelihoods(params)["loss"].stats_ns
+            nats, tokens = stats_n2.sum(axis=0)
+            for name, part in self.parts.items():
+                of_parts[name] = self.figures(*stats_n2[part.numbers].sum(axis=0), part)
+                if scores:
+                    numbers = [number for number in part.numbers if number in of_number]
+                    of_parts[name] |= self.scored(numbers, [of_number[number] for number in numbers])
+        else:
+            nats, tokens = self.losses(params)
+        figures = self.figures(nats, tokens)
+        if scores:
+            figures |= self.scored(self.chosen(limit), generations)
+        return figures | ({"parts": of_parts} if of_parts else {})
+
+    def figures(self, nats: float, tokens: float, part: Part | None = None) -> dict[str, Any]:
+        """loss (nats per token), perplexity, bits_per_byte, and the distance to the floor where the data knows it."""
+        encoded, loss = self.encoded, nats / tokens
+        part = part or Part(range(len(encoded.corpus)), encoded.target_bytes, encoded.floor)
+        figures = {
+            "loss": loss,
+            "perplexity": math.exp(loss) if loss < 700 else math.inf,
+            "bits_per_byte": nats / math.log(2) / part.target_bytes,
+            "tokens": int(tokens),
+        }
+        if part.floor is not None:
+            figures["nats_per_example"] = nats / len(part.numbers)
+            figures["floor_nats_per_example"] = part.floor
+        return figures
+
+    def scored(self, numbers: Sequence[int], generations: Sequence[Generation]) -> dict[str, Any]:
+        """The task's scores of outputs for the examples of these numbers."""
+        references = [example.target for example in self.encoded.split.examples.read(numbers)]
+        outputs = [one.output for one in generations]
+        measured = metrics.measure(TASKS[self.config.data.task].scores, outputs, references)
+        return metrics.figures(measured) | {"generated": len(outputs)}
+
+    def likelihoods(self, params: Any) -> dict[str, Metric]:
+        """loss, perplexity and bits_per_byte as metrics, in one pass: of pairs by example, else by stretch of a stream.
+
+        `params` replicated on the devices. The stretches are the rows of `evaluation_streams`, window by window.
+        """
+        bytes_v = np.array([*map(len, surfaces(self.tokenizer))])
+        data, paired, numbers, found = self.config.data, self.model.has_encoder, [], []
+
+        def numbered() -> Iterator[Batch]:
+            for chosen, batch in buckets.evaluation_buckets(self.encoded.corpus, data.batch_size, data.buckets):
+                numbers.append(chosen)
+                yield batch
+
+        passed = numbered() if paired else feed.evaluation_batches(self.encoded, data)
+        for padded, (nats_b,) in self._stepped(self._rows_of, params, passed):
+            counted = (padded.weights_bt, padded.weights_bt * bytes_v[padded.targets_bt])
+            stats_b3 = np.stack([self.devices.join(nats_b), *(x.sum(axis=1) for x in counted)], axis=1)
+            found.append(stats_b3[: len(numbers[-1])] if paired else stats_b3)
+        stats_n3 = np.concatenate(found).astype(np.float64)
+        if paired:
+            stats_n3 = stats_n3[np.argsort(np.concatenate(numbers))]
+        stats_n3 = stats_n3[stats_n3[:, 1] > 0]
+        nats_n, tokens_n, bytes_n = stats_n3.T
+        bytes_n *= self.encoded.target_bytes / bytes_n.sum()  # what a tokenizer leaves out at a text's start
+        exp = lambda sums_s: math.exp(sums_s[0] / sums_s[1]) if sums_s[0] / sums_s[1] < 700 else math.inf
+        loss = statistics.ratio(nats_n, tokens_n)
+        return {
+            "loss": loss,
+            "perplexity": loss._replace(of=exp),
+            "bits_per_byte": statistics.ratio(nats_n, bytes_n, 1 / math.log(2)),
+        }
+
+    def classes(self, params: Any) -> tuple[list[Generation], dict[str, Metric]]:
+        """The likeliest label for each example, and the calibration of the labels' probabilities, which sum to 1."""
+        examples, labels = self.encoded.split.examples, list(self.labels)
+        prompts = [example.source for example in examples]
+        # Ranked once, all labels of each: the first is the answer, the others are what it is calibrated against.
+        ranked = generation.classify([(self.model, params)], self.tokenizer, prompts, labels, len(labels))
+        nats_of = [{one.output: one.log_probability for one in each} for each in ranked]
+        nats_nl = np.array([[nats[label] for label in labels] for nats in nats_of])
+        probabilities_nl = np.exp(nats_nl - np.logaddexp.reduce(nats_nl, axis=1, keepdims=True))
+        gold_n = np.array([labels.index(e.target) if e.target in labels else -1 for e in examples])
+        return [each[0] for each in ranked], statistics.calibration(probabilities_nl, gold_n)
+
+    def _scores(self, limit: int | None) -> bool:
+        return bool(TASKS[self.config.data.task].scores) and limit != 0

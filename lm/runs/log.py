@@ -1,0 +1,109 @@
+"""A run's `metrics.jsonl`, and the same numbers for TensorBoard."""
+
+import contextlib
+import datetime
+import json
+import sys
+import types
+from collections.abc import Iterator
+from typing import Any
+
+from etils import epath
+from tensorboard.compat.proto import event_pb2, summary_pb2
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+from lm.errors import UserError
+from lm.runs.writing import require_there, write_whole
+
+
+class MetricsLog:
+    """`metrics.jsonl`, and the same numbers for TensorBoard.
+
+    A run that goes on from step `step` first drops what a killed process wrote after it, so that the file is the one an
+    uninterrupted run would have written.
+    """
+
+    def __init__(self, workdir: epath.Path, step: int):
+        self.path = workdir / "metrics.jsonl"
+        kept = [line for line, record in _records(self.path) if record["step"] <= step and step]
+        write_whole(self.path, "".join(line + "\n" for line in kept))
+        # Nothing can be appended to in a bucket, so there the file, which is small, is written anew with each line.
+        self._written = [line + "\n" for line in kept]
+        self._file = None if "://" in str(workdir) else self.path.open("a")
+        # TensorBoard's own switch; else it imports TensorFlow where that is installed: seconds, and lines of its log.
+        sys.modules.setdefault("tensorboard.compat.notf", types.ModuleType("notf"))
+        self._events = EventFileWriter(str(workdir))
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        # TensorBoard drops what other files say of later steps.
+        self._events.add_event(event_pb2.Event(step=step + 1, session_log=start))
+
+    def write(self, record: dict[str, Any]) -> None:
+        """`record` has step, split and scalars; the line is with the operating system when this returns."""
+        values = [
+            summary_pb2.Summary.Value(tag=f"{record['split']}/{name}", simple_value=float(value))
+            for name, value in record.items()
+            if name != "step" and isinstance(value, (int, float))
+        ]
+        event = event_pb2.Event(
+            wall_time=datetime.datetime.now().timestamp(),
+            step=record["step"],
+            summary=summary_pb2.Summary(value=values),
+        )
+        try:
+            line = json.dumps(record) + "\n"
+            if self._file:
+                self._file.write(line)
+                self._file.flush()
+            else:
+                self._written.append(line)
+                self.path.write_text("".join(self._written))
+            self._events.add_event(event)
+        except OSError as error:
+            require_there(self.path.parent)
+            error.filename = str(self.path)  # a write that fails names no file
+            raise
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):  # every line was flushed, and a failure raised then
+            if self._file:
+                self._file.close()
+        with contextlib.suppress(OSError):
+            self._events.close()
+
+
+class NoLog:
+    """That of every host but the first."""
+
+    def __init__(self, workdir: epath.Path, step: int):
+        pass
+
+    def write(self, record: dict[str, Any]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def read_metrics(workdir: epath.Path) -> list[dict[str, Any]]:
+    """All records of `metrics.jsonl`."""
+    return [record for _, record in _records(workdir / "metrics.jsonl")]
+
+
+def _records(path: epath.Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each line of metrics, as it is and as a record; without the last one where a killed process wrote half of it.
+
+    Raises `UserError` for a line that this program did not write.
+    """
+    lines = path.read_bytes().split(b"\n") if path.exists() else []
+    for number, line in enumerate(lines, start=1):
+        try:
+            text = line.decode()
+            record = json.loads(text)
+            known = isinstance(record["step"], int) and isinstance(record["split"], str)
+        except (ValueError, TypeError, KeyError, IndexError):
+            known = False
+        if known:
+            yield text, record
+        elif number < len(lines):  # the last one is half, or empty as nothing is after the end of a line
+            what, mend = "is no line of metrics", "mend it, or move the file away: training goes on without it"
+            raise UserError(f"{path}:{number}", what, mend)

@@ -1,0 +1,27 @@
+"""Files that are there whole or not at all."""
+
+import os
+
+from etils import epath
+
+from lm.errors import UserError
+
+
+def write_whole(path: epath.Path, text: str) -> None:
+    """Writes a file so that it is there whole, or as it was."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{path.name}.{os.getpid()}"
+    try:
+        temporary.write_text(text)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        error.filename = str(path)  # a write that fails names no file
+        raise
+
+
+def require_there(workdir: epath.Path) -> None:
+    """Raises `UserError` where the directory was taken away meanwhile: what is written there now would be no run."""
+    if not (workdir / "config.json").exists():
+        what = "its config.json is gone: the directory was removed or moved while training went on"
+        raise UserError(str(workdir), what, "put it back and start again, from its last checkpoint")

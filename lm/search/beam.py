@@ -1,0 +1,235 @@
+"""Beam search, diverse and grid beam search, and the coverage penalty. See `step_function.py` for shapes and arguments."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from lm.search.constraints import Constraints, permitted, progress, read, unread
+from lm.search.step_function import StepFn, checked_step
+
+
+class Beams(NamedTuple):
+    """The best hypotheses of each row, best score first.
+
+    A slot that no hypothesis fills has log-probability and score of -inf, length 0 and ids 0; this happens
+    only where fewer than k sequences are possible.
+    """
+
+    ids_bkl: jax.Array  # int32, as in Generated
+    lengths_bk: jax.Array  # int32
+    log_prob_bk: jax.Array  # float32, nats, the plain sum
+    scores_bk: jax.Array  # float32, log_prob_bk over the length penalty
+    ended_bk: jax.Array  # bool
+
+
+def beam_search(
+    step_fn: StepFn,
+    ids_b: jax.Array,
+    state: Any,
+    *,
+    beam_size: int,
+    length_penalty: float | jax.Array,
+    length: int,
+    limits_b: jax.Array,
+    eos_id: int,
+    forbidden: tuple[int, ...],
+    constraints: Constraints = Constraints(),  # noqa: B008  (it never changes)
+    groups: int = 1,
+    diversity_penalty: float | jax.Array = 0.0,
+    bonus_fn: Callable[[Any], jax.Array] | None = None,
+) -> Beams:
+    """The k sequences of each row that beam search finds most probable (Sutskever et al. 2014, section 3.2).
+
+    Each step keeps the k most probable extensions of all that is in the beam; those that end in EOS leave it
+    for the finished set, which keeps the k best scores and loses none of them to a hypothesis still in the
+    beam. The beam fills up again from what is left in it, so a beam of 1 is greedy search whatever the length
+    penalty. The score is the log-probability over ((5 + tokens) / 6) ** length_penalty, EOS counted, plus the
+    bonus (Wu et al. 2016, "Google's Neural Machine Translation System", equation 14).
+
+    Where words must come, there is a beam for each number of tokens by which a hypothesis is nearer to having
+    them, so that one that pays for a word competes with those that pay as much (grid beam search, Hokamp and Liu
+    2017). With groups, each of them is a beam of k / groups; they take turns at each step, and a token costs
+    `diversity_penalty` nats for each time that groups before have taken it at this step (diverse beam search,
+    Vijayakumar et al. 2018, Hamming diversity). That decides what stays in a beam, and is no part of a score.
+
+    A row stops when nothing in its beams can still beat the worst of k finished: log-probabilities only fall,
+    so a hypothesis's score is bounded by its present log-probability at the penalty of the row's limit.
+    Stopping thus changes no result. At the limit, unfinished hypotheses fill the slots, if any, that finished
+    ones leave free, and are ranked among them by score; those that lack a word only where there is nothing else.
+
+    Args:
+        step_fn: called with b * m rows, m = `beams(beam_size, constraints)`, row-major: beam j of row i is row
+            i * m + j. The state is tiled and reordered here; what `step_fn` closes over for each row (an encoder's
+            memory) the caller passes through `tile_beams`.
+        beam_size: k, static, at least 1.
+        length_penalty: at least 0; 0 ranks by log-probability. The other arguments: see the module.
+        groups: static, a divisor of k; 1 where words must come.
+        bonus_fn: the state after a step -> float32 of shape (n,), at most 0: what a hypothesis's score gains, such
+            as a coverage penalty.
+    """
+    b, width = ids_b.shape[0], beam_size // groups
+    m = beams(width, constraints)
+    if beam_size % groups or groups > 1 and m != width:
+        raise ValueError(f"{groups} groups of a beam of {beam_size}, with {m} beams of {width}")
+    # A group is a row of its own, but for what its tokens cost.
+    rows = b * groups
+    limits_r = jnp.repeat(jnp.minimum(limits_b, length), groups)
+
+    def penalty(tokens):
+        return ((5 + jnp.float32(tokens)) / 6) ** length_penalty
+
+    def open_rows(step, alive, finished):
+        attainable_r = jnp.max(alive.log_prob_bk, axis=1) / penalty(limits_r)
+        open_r = (step < limits_r) & (attainable_r > finished.scores_bk[:, -1])
+        # Groups stop together: what one takes has a price for the others as long as they go on.
+        return jnp.repeat(jnp.any(open_r.reshape(b, groups), axis=1), groups)
+
+    def unfinished(carry):
+        step, _, _, alive, finished = carry
+        return jnp.any(open_rows(step, alive, finished))
+
+    def extend(carry):
+        step, ids_n, (state, words_np), alive, finished = carry
+        logits_nv, state = checked_step(step_fn, ids_n, state)
+        v = logits_nv.shape[1]
+        ids_nl = alive.ids_bkl.reshape(rows * m, length)
+        permitted_nv = permitted(constraints, ids_nl, step, words_np, logits_nv, eos_id, forbidden)
+        log_prob_nv = jnp.where(permitted_nv, jax.nn.log_softmax(logits_nv), -jnp.inf)
+        candidates_bkv = alive.log_prob_bk[:, :, None] + log_prob_nv.reshape(rows, m, v)
+        if groups > 1:
+            in_turn = candidates_bkv.reshape(b, groups, width, v)
+            log_prob_bk, index_bk = (x.reshape(rows, m) for x in _take_turns(in_turn, diversity_penalty))
+        elif m > width:
+            progress_nv = progress(constraints, words_np).reshape(rows, m * v)
+            log_prob_bk, index_bk = _best_of_each(candidates_bkv.reshape(rows, m * v), progress_nv, width, m)
+        else:
+            log_prob_bk, index_bk = lax.top_k(candidates_bkv.reshape(rows, m * v), m)
+        parents_bk, ids_bk = index_bk // v, index_bk % v
+        rows_n = (jnp.arange(rows)[:, None] * m + parents_bk).reshape(rows * m)
+        scores_bk = log_prob_bk / penalty(step + 1)
+        if bonus_fn is not None:
+            scores_bk += bonus_fn(state)[rows_n].reshape(rows, m)
+        ids_bkl = jnp.take_along_axis(alive.ids_bkl, parents_bk[:, :, None], axis=1)
+        extended = Beams(
+            ids_bkl=ids_bkl.at[:, :, step].set(ids_bk),
+            lengths_bk=jnp.full((rows, m), step + 1),
+            log_prob_bk=log_prob_bk,
+            scores_bk=scores_bk,
+            ended_bk=ids_bk == eos_id,
+        )
+        new_alive = _only(extended, ~extended.ended_bk)
+        new_finished = _best(width, finished, _only(extended, extended.ended_bk))
+        # A row that has stopped waits for the others unchanged: at its limit it may not grow.
+        open_r = open_rows(step, alive, finished)
+        alive = jax.tree.map(lambda new, old: _where(open_r, new, old), new_alive, alive)
+        finished = jax.tree.map(lambda new, old: _where(open_r, new, old), new_finished, finished)
+        ids_n = ids_bk.reshape(rows * m)
+        state = jax.tree.map(lambda leaf: leaf[rows_n], (state, words_np))
+        return step + 1, ids_n, (state[0], read(constraints, state[1], ids_n)), alive, finished
+
+    def blank(k):
+        return Beams(
+            ids_bkl=jnp.zeros((rows, k, length), jnp.int32),
+            lengths_bk=jnp.zeros((rows, k), jnp.int32),
+            log_prob_bk=jnp.zeros((rows, k), jnp.float32),
+            scores_bk=jnp.zeros((rows, k), jnp.float32),
+            ended_bk=jnp.zeros((rows, k), bool),
+        )
+
+    alive = _only(blank(m), jnp.broadcast_to(jnp.arange(m) == 0, (rows, m)))
+    finished = _only(blank(width), jnp.zeros((rows, width), bool))
+    ids_n, state = tile_beams((ids_b.astype(jnp.int32), state), groups * m)
+    start = (jnp.int32(0), ids_n, (state, unread(constraints, rows * m)), alive, finished)
+    *_, alive, finished = lax.while_loop(unfinished, extend, start)
+
+    # Finished comes first in all merges, so a slot that nothing fills is one of the blanks that it began with.
+    rank_k = jnp.arange(width)
+    whole_k = jnp.arange(m) >= m - width  # the last beam's hypotheses have all words
+    free_r = jnp.sum(jnp.isneginf(finished.scores_bk), axis=1)
+    ends = _best(width, _only(alive, jnp.broadcast_to(whole_k, (rows, m))))
+    found = _best(width, finished, _only(ends, rank_k < free_r[:, None]))
+    if m > width:
+        none_r1 = jnp.all(jnp.isneginf(found.scores_bk), axis=1, keepdims=True)
+        found = _best(width, found, _only(alive, jnp.broadcast_to(none_r1, (rows, m))))
+    return _best(beam_size, jax.tree.map(lambda x: x.reshape(b, beam_size, *x.shape[2:]), found))
+
+
+def beams(beam_size: int, constraints: Constraints) -> int:
+    """How many beams `beam_search` steps for each row."""
+    return beam_size * (1 + (constraints.words.furthest if constraints.words else 0))
+
+
+def coverage(
+    step_fn: StepFn,
+    attention_fn: Callable[[Any], jax.Array],
+    mask_ns: jax.Array,
+    penalty: float | jax.Array,
+) -> tuple[StepFn, Callable[[Any], jax.Array]]:
+    """The step and the bonus for `beam_search` that add penalty * sum_s log(min(attention paid to s, 1)) to a score.
+
+    Wu et al. (2016), equation 14. The state becomes (that of `step_fn`, the attention paid so far: zeros_ns at first).
+
+    Args:
+        attention_fn: the state after a step -> float32 of shape (n, s), the weights that the step attended with.
+        mask_ns: where the source is real.
+        penalty: at least 0.
+    """
+
+    def step(ids_n, state):
+        logits_nv, inner = step_fn(ids_n, state[0])
+        return logits_nv, (inner, state[1] + attention_fn(inner))
+
+    def bonus(state):
+        paid_ns = jnp.clip(state[1], jnp.finfo(jnp.float32).tiny, 1)  # -inf would be no score at all
+        return penalty * jnp.sum(jnp.where(mask_ns, jnp.log(paid_ns), 0), axis=1)
+
+    return step, bonus
+
+
+def tile_beams(tree: Any, beam_size: int) -> Any:
+    """Repeats each row of every leaf `beam_size` times: leading axis b becomes b * k, row-major."""
+    return jax.tree.map(lambda leaf: jnp.repeat(leaf, beam_size, axis=0), tree)
+
+
+def _best_of_each(candidates_bc, progress_bc, width: int, m: int) -> tuple[jax.Array, jax.Array]:
+    """The `width` best candidates (values, indices) of each progress 0, 1, ..., side by side: m in all."""
+    each = [
+        lax.top_k(jnp.where(progress_bc == progress, candidates_bc, -jnp.inf), width) for progress in range(m // width)
+    ]
+    return tuple(jnp.concatenate(parts, axis=1) for parts in zip(*each, strict=True))
+
+
+def _take_turns(candidates_bgkv: jax.Array, diversity_penalty) -> tuple[jax.Array, jax.Array]:
+    """The best candidates (values, indices) of each group, (b, g, k), tokens that groups before took at a price."""
+    b, groups, k, v = candidates_bgkv.shape
+    taken_bv, values, indices = jnp.zeros((b, v)), [], []
+    for group in range(groups):
+        own_bc = candidates_bgkv[:, group].reshape(b, k * v)
+        index_bk = lax.top_k(own_bc - jnp.tile(diversity_penalty * taken_bv, (1, k)), k)[1]
+        values.append(jnp.take_along_axis(own_bc, index_bk, axis=1))
+        indices.append(index_bk)
+        taken_bv = taken_bv.at[jnp.arange(b)[:, None], index_bk % v].add(jnp.isfinite(values[-1]))
+    return jnp.stack(values, axis=1), jnp.stack(indices, axis=1)
+
+
+def _only(beams: Beams, keep_bk: jax.Array) -> Beams:
+    """Empties the slots that are not kept."""
+    return beams._replace(
+        log_prob_bk=jnp.where(keep_bk, beams.log_prob_bk, -jnp.inf),
+        scores_bk=jnp.where(keep_bk, beams.scores_bk, -jnp.inf),
+    )
+
+
+def _best(k: int, *sets: Beams) -> Beams:
+    """The k best scores of the sets, best first; of equal scores, the earlier set's."""
+    together = jax.tree.map(lambda *fields: jnp.concatenate(fields, axis=1), *sets)
+    index_bk = lax.top_k(together.scores_bk, k)[1]
+    return jax.tree.map(lambda field: jax.vmap(lambda row, index: row[index])(field, index_bk), together)
+
+
+def _where(condition: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
+    """`jnp.where` for a condition on the leading axes."""
+    return jnp.where(condition.reshape(condition.shape + (1,) * (new.ndim - condition.ndim)), new, old)

@@ -1,0 +1,99 @@
+"""The options of decoding and their rules. Imports no JAX, so that `--help` answers at once."""
+
+import dataclasses
+from typing import Any
+
+from lm.errors import UserError
+
+
+def _option(default: Any, text: str) -> Any:
+    return dataclasses.field(default=default, metadata={"help": text})
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Never bound to training. What is said of tokens and strings is said of the output. Raises `UserError` by name."""
+
+    num_samples: int = _option(1, "outputs for each prompt; with a beam, its n best")
+    max_new_tokens: int = _option(
+        0, "most tokens of an output; 0: 256 for a language model, else twice the source and 32 more"
+    )
+    min_new_tokens: int = _option(0, "tokens before the text may end")
+    temperature: float = _option(1.0, "logits are divided by it; 0 is greedy")
+    top_k: int = _option(0, "draw among the k most probable tokens; 0: all")
+    top_p: float = _option(1.0, "draw among the fewest tokens whose probabilities reach p; 1: all")
+    min_p: float = _option(0.0, "draw among tokens at least so many times as probable as the best; 0: all")
+    typical_p: float = _option(
+        1.0, "draw among the fewest tokens, nearest to the expected surprise first, that reach p; 1: all"
+    )
+    repetition_penalty: float = _option(
+        1.0, "what a token's logit is divided by (if negative: times) once it was generated; 1: none"
+    )
+    no_repeat_ngram: int = _option(0, "n: the output has no n tokens twice; 0: it may")
+    ban: tuple[str, ...] = _option((), "a string that no output holds, however it is cut; may be given many times")
+    force: tuple[str, ...] = _option((), "beam: a string that the output holds; may be given many times")
+    beam_size: int = _option(0, "beam search with so many beams; 0: none")
+    length_penalty: float = _option(0.0, "of the beam's scores (Wu et al., 2016); 0 ranks by log-probability")
+    coverage_penalty: float = _option(
+        0.0, "beam, with attention: weight of the sources that got less attention than 1 in all"
+    )
+    beam_groups: int = _option(1, "diverse beam search: groups that share the beam")
+    diversity_penalty: float = _option(0.0, "nats that a token costs for each group before that took it at this step")
+    mbr_samples: int = _option(
+        0, "draw so many outputs, give the one most like all of them (chrF, minimum Bayes risk); 0: none"
+    )
+    seed: int = _option(0, "of what is drawn; the same seed and prompt give the same text")
+
+    def __post_init__(self):
+        def check(ok: bool, name: str, mend: str) -> None:
+            if not ok:
+                raise UserError(f"--{name}", f"{getattr(self, name)!r} is out of range", mend)
+
+        check(1 <= self.num_samples <= 10**5, "num_samples", "give 1 to 100000")
+        check(0 <= self.max_new_tokens <= 10**6, "max_new_tokens", "give 1 to 1000000, or 0 for the default")
+        check(0 <= self.min_new_tokens <= 10**6, "min_new_tokens", "give 0 to 1000000")
+        check(0 <= self.temperature < float("inf"), "temperature", "give at least 0, which is greedy")
+        check(0 <= self.top_k < 2**31, "top_k", "give at least 1, or 0 for no limit")
+        check(0 < self.top_p <= 1, "top_p", "give more than 0 and at most 1, which is no limit")
+        check(0 <= self.min_p <= 1, "min_p", "give 0, which is no limit, to 1")
+        check(0 < self.typical_p <= 1, "typical_p", "give more than 0 and at most 1, which is no limit")
+        check(0 < self.repetition_penalty <= 1e6, "repetition_penalty", "give more than 0; 1 is none")
+        check(0 <= self.no_repeat_ngram <= 10**6, "no_repeat_ngram", "give at least 1, or 0 for none")
+        check(all(self.ban), "ban", "give strings that are not empty")
+        check(all(self.force), "force", "give strings that are not empty")
+        check(0 <= self.beam_size <= 10**4, "beam_size", "give 1 to 10000, or 0 for none")
+        check(0 <= self.length_penalty < float("inf"), "length_penalty", "give at least 0")
+        check(0 <= self.coverage_penalty < float("inf"), "coverage_penalty", "give at least 0")
+        check(self.beam_groups >= 1, "beam_groups", "give at least 1")
+        check(0 <= self.diversity_penalty < float("inf"), "diversity_penalty", "give at least 0")
+        check(0 <= self.mbr_samples <= 10**4, "mbr_samples", "give at least 2, or 0 for none")
+        check(0 <= self.seed < 2**32, "seed", "give 0 to 4294967295")
+        for name in ("length_penalty", "coverage_penalty", "force"):
+            if getattr(self, name) and not self.beam_size:
+                raise UserError(f"--{name}", "is for beam search", "give --beam_size")
+        if self.repetition_penalty != 1 and self.beam_size:
+            what = "is for drawing: a beam's scores are the model's own"
+            raise UserError("--repetition_penalty", what, "give --no_repeat_ngram, or no --beam_size")
+        if self.max_new_tokens and self.min_new_tokens >= self.max_new_tokens:
+            what = f"{self.min_new_tokens} tokens and an end are more than --max_new_tokens={self.max_new_tokens}"
+            raise UserError("--min_new_tokens", what, "lower it")
+        if (self.beam_groups > 1 or self.diversity_penalty) and (
+            self.beam_groups == 1 or not self.beam_size or self.beam_size % self.beam_groups
+        ):
+            what = f"{self.beam_groups} do not divide a beam of {self.beam_size} into groups"
+            raise UserError("--beam_groups", what, "give at least 2, and a multiple of it as --beam_size")
+        if self.force and self.beam_groups > 1:
+            raise UserError("--force", "has beams of its own", "leave out --beam_groups")
+        if self.mbr_samples and (self.beam_size or self.temperature == 0):
+            raise UserError("--mbr_samples", "is of samples that are drawn", "leave out --beam_size, --greedy")
+        if self.num_samples > 1 and not self.beam_size and self.temperature == 0:
+            raise UserError("--num_samples", "greedy decoding has one output", "give --temperature or --beam_size")
+        if self.beam_size and self.num_samples > self.beam_size:
+            what = f"a beam of {self.beam_size} has no {self.num_samples} best"
+            raise UserError("--num_samples", what, "raise --beam_size")
+        if self.mbr_samples and self.num_samples > self.mbr_samples:
+            what = f"{self.mbr_samples} samples have no {self.num_samples} best"
+            raise UserError("--num_samples", what, "raise --mbr_samples")
+
+
+NAMES = tuple(field.name for field in dataclasses.fields(Options))

@@ -1,0 +1,38 @@
+"""The durations of a configuration in whole updates."""
+
+from lm.config import Config, in_steps
+from lm.data import feed
+from lm.errors import UserError
+from lm.training import optimizers
+
+
+class Schedule:
+    """The durations of the configuration in whole updates."""
+
+    def __init__(self, config: Config, data: feed.TrainingData, profile: tuple[int, int] | None = None):
+        def steps(duration, where):
+            return in_steps(duration, data.steps_per_epoch, data.tokens_per_epoch, where)
+
+        training = config.training
+        self.steps = steps(training.steps, "config.training.steps")
+        if self.steps >= 2**31:  # a state counts them in 32 bits
+            raise UserError("config.training.steps", f"{self.steps} updates are too many", f"give less than {2**31}")
+        self.warmup = steps(config.optimizer.warmup, "config.optimizer.warmup")
+        self.log_every = steps(training.log_every, "config.training.log_every")
+        self.eval_every = steps(training.eval_every, "config.training.eval_every")
+        self.checkpoint_every = steps(training.checkpoint_every, "config.training.checkpoint_every")
+        where = "config.optimizer.groups"
+        self.groups = tuple(g._replace(begin=steps(g.begin, where)) for g in optimizers.groups_of(config))
+        for group in self.groups:
+            if group.begin >= self.steps:
+                what = f"{group.pattern!r} begins to learn after step {group.begin}, and training ends at {self.steps}"
+                raise UserError(where, what, "let it begin earlier, or freeze it with factor 0")
+        if profile and profile[1] > self.steps:
+            what = f"step {profile[1]} is after the end of training, step {self.steps}"
+            raise UserError("--profile", what, "give steps that are trained")
+
+    def evaluates(self, step: int) -> bool:
+        return step % self.eval_every == 0 or step == self.steps
+
+    def saves(self, step: int) -> bool:
+        return step % self.checkpoint_every == 0 or step == self.steps
