@@ -27,7 +27,7 @@ from lm.search import automata, beam, risk, sampling, step_function
 from lm.search.constraints import Constraints
 from lm.search.options import Options
 
-ROWS = 64  # sequences decoded side by side
+BATCH = 64  # sequences decoded side by side
 WINDOW = 512  # most tokens of a prompt or target that go through `unroll` at once
 
 
@@ -86,7 +86,7 @@ def generate_together(
             raise UserError("--coverage_penalty", "the model has no attention to a source", "leave it out")
     prompt_ids = [tokenizer.encode_marked(prompt) for prompt in prompts]
     forbidden = (PAD, BOS, UNK, *tokenizer.unused)
-    must = automata.automata(tokenizer, options.ban, options.force, forbidden)
+    must = automata.build(tokenizer, options.ban, options.force, forbidden)
     constraints = Constraints(options.min_new_tokens, options.no_repeat_ngram, must)
     copies = 1 if options.beam_size else options.mbr_samples or options.num_samples
     seen: dict[str, int] = {}
@@ -98,8 +98,8 @@ def generate_together(
     # Prompts of like length side by side, so that little is padded.
     rows.sort(key=lambda row: len(prompt_ids[row[0]]))
     results: list[list[Generation]] = [[] for _ in prompts]
-    for i in range(0, len(rows), ROWS):
-        chunk = rows[i : i + ROWS]
+    for i in range(0, len(rows), BATCH):
+        chunk = rows[i : i + BATCH]
         decoded = _decode(models, params, prompt_ids, chunk, options, constraints, forbidden)
         for (index, *_), found in zip(chunk, decoded, strict=True):
             for ids, log_probability, ended in found[: options.num_samples]:
@@ -275,7 +275,7 @@ def _label_nats(model, params, tokenizer, sources, labels):
     targets = label_ids(tokenizer, labels)
     source_ids = [[*tokenizer.encode_marked(source), EOS] for source in sources]
     pooled = isinstance(model, Classifier)
-    rows = ROWS if pooled else max(1, ROWS // len(labels))
+    rows = BATCH if pooled else max(1, BATCH // len(labels))
     order = sorted(range(len(sources)), key=lambda i: len(source_ids[i]))
     found = np.zeros((len(sources), len(labels)))
     for at in range(0, len(order), rows):
@@ -325,8 +325,8 @@ def extract(
     parts = list(map(spans.parts, prompts, ids))
     order = sorted(range(len(prompts)), key=lambda i: len(ids[i]))
     found: list[list[Generation]] = [[] for _ in prompts]
-    for at in range(0, len(order), ROWS):
-        chosen = order[at : at + ROWS]
+    for at in range(0, len(order), BATCH):
+        chosen = order[at : at + BATCH]
         source_bs = _pad([[*ids[i], EOS] for i in chosen], _power_of_two(len(chosen), 1))
         best_kb, nats_kb = jax.device_get(_best_spans(models, params, source_bs))
         for row, i in enumerate(chosen):
@@ -379,8 +379,8 @@ def score(
             targets[i] = [*found.tolist(), EOS] if len(found) else targets[i]
     order = sorted(range(len(examples)), key=lambda i: len(targets[i]))
     results: list[Any] = [None] * len(examples)
-    for at in range(0, len(order), ROWS):
-        chosen = order[at : at + ROWS]
+    for at in range(0, len(order), BATCH):
+        chosen = order[at : at + BATCH]
         count = _power_of_two(len(chosen), 1)
         targets_bt = _pad([targets[i] for i in chosen], count)
         inputs_bt = _pad([[BOS, *targets[i][:-1]] for i in chosen], count)

@@ -74,7 +74,7 @@ def _bound():
     return max(BOUND, (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", 0) // 16)
 
 
-ROWS = 128  # of fewer positions at a time a product costs less than reading and writing the kernel's gradient
+FEW = 128  # of fewer positions at a time a product costs less than reading and writing the kernel's gradient
 
 
 class _Plan(NamedTuple):
@@ -94,9 +94,9 @@ def _plan(kernel_dv, positions):
     # A block of the kernel's gradient, or of features, takes an eighth of the bound: a large one is not held twice.
     block = max(1, _bound() // 8 // (4 * width))
     rows = positions_at_once(vocab, positions)
-    if rows >= min(ROWS, positions):
+    if rows >= min(FEW, positions):
         return _Plan(even(positions, rows), even(vocab, block), again=False)
-    columns = even(vocab, min(block, _room() // ROWS))
+    columns = even(vocab, min(block, _room() // FEW))
     return _Plan(even(positions, min(positions_at_once(columns, positions), block)), columns, again=True)
 
 

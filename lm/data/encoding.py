@@ -13,7 +13,7 @@ from lm.batch import UNK
 from lm.config import DataConfig
 from lm.config.tasks import TASKS
 from lm.data.batches import objectives
-from lm.data.batches.corpus import Copies, Corpus, Cut, Noised, Stored, Subset
+from lm.data.batches.corpus import Copies, Corpus, Noised, PrefixPairs, Stored, Subset
 from lm.data.read import store
 from lm.data.read.sources import Split
 from lm.data.read.store import Finished, Records, Shard
@@ -76,7 +76,7 @@ def encode(split: Split, tokenizer: Tokenizer, config: DataConfig, seed: int = 0
         floor = 0.0 - records.total("log_prob") / len(records)
     target_bytes = int(records.total("target_bytes"))
     if TASKS[config.task].has_source and not TASKS[config.task].pairs:
-        corpus = pieces(config, tokenizer, corpus, seed)
+        corpus = pretraining_pairs(config, tokenizer, corpus, seed)
         if not training:
             sentinels = range(tokenizer.own_size, tokenizer.own_size + tokenizer.sentinels)
             targets = (target[~np.isin(target, sentinels)] for _, target in corpus.take(range(len(corpus)), 0))
@@ -149,7 +149,7 @@ def _records(split: Split, tokenizer: Tokenizer, config: DataConfig, copy: int |
 ENCODING = 1  # raise it when the same examples and tokenizer give other records
 
 
-def pieces(config: DataConfig, tokenizer: Tokenizer, corpus: Corpus, seed: int) -> Corpus:
+def pretraining_pairs(config: DataConfig, tokenizer: Tokenizer, corpus: Corpus, seed: int) -> Corpus:
     """What a task that has texts and an encoder makes of them."""
 
     def longest(sizes: Callable[[int], tuple[int, int]]) -> int:
@@ -165,7 +165,7 @@ def pieces(config: DataConfig, tokenizer: Tokenizer, corpus: Corpus, seed: int) 
     if config.task == "prefix":
         shares = {"least": config.prefix_least, "most": config.prefix_most}
         most, cuts = (functools.partial(each, **shares) for each in (objectives.prefix_most, objectives.cuts))
-        return Cut(corpus, longest(most), cuts, seed)
+        return PrefixPairs(corpus, longest(most), cuts, seed)
     if noise.kind == "spans":
         rates = {"rate": noise.rate, "mean_span": noise.mean_span}
         sentinels = np.array([tokenizer.sentinel(i) for i in range(tokenizer.sentinels)], np.int32)

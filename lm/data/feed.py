@@ -12,7 +12,7 @@ from lm.config import DataConfig
 from lm.config.tasks import TASKS, layout_of
 from lm.data.batches import buckets, streams
 from lm.data.batches.buckets import Buckets
-from lm.data.batches.corpus import Pieces, Subset
+from lm.data.batches.corpus import Excerpts, Subset
 from lm.data.batches.layout import Layout
 from lm.data.batches.packed import Packed
 from lm.data.batches.streams import Streams
@@ -50,8 +50,8 @@ class TrainingData:
         Of `hosts` processes each gets its equal, consecutive share of the rows of every batch, and reads no more.
         """
         share = self.batches.batch_size // hosts
-        part = functools.partial(_part, self.batches, range(host * share, (host + 1) * share))
-        made = grain.MapDataset.range(start, stop).map(part)
+        share_of = functools.partial(_share, self.batches, range(host * share, (host + 1) * share))
+        made = grain.MapDataset.range(start, stop).map(share_of)
         if self.workers and stop > start:
             ahead = made.to_iter_dataset(grain.ReadOptions(num_threads=0))
             # By pipe: shared memory that an array still shows when the process ends is never unlinked by Grain.
@@ -65,7 +65,7 @@ class TrainingData:
         return iter(made.map(put).to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)))
 
 
-def _part(layout: Layout, rows: range, index: int) -> Batch:
+def _share(layout: Layout, rows: range, index: int) -> Batch:
     return layout.part(int(index), rows)
 
 
@@ -86,7 +86,7 @@ def training_data(encoded: Encoded, config: DataConfig, seed: int) -> TrainingDa
         left_out = len(corpus) - len(fitting)
         corpus = Subset(corpus, fitting) if left_out else corpus
     else:
-        corpus = Pieces(corpus, config.window - 1)
+        corpus = Excerpts(corpus, config.window - 1)
     if layout == "buckets":
         made = Buckets(corpus, config.batch_size, config.buckets, seed)
     else:

@@ -169,7 +169,7 @@ class Vote:
 _parting = contextlib.ExitStack()
 
 
-def part() -> None:
+def disconnect() -> None:
     """The usual end, of all hosts together, while Python is still whole: a thread that is inside JAX's client when the
     interpreter ends cannot come back from there, and C++ aborts the process."""
     _parting.close()

@@ -48,7 +48,7 @@ class Devices:
         """A copy on each device."""
         return jax.device_put(jax.tree.map(np.asarray, tree), self.everywhere)
 
-    def cut(self, tree: Any) -> Any:
+    def shard(self, tree: Any) -> Any:
         """This host's rows, of all that every host holds; the leading axis is a multiple of the number of devices."""
 
         def own(x):
@@ -58,7 +58,7 @@ class Devices:
 
         return jax.device_put(jax.tree.map(own, tree), self.sharding)
 
-    def rows(self, count: int) -> int:
+    def padded(self, count: int) -> int:
         """The next multiple of the number of devices."""
         return -(-count // len(self)) * len(self)
 
@@ -81,7 +81,7 @@ class Devices:
 
     def place(self, state: Any) -> Any:
         """A state that every host holds, on the devices."""
-        return self.replicate(state._replace(carry=()))._replace(carry=self.cut(state.carry))
+        return self.replicate(state._replace(carry=()))._replace(carry=self.shard(state.carry))
 
     def summed(self, gradient: Callable) -> Callable:
         """A gradient of one device's rows, summed over all devices.
@@ -171,7 +171,7 @@ class Fsdp(Devices):
     def place(self, state: Any) -> Any:
         rest = jax.tree.map(np.asarray, state._replace(carry=()))
         placed = jax.tree.map(self._part, rest, self._shardings(rest))
-        return placed._replace(carry=jax.tree.map(self._of_all_hosts, self.cut(state.carry)))
+        return placed._replace(carry=jax.tree.map(self._of_all_hosts, self.shard(state.carry)))
 
     def summed(self, gradient: Callable) -> Callable:
         def over_all(params, replicated, rows):

@@ -114,11 +114,11 @@ class Evaluator:
         """Each batch, padded to the devices, and what `step` says of it; the carried state goes from one to the next."""
         carry: Any = ()
         for number, batch in enumerate(passed):
-            rows = self.devices.rows(batch.inputs_bt.shape[0])
+            rows = self.devices.padded(batch.inputs_bt.shape[0])
             if not self.model.has_encoder and not number:
-                carry = self.devices.cut(zero_states(self.config.model, rows))
+                carry = self.devices.shard(zero_states(self.config.model, rows))
             padded = layout.pad_rows(batch, rows)
-            *found, carry = step(params, carry, self.devices.cut(padded))
+            *found, carry = step(params, carry, self.devices.shard(padded))
             yield padded, found
 
     def generate(self, params: Any, limit: int | None, options: Options) -> list[Generation]:
@@ -135,7 +135,7 @@ class Evaluator:
         limit = self.config.training.eval_examples
         self.losses(params, most_batches=1)
         if self._scores(limit):
-            self.generate(Devices.first(params), min(limit, generation.ROWS), Options(temperature=0, max_new_tokens=1))
+            self.generate(Devices.first(params), min(limit, generation.BATCH), Options(temperature=0, max_new_tokens=1))
 
     def shown(self, params: Any, count: int) -> tuple[list[Example], list[Generation]]:
         """`count` examples and an output for each: of the last evaluation, where that generated them."""

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-from lm.recurrence.base import Cell, Run, State, Weights
+from lm.recurrence.base import Cell, Execution, State, Weights
 
 
 def _orthogonal_blocks(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -48,7 +48,7 @@ class RecurrentLayer(nn.Module):
     "keep": the gates [t, b, g] too, fastest. "recompute": nothing; gates are computed again, a step at a time.
     "segments": what is carried after every sqrt(t)-th step alone; the stretch from there is run again.
 
-    `scan` says what runs a gated cell over time on an accelerator (see `Run`). With a `lora_rank` above 0 both kernels are `adaptable`.
+    `scan` says what runs a gated cell over time on an accelerator (see `Execution`). With a `lora_rank` above 0 both kernels are `adaptable`.
     """
 
     cell: type[Cell]
@@ -80,7 +80,7 @@ class RecurrentLayer(nn.Module):
 
     def step(self, inputs_bd: jax.Array, state: State) -> State:
         """One time step; the output is `State.output_bh`."""
-        return self.cell.step(Run(self.heads, self.dtype), self._weights(), inputs_bd, state)
+        return self.cell.step(Execution(self.heads, self.dtype), self._weights(), inputs_bd, state)
 
     def unroll(
         self,
@@ -102,10 +102,10 @@ class RecurrentLayer(nn.Module):
             starts_tbz: what `Cell.start` makes the state of, where `reset_tb` is True; None is `zero_state` everywhere.
         """
         weights, time = self._weights(), len(inputs_tbd)
-        run = Run(self.heads, self.dtype, self.backward, reverse, self.scan)
+        how = Execution(self.heads, self.dtype, self.backward, reverse, self.scan)
         over_time = (inputs_tbd, mask_tb, reset_tb, starts_tbz)
         if self.backward != "segments":
-            return self._unroll(run, weights, state, over_time)
+            return self._unroll(how, weights, state, over_time)
         length = max(1, round(time**0.5))
         fill = -time % length
         # What fills the last segment is masked; a run in reverse meets it first and leaves the state alone.
@@ -113,15 +113,15 @@ class RecurrentLayer(nn.Module):
 
         @jax.checkpoint
         def segment(state, part):
-            outputs_tbh, state = self._unroll(run._replace(backward="keep"), weights, state, part)
+            outputs_tbh, state = self._unroll(how._replace(backward="keep"), weights, state, part)
             return state, outputs_tbh
 
         final, outputs = lax.scan(segment, state, jax.tree.map(cut, over_time), reverse=reverse)
         return outputs.reshape(-1, *outputs.shape[2:])[:time], final
 
-    def _unroll(self, run, weights, state, over_time):
+    def _unroll(self, how, weights, state, over_time):
         inputs_tbd, mask_tb, reset_tb, starts_tbz = over_time
-        return self.cell.unroll(run, weights, inputs_tbd, state, mask_tb, reset_tb, starts_tbz)
+        return self.cell.unroll(how, weights, inputs_tbd, state, mask_tb, reset_tb, starts_tbz)
 
     def _weights(self):
         return Weights(self.adapted_kernel, self.bias, self.adapted_recurrent_kernel, self.own)

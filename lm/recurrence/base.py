@@ -26,7 +26,7 @@ class Weights(NamedTuple):
     own: dict[str, jax.Array]  # the cell's own parameters, each [hidden]
 
 
-class Run(NamedTuple):
+class Execution(NamedTuple):
     """How a layer is run over time.
 
     `backward` says what is kept for the gradient, beside inputs and states (see `RecurrentLayer`). Unless `scan`
@@ -44,7 +44,7 @@ class Run(NamedTuple):
 class Cell:
     """What a layer asks of a cell, whichever engine runs it; all are class methods, for a cell holds no numbers.
 
-    `step(run, weights, inputs_bd, state)` and `unroll(run, weights, inputs_tbd, state, mask_tb, reset_tb, starts_tbz)` are the
+    `step(how, weights, inputs_bd, state)` and `unroll(how, weights, inputs_tbd, state, mask_tb, reset_tb, starts_tbz)` are the
     engines'.
     """
 

@@ -1,6 +1,6 @@
 """The linear engine: `h_t = a_t * h_{t-1} + b_t`, with a gradient of its own; `a` and `b` are of the input alone.
 
-So time is parallel in training, and a step of sampling has constant cost. The gradient is the same recurrence run the
+So time is parallel in training, and a step of sampling has constant cost. The gradient is the same recurrence how the
 other way, `g_t = dh_t + a_{t+1} * g_{t+1}`, and everything else is done for all time steps at once.
 """
 
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lm.recurrence.base import Cell, Run, State, Weights, befores, dot, project
+from lm.recurrence.base import Cell, Execution, State, Weights, befores, dot, project
 
 CHUNK = 64  # time steps that one associative scan covers
 
@@ -26,19 +26,19 @@ class LinearCell(Cell):
         raise NotImplementedError
 
     @classmethod
-    def step(cls, run: Run, weights: Weights, inputs_bd: jax.Array, state: State) -> State:
-        a, b = _coefficients(cls, weights.own, project(weights, inputs_bd, run.dtype))
+    def step(cls, how: Execution, weights: Weights, inputs_bd: jax.Array, state: State) -> State:
+        a, b = _coefficients(cls, weights.own, project(weights, inputs_bd, how.dtype))
         return State(a * state.output_bh + b, ())
 
     @classmethod
-    def unroll(cls, run, weights, inputs_tbd, state, mask_tb, reset_tb, starts_tbz=None):
-        return unroll(cls, run, weights, inputs_tbd, state, mask_tb, reset_tb, starts_tbz)
+    def unroll(cls, how, weights, inputs_tbd, state, mask_tb, reset_tb, starts_tbz=None):
+        return unroll(cls, how, weights, inputs_tbd, state, mask_tb, reset_tb, starts_tbz)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def unroll(
     cell: type[LinearCell],
-    run: Run,
+    how: Execution,
     weights: Weights,
     inputs_tbd: jax.Array,
     state: State,
@@ -47,39 +47,39 @@ def unroll(
     starts_tbh: jax.Array | None = None,
 ) -> tuple[jax.Array, State]:
     """As `gated.unroll`; `starts_tbh` are states."""
-    return _forward(cell, run, weights, inputs_tbd, state, mask_tb, reset_tb, starts_tbh)[0]
+    return _forward(cell, how, weights, inputs_tbd, state, mask_tb, reset_tb, starts_tbh)[0]
 
 
-def _forward(cell, run, weights, inputs_tbd, state, mask_tb, reset_tb, starts_tbh):
-    gates_tbg = project(weights, inputs_tbd, run.dtype)
+def _forward(cell, how, weights, inputs_tbd, state, mask_tb, reset_tb, starts_tbh):
+    gates_tbg = project(weights, inputs_tbd, how.dtype)
     a_tbh, b_tbh = _affine(cell, mask_tb, reset_tb, weights.own, gates_tbg, starts_tbh)
-    outputs_tbh = scan(a_tbh, b_tbh, state.output_bh, run.reverse)
-    kept = gates_tbg if run.backward == "keep" else None
+    outputs_tbh = scan(a_tbh, b_tbh, state.output_bh, how.reverse)
+    kept = gates_tbg if how.backward == "keep" else None
     saved = (weights, inputs_tbd, kept, state.output_bh, outputs_tbh, mask_tb, reset_tb, starts_tbh)
-    return (outputs_tbh, State(outputs_tbh[0 if run.reverse else -1], ())), saved
+    return (outputs_tbh, State(outputs_tbh[0 if how.reverse else -1], ())), saved
 
 
-def _backward(cell, run, saved, gradients):
+def _backward(cell, how, saved, gradients):
     weights, inputs_tbd, gates_tbg, first_bh, outputs_tbh, mask_tb, reset_tb, starts_tbh = saved
     d_outputs_tbh, d_final = gradients
     if gates_tbg is None:
         # In pieces: the one product of the forward pass would be taken for this one, and kept.
-        gates_tbg = lax.map(lambda inputs_bd: project(weights, inputs_bd, run.dtype), inputs_tbd, batch_size=CHUNK)
+        gates_tbg = lax.map(lambda inputs_bd: project(weights, inputs_bd, how.dtype), inputs_tbd, batch_size=CHUNK)
     affine = functools.partial(_affine, cell, mask_tb, reset_tb)
     (a_tbh, _), pullback = jax.vjp(affine, weights.own, gates_tbg, starts_tbh)
-    d_states_tbh = d_outputs_tbh.at[0 if run.reverse else -1].add(d_final.output_bh)
+    d_states_tbh = d_outputs_tbh.at[0 if how.reverse else -1].add(d_final.output_bh)
     last = jnp.zeros_like(first_bh)
     # What multiplies the state after a step is the next step's `a`.
-    d_b_tbh = scan(befores(last, a_tbh, not run.reverse), d_states_tbh, last, not run.reverse)
-    d_a_tbh = d_b_tbh * befores(first_bh, outputs_tbh, run.reverse)
+    d_b_tbh = scan(befores(last, a_tbh, not how.reverse), d_states_tbh, last, not how.reverse)
+    d_a_tbh = d_b_tbh * befores(first_bh, outputs_tbh, how.reverse)
     d_own, d_gates_tbg, d_starts_tbh = pullback((d_a_tbh, d_b_tbh))
-    start = -1 if run.reverse else 0
+    start = -1 if how.reverse else 0
     d_first = State(a_tbh[start] * d_b_tbh[start], ())
 
     rows_ng = d_gates_tbg.reshape(-1, d_gates_tbg.shape[-1])
     inputs_nd = inputs_tbd.reshape(len(rows_ng), -1)
-    d_weights = Weights(dot(inputs_nd.T, rows_ng, run.dtype), rows_ng.sum(0), None, d_own)
-    d_inputs_tbd = dot(rows_ng, weights.kernel.T, run.dtype).reshape(inputs_tbd.shape)
+    d_weights = Weights(dot(inputs_nd.T, rows_ng, how.dtype), rows_ng.sum(0), None, d_own)
+    d_inputs_tbd = dot(rows_ng, weights.kernel.T, how.dtype).reshape(inputs_tbd.shape)
     return d_weights, d_inputs_tbd, d_first, None, None, d_starts_tbh
 
 

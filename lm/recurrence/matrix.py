@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from lm.recurrence import linear
-from lm.recurrence.base import Cell, Run, State, Weights, project
+from lm.recurrence.base import Cell, Execution, State, Weights, project
 
 CHUNK = 64  # most steps of one
 NEVER = -1e30  # a log-weight; finite, so that differences of two are no NaN
@@ -61,8 +61,8 @@ class MLSTM(Cell):
         return State(output, (key[..., :, None] * value[..., None, :], key, jnp.zeros(key.shape[:-1], key.dtype)))
 
     @classmethod
-    def step(cls, run: Run, weights: Weights, inputs_bd: jax.Array, state: State) -> State:
-        query, key, value, out, log_input, log_forget = _gates(run, weights, inputs_bd)
+    def step(cls, how: Execution, weights: Weights, inputs_bd: jax.Array, state: State) -> State:
+        query, key, value, out, log_input, log_forget = _gates(how, weights, inputs_bd)
         memory, normaliser, m = state.inner
         after = jnp.maximum(log_forget + m, log_input)
         forget, write = jnp.exp(log_forget + m - after)[..., None], jnp.exp(log_input - after)[..., None]
@@ -74,26 +74,26 @@ class MLSTM(Cell):
         return State(out * _normal(read, weights), (memory, normaliser, after))
 
     @classmethod
-    def unroll(cls, run, weights, inputs_tbd, state, mask_tb, reset_tb, starts_tbz=None):
+    def unroll(cls, how, weights, inputs_tbd, state, mask_tb, reset_tb, starts_tbz=None):
         """As `gated.unroll`."""
         time = len(inputs_tbd)
         length = -(-time // -(-time // CHUNK))  # as even as can be
         over_time = (inputs_tbd, mask_tb, reset_tb, starts_tbz)
-        if run.reverse:
+        if how.reverse:
             over_time = jax.tree.map(lambda x: x[::-1], over_time)
         fill = lambda x: jnp.pad(x, [(0, -time % length)] + [(0, 0)] * (x.ndim - 1))  # masked
         cut = lambda x: fill(x).reshape(-1, length, *x.shape[1:])
-        body = functools.partial(_chunk, run, weights)
-        if run.backward != "keep":
+        body = functools.partial(_chunk, how, weights)
+        if how.backward != "keep":
             body = jax.checkpoint(body)
         final, outputs = lax.scan(body, state, jax.tree.map(cut, over_time))
         outputs_tbh = outputs.reshape(-1, *outputs.shape[2:])[:time]
-        return outputs_tbh[::-1] if run.reverse else outputs_tbh, final
+        return outputs_tbh[::-1] if how.reverse else outputs_tbh, final
 
 
-def _gates(run, weights, inputs):
+def _gates(how, weights, inputs):
     """(query, key, value) [..., heads, units], output gate [..., hidden], log of input and forget gate [..., heads]."""
-    gates, heads = project(weights, inputs, run.dtype), run.heads
+    gates, heads = project(weights, inputs, how.dtype), how.heads
     hidden = (gates.shape[-1] - 2 * heads) // 4
     *blocks, log_input, forget = jnp.split(gates, [hidden * i for i in range(1, 5)] + [4 * hidden + heads], axis=-1)
     query, key, value = (x.reshape(*x.shape[:-1], heads, -1) for x in blocks[:3])
@@ -115,13 +115,13 @@ def _start(vectors_z, heads):
     return output, key, value
 
 
-def _chunk(run, weights, state, part):
+def _chunk(how, weights, state, part):
     """A chunk of `l` steps: what is read is the sum over steps `s` of the chunk, and over what there was before.
 
     What there was before is the carried memory, or after a reset what it started.
     """
     inputs_lbd, mask_lb, reset_lb, starts_lbz = part
-    query, key, value, out, log_input, log_forget = _gates(run, weights, inputs_lbd)
+    query, key, value, out, log_input, log_forget = _gates(how, weights, inputs_lbd)
     log_input = jnp.where(mask_lb[..., None], log_input, NEVER)
     log_forget = jnp.where(mask_lb[..., None], log_forget, 0)
     # Since the last reset; a difference of sums over the whole chunk would round by what stands before it.
@@ -148,7 +148,7 @@ def _chunk(run, weights, state, part):
     read += jnp.einsum("bkli,bkij->bklj", query, memory) * from_carried[..., None]
     norm = scores_ls.sum(-1) + jnp.einsum("bkli,bki->bkl", query, normaliser) * from_carried
     if starts_lbz is not None:
-        start_output, *started = _start(starts_lbz, run.heads)
+        start_output, *started = _start(starts_lbz, how.heads)
         at_reset = jnp.maximum(last_reset, 0)[..., None]
         start_key, start_value = (jnp.take_along_axis(to_heads(x), at_reset, axis=2) for x in started)
         from_start = jnp.where(carried, 0, weight_before)

@@ -13,14 +13,14 @@ from lm.batch import EOS
 from lm.data.text.tokenizers.surfaces import surfaces
 from lm.data.text.tokenizers.tokenizer import Tokenizer
 from lm.errors import UserError
-from lm.search.constraints import Words
+from lm.search.constraints import Automata
 
 NOTHING = 256  # the byte that fills tokens up
 
 
-def automata(
+def build(
     tokenizer: Tokenizer, banned: Sequence[str], forced: Sequence[str], forbidden: Collection[int]
-) -> Words | None:
+) -> Automata | None:
     """One automaton for all that is banned, and one for each forced string; None where there is neither.
 
     Args:
@@ -41,7 +41,7 @@ def automata(
     states = max(len(next_sv) for next_sv, _ in made)
     next_psv = np.stack([np.pad(next_sv, [(0, states - len(next_sv)), (0, 0)]) for next_sv, _ in made])
     progress_ps = np.stack([np.pad(progress_s, (0, states - len(progress_s))) for _, progress_s in made])
-    return Words(jnp.asarray(next_psv), jnp.asarray(progress_ps), int(progress_ps.max(axis=1).sum()))
+    return Automata(jnp.asarray(next_psv), jnp.asarray(progress_ps), int(progress_ps.max(axis=1).sum()))
 
 
 def _utf8(text: str, flag: str) -> bytes:

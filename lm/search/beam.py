@@ -92,18 +92,18 @@ def beam_search(
         return jnp.any(open_rows(step, alive, finished))
 
     def extend(carry):
-        step, ids_n, (state, words_np), alive, finished = carry
+        step, ids_n, (state, states_np), alive, finished = carry
         logits_nv, state = checked_step(step_fn, ids_n, state)
         v = logits_nv.shape[1]
         ids_nl = alive.ids_bkl.reshape(rows * m, length)
-        permitted_nv = permitted(constraints, ids_nl, step, words_np, logits_nv, eos_id, forbidden)
+        permitted_nv = permitted(constraints, ids_nl, step, states_np, logits_nv, eos_id, forbidden)
         log_prob_nv = jnp.where(permitted_nv, jax.nn.log_softmax(logits_nv), -jnp.inf)
         candidates_bkv = alive.log_prob_bk[:, :, None] + log_prob_nv.reshape(rows, m, v)
         if groups > 1:
             in_turn = candidates_bkv.reshape(b, groups, width, v)
             log_prob_bk, index_bk = (x.reshape(rows, m) for x in _take_turns(in_turn, diversity_penalty))
         elif m > width:
-            progress_nv = progress(constraints, words_np).reshape(rows, m * v)
+            progress_nv = progress(constraints, states_np).reshape(rows, m * v)
             log_prob_bk, index_bk = _best_of_each(candidates_bkv.reshape(rows, m * v), progress_nv, width, m)
         else:
             log_prob_bk, index_bk = lax.top_k(candidates_bkv.reshape(rows, m * v), m)
@@ -127,7 +127,7 @@ def beam_search(
         alive = jax.tree.map(lambda new, old: _where(open_r, new, old), new_alive, alive)
         finished = jax.tree.map(lambda new, old: _where(open_r, new, old), new_finished, finished)
         ids_n = ids_bk.reshape(rows * m)
-        state = jax.tree.map(lambda leaf: leaf[rows_n], (state, words_np))
+        state = jax.tree.map(lambda leaf: leaf[rows_n], (state, states_np))
         return step + 1, ids_n, (state[0], read(constraints, state[1], ids_n)), alive, finished
 
     def blank(k):
@@ -159,7 +159,7 @@ def beam_search(
 
 def beams(beam_size: int, constraints: Constraints) -> int:
     """How many beams `beam_search` steps for each row."""
-    return beam_size * (1 + (constraints.words.furthest if constraints.words else 0))
+    return beam_size * (1 + (constraints.automata.furthest if constraints.automata else 0))
 
 
 def coverage(

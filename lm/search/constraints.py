@@ -9,7 +9,7 @@ from jax import lax
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Words:
+class Automata:
     """What the text must hold and must not, as deterministic automata that read every token; all begin in state 0.
 
     A token that has no next state in one of them is not generated. `progress_ps` says how many tokens a state is
@@ -28,11 +28,11 @@ class Constraints:
 
     min_length: int | jax.Array = 0  # tokens before EOS may come
     no_repeat_ngram: int | jax.Array = 0  # n: no n tokens come twice (Paulus et al. 2018, section 2.5); 0 is off
-    words: Words | None = None
+    automata: Automata | None = None
 
 
 # What may come
-def permitted(constraints, ids_nl, step, words_np, logits_nv, eos_id, forbidden) -> jax.Array:
+def permitted(constraints, ids_nl, step, states_np, logits_nv, eos_id, forbidden) -> jax.Array:
     """bool (n, v): the tokens that may follow `step` generated ones."""
     tokens_v = jnp.arange(logits_nv.shape[1])
     possible_v = ~jnp.isin(tokens_v, jnp.array(forbidden, jnp.int32))
@@ -42,8 +42,8 @@ def permitted(constraints, ids_nl, step, words_np, logits_nv, eos_id, forbidden)
         lambda: ~_repeating(ids_nl, step, constraints.no_repeat_ngram, len(tokens_v)),
         lambda: jnp.ones_like(permitted_nv),
     )
-    if constraints.words is not None:
-        permitted_nv &= jnp.all(_after(constraints.words, words_np) >= 0, axis=1)
+    if constraints.automata is not None:
+        permitted_nv &= jnp.all(_after(constraints.automata, states_np) >= 0, axis=1)
     nothing_n1 = ~jnp.any(permitted_nv, axis=1, keepdims=True)
     return permitted_nv | nothing_n1 & (tokens_v == eos_id)
 
@@ -69,23 +69,23 @@ def marked(ids_nl: jax.Array, which_nl: jax.Array, v: int) -> jax.Array:
 
 def unread(constraints: Constraints, n: int) -> jax.Array:
     """The states of the automata of n rows before the first token."""
-    return jnp.zeros((n, constraints.words.next_psv.shape[0] if constraints.words else 0), jnp.int32)
+    return jnp.zeros((n, constraints.automata.next_psv.shape[0] if constraints.automata else 0), jnp.int32)
 
 
-def _after(words: Words, words_np: jax.Array) -> jax.Array:
+def _after(automata: Automata, states_np: jax.Array) -> jax.Array:
     """int32 (n, p, v): the states after each token."""
-    return words.next_psv[jnp.arange(words_np.shape[1]), words_np]
+    return automata.next_psv[jnp.arange(states_np.shape[1]), states_np]
 
 
-def read(constraints: Constraints, words_np: jax.Array, ids_n: jax.Array) -> jax.Array:
+def read(constraints: Constraints, states_np: jax.Array, ids_n: jax.Array) -> jax.Array:
     """The states after the given tokens; -1 comes of EOS in a row that was left without a token, and is its last."""
-    if constraints.words is None:
-        return words_np
-    return constraints.words.next_psv[jnp.arange(words_np.shape[1]), words_np, ids_n[:, None]]
+    if constraints.automata is None:
+        return states_np
+    return constraints.automata.next_psv[jnp.arange(states_np.shape[1]), states_np, ids_n[:, None]]
 
 
-def progress(constraints: Constraints, words_np: jax.Array) -> jax.Array:
-    """int32 (n, v): how far a row is after each token, as `Words.progress_ps` has it."""
-    words = constraints.words
-    after_npv = jnp.maximum(_after(words, words_np), 0)
-    return jnp.sum(words.progress_ps[jnp.arange(words_np.shape[1])[:, None], after_npv], axis=1)
+def progress(constraints: Constraints, states_np: jax.Array) -> jax.Array:
+    """int32 (n, v): how far a row is after each token, as `Automata.progress_ps` has it."""
+    automata = constraints.automata
+    after_npv = jnp.maximum(_after(automata, states_np), 0)
+    return jnp.sum(automata.progress_ps[jnp.arange(states_np.shape[1])[:, None], after_npv], axis=1)

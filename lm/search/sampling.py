@@ -75,14 +75,14 @@ def sample(
         return jnp.any(open_rows(step, generated))
 
     def generate(carry):
-        step, ids_b, (state, words_bp), generated = carry
+        step, ids_b, (state, states_bp), generated = carry
         logits_bv, state = checked_step(step_fn, ids_b, state)
         step_keys_b = jax.vmap(jax.random.fold_in, (0, None))(keys_b, step)
         open_b = open_rows(step, generated)
-        permitted_bv = permitted(constraints, generated.ids_bl, step, words_bp, logits_bv, eos_id, forbidden)
+        permitted_bv = permitted(constraints, generated.ids_bl, step, states_bp, logits_bv, eos_id, forbidden)
         penalised_bv = _penalised(logits_bv, generated.ids_bl, step, options.repetition_penalty)
         ids_b = jnp.where(open_b, _choose(jnp.where(permitted_bv, penalised_bv, -jnp.inf), step_keys_b, options), 0)
-        words_bp = read(constraints, words_bp, ids_b)
+        states_bp = read(constraints, states_bp, ids_b)
         chosen_b = jnp.take_along_axis(logits_bv, ids_b[:, None], axis=1)[:, 0]
         log_prob_b = chosen_b - jax.nn.logsumexp(logits_bv, axis=1)
         generated = Generated(
@@ -91,7 +91,7 @@ def sample(
             log_prob_b=generated.log_prob_b + jnp.where(open_b, log_prob_b, 0),
             ended_b=generated.ended_b | (ids_b == eos_id) & open_b,
         )
-        return step + 1, ids_b, (state, words_bp), generated
+        return step + 1, ids_b, (state, states_bp), generated
 
     b = ids_b.shape[0]
     nothing = Generated(

@@ -60,7 +60,7 @@ def program(
 
         memory.keep()
         main()
-        _part()
+        _disconnect()
 
     flags.DEFINE_bool("debug", False, "show the traceback of an error")
     flags.FLAGS.set_gnu_getopt()  # flags may follow arguments, and files of flags hold fields of the configuration
@@ -97,9 +97,9 @@ def _hosts() -> Any:
     return module if module and module.joined() else None
 
 
-def _part() -> None:
+def _disconnect() -> None:
     if _hosts():
-        _hosts().part()
+        _hosts().disconnect()
 
 
 def _leave(code: int, message: str, error: BaseException) -> None:
@@ -135,7 +135,7 @@ def _end(code: int, message: str, error: BaseException) -> None:
         raise error
     print(message, file=sys.stderr, flush=True)
     if isinstance(error, Stopped):  # as all hosts are
-        _part()
+        _disconnect()
     _leave(code, message, error)
     sys.exit(code)
 

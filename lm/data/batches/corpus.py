@@ -108,7 +108,7 @@ class Copies:
         return self._versions[epoch % self.variants].take(numbers, epoch)
 
 
-class Pieces:
+class Excerpts:
     """Documents cut into pieces of at most `longest` ids, as even as can be; each is a text.
 
     Args:
@@ -147,8 +147,8 @@ class Pieces:
         return [read[document][1][begin:end] for document, begin, end in places]
 
 
-class Noised(Pieces):
-    """Pieces made into pairs by an objective, with other noise in each epoch.
+class Noised(Excerpts):
+    """Excerpts made into pairs by an objective, with other noise in each epoch.
 
     Args:
         objective: `(ids, rng)` -> (source ids, target ids), a pure function.
@@ -174,8 +174,8 @@ class Noised(Pieces):
         return [self._objective(ids, key(number)) for ids, number in texts]
 
 
-class Cut(Pieces):
-    """Pieces cut in two, source and target. A number is cut at one place in every epoch, so that lengths are known; but
+class PrefixPairs(Excerpts):
+    """Excerpts cut in two, source and target. A number is cut at one place in every epoch, so that lengths are known; but
     pieces of one length change places from epoch to epoch.
 
     Args:

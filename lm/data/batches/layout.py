@@ -50,9 +50,9 @@ class Layout:
         raise NotImplementedError
 
     def __getitem__(self, index: int) -> Batch:
-        return self.part(index, range(self.batch_size))
+        return self.share(index, range(self.batch_size))
 
-    def part(self, index: int, rows: range) -> Batch:
+    def share(self, index: int, rows: range) -> Batch:
         """Some rows of batch `index`."""
         round_, place = divmod(index, self._ends[-1])
         variant = bisect.bisect_right(self._ends, place)

@@ -43,7 +43,7 @@ class Streams(Layout):
         # A stream's first step clears the state: what was carried belongs to the end of the epoch before.
         rng = np.random.default_rng([self.seed, epoch, step])
         cleared_b = (rng.random(self.batch_size) < self.reset_rate)[rows.start : rows.stop] | (step == 0)
-        return _cut(plan.read(begin_b + column[0] - 1, self.window + 1), real, cleared_b)
+        return _window_batch(plan.read(begin_b + column[0] - 1, self.window + 1), real, cleared_b)
 
 
 def _shuffled(closed: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -105,7 +105,7 @@ def evaluation_streams(corpus: Corpus, streams: int, window: int) -> Iterator[Ba
     begin_b, end_b = edges[:-1], edges[1:]
     for offset in range(0, int((end_b - begin_b).max()), window):
         real = begin_b[:, None] + offset + np.arange(window) < end_b[:, None]
-        yield _cut(ring.read(begin_b + offset - 1, window + 1), real, np.full(len(begin_b), offset == 0))
+        yield _window_batch(ring.read(begin_b + offset - 1, window + 1), real, np.full(len(begin_b), offset == 0))
 
 
 def _edges(starts: np.ndarray, length: int, streams: int) -> np.ndarray:
@@ -118,7 +118,7 @@ def _edges(starts: np.ndarray, length: int, streams: int) -> np.ndarray:
     return np.unique([*edges, length])
 
 
-def _cut(ids: np.ndarray, real: np.ndarray, cleared_b: np.ndarray) -> Batch:
+def _window_batch(ids: np.ndarray, real: np.ndarray, cleared_b: np.ndarray) -> Batch:
     """The batch of ids [b, t + 1], the one before the window first; where the state is cleared BOS is read."""
     before, ids = ids[:, :-1], ids[:, 1:]
     resets = before == EOS

@@ -149,7 +149,7 @@ class Joined(Examples):
         return store.from_parts(self._starts, numbers, lambda part, places: self._parts[part].read(places))
 
 
-class Part(Examples):
+class Slice(Examples):
     """Texts from one character to another, laid end to end; the ones that the ends fall into are divided."""
 
     def __init__(self, texts: Examples, begin: int, end: int):

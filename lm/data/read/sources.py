@@ -33,7 +33,7 @@ from lm.config.formats import Formats
 from lm.config.formats import problem as problem_of
 from lm.data.read import examples, store, text_files
 from lm.data.read.datasets import Dataset
-from lm.data.read.examples import Chosen, Example, Examples, Joined, Part, blank
+from lm.data.read.examples import Chosen, Example, Examples, Joined, Slice, blank
 from lm.data.read.report import Report
 from lm.errors import UserError, nearest
 
@@ -205,7 +205,7 @@ def _hold_out(train: Split) -> tuple[Split, Split]:
     if train.spec.startswith("text:"):
         # As char-rnn and nanoGPT do. The document that the end falls in is divided.
         total = int(texts.table[:, 1].sum(dtype=np.int64))
-        kept, held = Part(texts, 0, int(0.9 * total)), Part(texts, int(0.9 * total), total)
+        kept, held = Slice(texts, 0, int(0.9 * total)), Slice(texts, int(0.9 * total), total)
         note = f"validation is the last tenth of {train.spec} (by characters), held out of training"
     else:
         # Of few examples perhaps none is among the lowest twentieth of all hashes: then the lowest one goes.

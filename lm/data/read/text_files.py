@@ -26,7 +26,7 @@ from lm.data.read.examples import Example, blank
 from lm.errors import UserError
 
 CHUNK = 2**20  # bytes that are read at once
-PIECE = 2**17  # characters of a document that become one example, at most; what follows continues it
+LONGEST = 2**17  # characters of a document that become one example, at most; what follows continues it
 
 
 # ---- formats ----------------------------------------------------------------------------------------------------
@@ -38,8 +38,8 @@ def documents(paths: Sequence[epath.Path]) -> Iterator[Example]:
         text, continued = "", False
         for chunk in chunks(path):
             text += chunk
-            while len(text) > PIECE:
-                cut = text.rfind("\n", 0, PIECE) + 1 or PIECE
+            while len(text) > LONGEST:
+                cut = text.rfind("\n", 0, LONGEST) + 1 or LONGEST
                 yield Example(None, text[:cut], continued=continued)
                 text, continued = text[cut:], True
         if text:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from lm.batch import UNK
-from lm.data.text.tokenizers.surfaces import cut, surfaces
+from lm.data.text.tokenizers.surfaces import segmented, surfaces
 from lm.data.text.tokenizers.tokenizer import Tokenizer
 
 
@@ -14,9 +14,9 @@ class Spans:
         self._tokenizer, self._surfaces = tokenizer, surfaces(tokenizer)
         self._surfaces[UNK] = b"\xff"  # of no text
 
-    def parts(self, source: str, ids: np.ndarray) -> list[bytes]:
+    def surfaces_of(self, source: str, ids: np.ndarray) -> list[bytes]:
         """What each id stands for, of the source as the tokenizer normalises it; of unknown ones what is there."""
-        own = cut(self._tokenizer, source)
+        own = segmented(self._tokenizer, source)
         return own if len(own) == len(ids) else [self._surfaces[i] for i in ids.tolist()]
 
     def text(self, parts: list[bytes]) -> str:
@@ -28,7 +28,7 @@ class Spans:
         it. Of no ids where they never do: the answer is not there, or its ends are within ids."""
         read = self._tokenizer.encode(answer)
         wanted = (answer if UNK in read else self._tokenizer.decode(read)).strip().encode()
-        parts = self.parts(source, ids)
+        parts = self.surfaces_of(source, ids)
         text, ends = b"".join(parts), np.cumsum([len(part) for part in parts])
         at = text.find(wanted) if wanted else -1
         while at >= 0:

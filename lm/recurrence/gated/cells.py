@@ -14,7 +14,7 @@ class Elman(GatedCell):
     """`y = tanh(gate)` (Elman, 1990)."""
 
     gates = 1
-    rows = True
+    batch_major = True
 
     @staticmethod
     def pointwise(gates, state, own):
@@ -29,7 +29,7 @@ class GRU(GatedCell):
 
     gates = 3
     separate = 1
-    rows = True
+    batch_major = True
 
     @staticmethod
     def pointwise(gates, state, own):
@@ -49,7 +49,7 @@ class LSTM(GatedCell):
     """
 
     gates = 4
-    rows = True
+    batch_major = True
 
     @staticmethod
     def pointwise(gates, state, own):

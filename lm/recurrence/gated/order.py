@@ -7,7 +7,7 @@ A mask, or anything with no units, is made to broadcast with what is of state.
 On a CPU the input products are in the loop: a product of a step's width runs at full speed there, and its result is still in
 the cache when it is added. Batches below `narrow` would read the kernel anew for little work, so they have one product before it.
 
-`Columns`, units before batch: `R @ y` needs no transpose, and a gate is a block of whole rows. `Rows` is how arrays lie outside.
+`FeatureMajor`, units before batch: `R @ y` needs no transpose, and a gate is a block of whole rows. `BatchMajor` is how arrays lie outside.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lm.recurrence.base import Run, Weights, dot, project
+from lm.recurrence.base import Execution, Weights, dot, project
 
 
 def cast(tree: Any, dtype: str) -> Any:
@@ -24,33 +24,33 @@ def cast(tree: Any, dtype: str) -> Any:
     return tree if dtype == "float32" else jax.tree.map(lambda x: x.astype(dtype), tree)
 
 
-def units(run: Run, hidden: int) -> tuple[int, ...]:
+def units(how: Execution, hidden: int) -> tuple[int, ...]:
     """`*u`."""
-    return (hidden,) if run.heads == 1 else (run.heads, hidden // run.heads)
+    return (hidden,) if how.heads == 1 else (how.heads, hidden // how.heads)
 
 
-class Columns:
+class FeatureMajor:
     """Of state [..., *u, b], flat [g, b]."""
 
     axis = 0  # of a flat array's blocks
     narrow = 16
 
     @staticmethod
-    def inward(tree: Any, run: Run) -> Any:
+    def inward(tree: Any, how: Execution) -> Any:
         """From outside, [..., b, h], to what is of state."""
 
         def one(x):
             x = x.swapaxes(-1, -2)
-            return x if run.heads == 1 else x.reshape(*x.shape[:-2], *units(run, x.shape[-2]), x.shape[-1])
+            return x if how.heads == 1 else x.reshape(*x.shape[:-2], *units(how, x.shape[-2]), x.shape[-1])
 
         return jax.tree.map(one, tree)
 
     @staticmethod
-    def outward(tree: Any, run: Run) -> Any:
+    def outward(tree: Any, how: Execution) -> Any:
         """Back again."""
 
         def one(x):
-            x = x if run.heads == 1 else x.reshape(*x.shape[:-3], -1, x.shape[-1])
+            x = x if how.heads == 1 else x.reshape(*x.shape[:-3], -1, x.shape[-1])
             return x.swapaxes(-1, -2)
 
         return jax.tree.map(one, tree)
@@ -98,38 +98,38 @@ class Columns:
         return jnp.concatenate([each.reshape(-1, each.shape[-1]) for each in blocks])
 
     @staticmethod
-    def turned(weights: Weights, run: Run) -> Weights:
+    def turned(weights: Weights, how: Execution) -> Weights:
         """As products read them: made once, not at every step."""
-        kernel, recurrent = cast((weights.kernel.T, weights.recurrent_kernel.mT), run.dtype)
+        kernel, recurrent = cast((weights.kernel.T, weights.recurrent_kernel.mT), how.dtype)
         return weights._replace(kernel=kernel, bias=weights.bias[:, None], recurrent_kernel=recurrent)
 
     @staticmethod
-    def project(turned: Weights, run: Run, inputs_db: jax.Array) -> jax.Array:
+    def project(turned: Weights, how: Execution, inputs_db: jax.Array) -> jax.Array:
         """`x W + b` of a step, flat."""
-        return dot(turned.kernel, inputs_db, run.dtype) + turned.bias
+        return dot(turned.kernel, inputs_db, how.dtype) + turned.bias
 
     @staticmethod
-    def recur(turned: Weights, run: Run, output: jax.Array) -> jax.Array:
+    def recur(turned: Weights, how: Execution, output: jax.Array) -> jax.Array:
         """`y R` of a step, flat."""
-        product = dot(turned.recurrent_kernel, output, run.dtype)
-        if run.heads > 1:
+        product = dot(turned.recurrent_kernel, output, how.dtype)
+        if how.heads > 1:
             heads, units, batch = output.shape
             product = jnp.moveaxis(product.reshape(heads, -1, units, batch), 1, 0).reshape(-1, batch)
         return product
 
     @staticmethod
-    def back_kernel(weights: Weights, run: Run) -> jax.Array:
-        return cast(weights.recurrent_kernel, run.dtype)
+    def back_kernel(weights: Weights, how: Execution) -> jax.Array:
+        return cast(weights.recurrent_kernel, how.dtype)
 
     @staticmethod
-    def recur_back(kernel: jax.Array, run: Run, d_flat: jax.Array, like: jax.Array) -> jax.Array:
+    def recur_back(kernel: jax.Array, how: Execution, d_flat: jax.Array, like: jax.Array) -> jax.Array:
         """The gradient of the output through `recur`."""
-        if run.heads > 1:
-            d_flat = jnp.moveaxis(d_flat.reshape(-1, *like.shape), 0, 1).reshape(run.heads, -1, like.shape[-1])
-        return dot(kernel, d_flat, run.dtype)
+        if how.heads > 1:
+            d_flat = jnp.moveaxis(d_flat.reshape(-1, *like.shape), 0, 1).reshape(how.heads, -1, like.shape[-1])
+        return dot(kernel, d_flat, how.dtype)
 
 
-class Rows:
+class BatchMajor:
     """Of state [..., b, *u, 1], flat [b, g]. Nothing is moved on the way in or out. Of several heads it has a single step alone.
 
     A cell sees the batch before its units, where it may see heads, and each row as a batch of one.
@@ -139,12 +139,12 @@ class Rows:
     narrow = 2
 
     @staticmethod
-    def inward(tree: Any, run: Run) -> Any:
-        return jax.tree.map(lambda x: x.reshape(*x.shape[:-1], *units(run, x.shape[-1]), 1), tree)
+    def inward(tree: Any, how: Execution) -> Any:
+        return jax.tree.map(lambda x: x.reshape(*x.shape[:-1], *units(how, x.shape[-1]), 1), tree)
 
     @staticmethod
-    def outward(tree: Any, run: Run) -> Any:
-        after = -2 if run.heads == 1 else -3
+    def outward(tree: Any, how: Execution) -> Any:
+        after = -2 if how.heads == 1 else -3
         return jax.tree.map(lambda x: x.reshape(*x.shape[:after], -1), tree)
 
     @staticmethod
@@ -185,28 +185,28 @@ class Rows:
         return jnp.concatenate([each.reshape(len(each), -1) for each in blocks], axis=1)
 
     @staticmethod
-    def turned(weights: Weights, run: Run) -> Weights:
-        kernel, recurrent = cast((weights.kernel, weights.recurrent_kernel), run.dtype)
+    def turned(weights: Weights, how: Execution) -> Weights:
+        kernel, recurrent = cast((weights.kernel, weights.recurrent_kernel), how.dtype)
         return weights._replace(kernel=kernel, recurrent_kernel=recurrent)
 
     @staticmethod
-    def project(turned: Weights, run: Run, inputs_bd: jax.Array) -> jax.Array:
-        return project(turned, inputs_bd, run.dtype)
+    def project(turned: Weights, how: Execution, inputs_bd: jax.Array) -> jax.Array:
+        return project(turned, inputs_bd, how.dtype)
 
     @staticmethod
-    def recur(turned: Weights, run: Run, output: jax.Array) -> jax.Array:
-        if run.heads == 1:
-            return dot(output.reshape(len(output), -1), turned.recurrent_kernel, run.dtype)
+    def recur(turned: Weights, how: Execution, output: jax.Array) -> jax.Array:
+        if how.heads == 1:
+            return dot(output.reshape(len(output), -1), turned.recurrent_kernel, how.dtype)
         batch, heads, units, _ = output.shape
         output_kbi = output.reshape(batch, heads, units).swapaxes(0, 1)
         # XLA on a CPU turns the transpose of a product into a product that it has not got in bfloat16.
-        product_kbg = lax.optimization_barrier(dot(output_kbi, turned.recurrent_kernel, run.dtype))
+        product_kbg = lax.optimization_barrier(dot(output_kbi, turned.recurrent_kernel, how.dtype))
         return product_kbg.reshape(heads, batch, -1, units).transpose(1, 2, 0, 3).reshape(batch, -1)
 
     @staticmethod
-    def back_kernel(weights: Weights, run: Run) -> jax.Array:
-        return cast(weights.recurrent_kernel.T, run.dtype)
+    def back_kernel(weights: Weights, how: Execution) -> jax.Array:
+        return cast(weights.recurrent_kernel.T, how.dtype)
 
     @staticmethod
-    def recur_back(kernel: jax.Array, run: Run, d_flat: jax.Array, like: jax.Array) -> jax.Array:
-        return dot(d_flat, kernel, run.dtype).reshape(like.shape)
+    def recur_back(kernel: jax.Array, how: Execution, d_flat: jax.Array, like: jax.Array) -> jax.Array:
+        return dot(d_flat, kernel, how.dtype).reshape(like.shape)

@@ -38,7 +38,7 @@ def scan(
 
     time = len(jax.tree.leaves(xs)[0])
     step = jax.eval_shape(
-        lambda *given: _stacked(body(*_cut(given))[1]), constants, carry, jax.tree.map(lambda x: x[0], xs)
+        lambda *given: _stacked(body(*_as_blocks(given))[1]), constants, carry, jax.tree.map(lambda x: x[0], xs)
     )
     given, given_def = jax.tree.flatten((constants, carry))
     carry_def = jax.tree.structure(carry)
@@ -116,7 +116,7 @@ def _write(refs, values, *at):
             ref[at] = value
 
 
-def _cut(tree):
+def _as_blocks(tree):
     return jax.tree.map(lambda x: x if x.ndim == 2 else Blocks(x), tree)
 
 

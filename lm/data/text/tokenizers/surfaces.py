@@ -19,7 +19,7 @@ def surfaces(tokenizer: Tokenizer) -> list[bytes]:
     return [b""] * len(SPECIALS) + own + extras + [b""] * len(tokenizer.unused)
 
 
-def cut(tokenizer: Tokenizer, text: str) -> list[bytes]:
+def segmented(tokenizer: Tokenizer, text: str) -> list[bytes]:
     """The text as characters or words have it, the unknown ones too; of other kinds nothing: `surfaces` know them all."""
     cuts = {"characters": list, "words": words_of}.get(tokenizer.kind, lambda text: [])
     return [part.encode() for part in cuts(text)]
