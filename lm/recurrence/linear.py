@@ -1,6 +1,6 @@
 """The linear engine: `h_t = a_t * h_{t-1} + b_t`, with a gradient of its own; `a` and `b` are of the input alone.
 
-So time is parallel in training, and a step of sampling has constant cost. The gradient is the same recurrence how the
+So time is parallel in training, and a step of sampling has constant cost. The gradient is the same recurrence run the
 other way, `g_t = dh_t + a_{t+1} * g_{t+1}`, and everything else is done for all time steps at once.
 """
 
