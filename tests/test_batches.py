@@ -16,7 +16,7 @@ from lm.config import DataConfig
 from lm.data import feed
 from lm.data.batches import objectives
 from lm.data.batches.buckets import Buckets, _assign, _shapes, evaluation_buckets, pad_pairs
-from lm.data.batches.corpus import Copies, Cut, InMemory, Noised, Pieces, Subset
+from lm.data.batches.corpus import Copies, Excerpts, InMemory, Noised, PrefixPairs, Subset
 from lm.data.batches.layout import pad_rows
 from lm.data.batches.packed import Packed, pack
 from lm.data.batches.streams import Streams, evaluation_streams
@@ -448,7 +448,7 @@ def test_packed_rows_are_nearly_full():
 @settings(deadline=None)
 @given(lengths, st.integers(1, 7))
 def test_pieces_are_the_documents_cut_evenly(lengths, longest):
-    pieces = Pieces(texts(lengths), longest)
+    pieces = Excerpts(texts(lengths), longest)
     found = [target.tolist() for _, target in pieces.take(range(len(pieces)), 0)]
     assert [i for piece in found for i in piece] == np.concatenate(documents(lengths)).tolist()
     assert [len(piece) for piece in found] == pieces.lengths(0)[:, 1].tolist()
@@ -472,9 +472,9 @@ def test_noise_is_of_the_seed_the_epoch_and_the_piece():
 @given(lengths, st.integers(2, 7), seeds)
 def test_pieces_that_are_cut_are_whole_once_an_epoch_and_as_long_as_planned(lengths, longest, seed):
     cuts = functools.partial(objectives.cuts, least=0.0, most=1.0)
-    uncut = Pieces(texts(lengths), longest)
+    uncut = Excerpts(texts(lengths), longest)
     whole = sorted(target.tolist() for _, target in uncut.take(range(len(uncut)), 0))
-    pieces = Cut(texts(lengths), longest, cuts, seed)
+    pieces = PrefixPairs(texts(lengths), longest, cuts, seed)
     for epoch in (0, 1, 2, 1):
         found = pieces.take(range(len(pieces)), epoch)
         assert sorted([*source, *target] for source, target in found) == whole
@@ -483,7 +483,7 @@ def test_pieces_that_are_cut_are_whole_once_an_epoch_and_as_long_as_planned(leng
 
 def test_a_piece_is_cut_elsewhere_in_another_epoch():
     cuts = functools.partial(objectives.cuts, least=0.0, most=1.0)
-    make = lambda: Cut(texts([20] * 60), 20, cuts, 0)
+    make = lambda: PrefixPairs(texts([20] * 60), 20, cuts, 0)
     cut = lambda epoch: {target[-1]: len(source) for source, target in make().take(range(60), epoch)}
     assert cut(0) == cut(0) and cut(1) == cut(1)
     assert len({tuple(sorted(cut(epoch).items())) for epoch in range(4)}) == 4

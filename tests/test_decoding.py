@@ -10,7 +10,7 @@ import pytest
 
 from lm.search import sampling
 from lm.search.beam import beam_search, beams, coverage, tile_beams
-from lm.search.constraints import Constraints, Words
+from lm.search.constraints import Automata, Constraints
 from lm.search.sampling import Sampling, sample
 from lm.search.step_function import ensemble
 
@@ -456,7 +456,7 @@ def must_read(*automata):
     states = max(len(next_sv) for next_sv, _ in automata)
     next_psv = np.stack([np.pad(next_sv, [(0, states - len(next_sv)), (0, 0)]) for next_sv, _ in automata])
     progress_ps = np.stack([np.pad(progress_s, (0, states - len(progress_s))) for _, progress_s in automata])
-    return Words(jnp.array(next_psv), jnp.array(progress_ps), int(progress_ps.max(axis=1).sum()))
+    return Automata(jnp.array(next_psv), jnp.array(progress_ps), int(progress_ps.max(axis=1).sum()))
 
 
 BANNED = ((5, 6), (6, 5), (4, 8), (8, 4), (7, 7), (6, 4, 5), (8, 8))

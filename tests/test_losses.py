@@ -63,7 +63,7 @@ def test_it_equals_the_definition_in_value_and_gradient_however_it_is_cut(plan, 
 @pytest.mark.parametrize("width", [16, 512, 4096])
 def test_chunks_are_wide_enough_for_fast_products_and_within_the_bound(positions, vocab, width):
     rows, columns, again = head._plan(jax.ShapeDtypeStruct((width, vocab), jnp.float32), positions)
-    assert min(positions, head.ROWS) <= rows <= positions and 1 <= columns <= vocab
+    assert min(positions, head.FEW) <= rows <= positions and 1 <= columns <= vocab
     assert 8 * rows * (columns if again else vocab) <= 3 / 4 * head.BOUND
     assert 4 * width * (max(columns, rows) if again else columns) <= head.BOUND / 8
     assert again == (vocab >= 60_000 and positions > (16 if vocab == 60_000 else 1))

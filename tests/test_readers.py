@@ -196,7 +196,7 @@ def test_an_answer_is_found_where_it_is_a_span_of_ids_and_nowhere_else(tokenizer
     i = data.draw(st.integers(0, len(text) - 1))
     answer = text[i : data.draw(st.integers(i + 1, len(text)))] if data.draw(st.booleans()) else "hut"
     source, spans = tokenizer.encode(text), Spans(tokenizer)
-    found, parts = spans.find(text, source, answer), spans.parts(text, source)
+    found, parts = spans.find(text, source, answer), spans.surfaces_of(text, source)
     assert b"".join(parts).decode() == text
     exact = [
         (i, j)

@@ -10,7 +10,7 @@ from jax import lax
 from jax.test_util import check_grads
 
 from lm.layers.recurrent import RecurrentLayer
-from lm.recurrence import BACKWARD, CELLS, GatedCell, Run, State, Weights, linear, matrix
+from lm.recurrence import BACKWARD, CELLS, Execution, GatedCell, State, Weights, linear, matrix
 from lm.recurrence.gated import engine, pallas_kernel
 
 TIME, BATCH, WIDTH, HIDDEN = 5, 3, 3, 4
@@ -79,7 +79,7 @@ def case(cell, heads=1, starts=False, dtype=jnp.float32, time=TIME):
     """(weights, inputs, state, mask, reset, starts) of `unroll`: ragged masks and resets, the state one that a step leaves."""
     weights = weights_of(cell, heads, dtype)
     zero = jax.tree.map(lambda x: np.asarray(x, dtype), cell.zero_state(BATCH, HIDDEN, heads))
-    state = step_of(cell, Run(heads))(weights, random(21, BATCH, WIDTH, dtype=dtype), zero)
+    state = step_of(cell, Execution(heads))(weights, random(21, BATCH, WIDTH, dtype=dtype), zero)
     mask_tb = jnp.asarray(np.arange(time)[:, None] < np.array([time, time - 2, 1]))
     reset_tb = np.zeros((time, BATCH), bool)
     reset_tb[[2, 3, 0, time - 1], [0, 1, 2, 1]] = True  # the last one is where the mask is False
@@ -126,7 +126,7 @@ def close(found, expected, **tolerance):
 )
 @every_cell
 def test_unroll_equals_a_loop_over_step(name, heads, starts, dtype, reverse):
-    cell, run = ALL_CELLS[name], Run(heads, dtype, "keep", reverse)
+    cell, run = ALL_CELLS[name], Execution(heads, dtype, "keep", reverse)
     given = case(cell, heads, starts)
     found, expected = unroll_of(cell, run)(*given), compiled(functools.partial(loop, cell, run))(*given)
     # A product's operand on the edge of two bfloat16 numbers may go either way.
@@ -155,7 +155,7 @@ def gradients(cell, run, given, unroll=None):
 def test_gradient_equals_autodiff_in_float64(name, heads, starts, reverse, float64):
     given = case(ALL_CELLS[name], heads, starts, jnp.float64)
     # Either choice of what is kept is tried with each cell.
-    run = Run(heads, "float32", "recompute" if starts else "keep", reverse)
+    run = Execution(heads, "float32", "recompute" if starts else "keep", reverse)
     ours, theirs = gradients(ALL_CELLS[name], run, given)
     assert all(leaf.dtype == jnp.float64 for leaf in jax.tree.leaves(ours))
     close(ours, theirs, rtol=1e-9, atol=1e-12)
@@ -165,7 +165,7 @@ def test_gradient_equals_autodiff_in_float64(name, heads, starts, reverse, float
 
 
 def test_a_gradient_in_rows_is_the_same_where_gates_are_computed_again(float64):
-    cell, run = CELLS["gru"], Run(backward="recompute")
+    cell, run = CELLS["gru"], Execution(backward="recompute")
     close(*gradients(cell, run, case(cell, 1, True, jnp.float64)), rtol=1e-9, atol=1e-12)
 
 
@@ -185,7 +185,7 @@ def kernels(monkeypatch):
     [("lstm", False), *((name, True) for name, cell in ALL_CELLS.items() if issubclass(cell, GatedCell))],
 )
 def test_a_kernel_computes_what_autodiff_of_the_loop_does_in_float64(name, starts, float64, kernels):
-    cell, run = ALL_CELLS[name], Run(reverse=starts, scan="pallas")
+    cell, run = ALL_CELLS[name], Execution(reverse=starts, scan="pallas")
     given = case(cell, 1, starts, jnp.float64)
     found = compiled(functools.partial(cell.unroll, run))(*given)
     close(found, compiled(functools.partial(loop, cell, run))(*given), rtol=1e-12, atol=1e-12)
@@ -214,7 +214,7 @@ def test_a_kernel_on_a_gpu_is_a_program_for_each_head_and_tile(name, heads, floa
 @pytest.mark.parametrize("name", ["lstm", "layernorm"])  # the second one has a derivative of its own
 def test_gradient_by_finite_differences(name, float64):
     weights, inputs_tbd, state, *rest = case(CELLS[name], dtype=jnp.float64)
-    value = lambda *given: CELLS[name].unroll(Run(), *given, *rest)
+    value = lambda *given: CELLS[name].unroll(Execution(), *given, *rest)
     check_grads(value, (weights, inputs_tbd, state), order=1, modes=["rev"])
 
 
@@ -241,7 +241,7 @@ def test_the_stabiliser_of_slstm_changes_neither_output_nor_gradient(float64):
 
     def found(cell):
         state = jax.tree.map(lambda x: x.astype(jnp.float64), cell.zero_state(BATCH, HIDDEN))
-        outputs = lambda weights, inputs_tbd: cell.unroll(Run(), weights, inputs_tbd, state, mask_tb, reset_tb)[0]
+        outputs = lambda weights, inputs_tbd: cell.unroll(Execution(), weights, inputs_tbd, state, mask_tb, reset_tb)[0]
         value = lambda *given: jnp.sum(jnp.sin(outputs(*given)))
         return compiled(lambda *given: (outputs(*given), jax.grad(value, (0, 1))(*given)))(weights, inputs_tbd)
 
@@ -251,7 +251,7 @@ def test_the_stabiliser_of_slstm_changes_neither_output_nor_gradient(float64):
 @both_ways
 @every_cell
 def test_more_padding_changes_nothing(name, reverse):
-    cell, run = ALL_CELLS[name], Run(reverse=reverse)
+    cell, run = ALL_CELLS[name], Execution(reverse=reverse)
     weights, inputs_tbd, state, mask_tb, reset_tb, _ = case(cell)
     unroll = unroll_of(cell, run)
     outputs, final = unroll(weights, inputs_tbd, state, mask_tb, reset_tb, None)
@@ -275,7 +275,7 @@ def test_a_batch_is_its_rows_however_many_and_however_they_are_held(name, rows, 
         jax.tree.map(functools.partial(change, axis), each) for each, axis in zip(narrow, axes, strict=True)
     )
     wide = of_each(lambda axis, x: np.concatenate([x] * 6, axis))
-    value = lambda weights, *given: (lambda f: (jnp.sum(f[0] ** 2), f))(cell.unroll(Run(), weights, *given))
+    value = lambda weights, *given: (lambda f: (jnp.sum(f[0] ** 2), f))(cell.unroll(Execution(), weights, *given))
     step = compiled(jax.value_and_grad(value, has_aux=True))
     ((_, (outputs, final)), gradient), ((_, found), six) = step(weights, *narrow), step(weights, *wide)
     expected = np.concatenate([outputs] * 6, 1), jax.tree.map(lambda x: np.concatenate([x] * 6), final)
@@ -291,8 +291,8 @@ def test_a_batch_is_its_rows_however_many_and_however_they_are_held(name, rows, 
 def test_what_a_head_of_mlstm_reads_has_mean_0_and_variance_1():
     cell, heads = ALL_CELLS["mlstm"], 2
     weights, inputs = weights_of(cell, heads), random(3, BATCH, WIDTH)
-    state = cell.step(Run(heads), weights, inputs, cell.zero_state(BATCH, HIDDEN, heads))
-    gate = matrix._gates(Run(heads), weights, inputs)[3]
+    state = cell.step(Execution(heads), weights, inputs, cell.zero_state(BATCH, HIDDEN, heads))
+    gate = matrix._gates(Execution(heads), weights, inputs)[3]
     read_bki = np.asarray(state.output_bh / gate / weights.own["scale"]).reshape(BATCH, heads, -1)
     np.testing.assert_allclose(read_bki.mean(-1), 0, atol=1e-5)
     np.testing.assert_allclose(read_bki.std(-1), 1, atol=1e-2)
@@ -343,7 +343,7 @@ def unroll_by(backward):
 @both_ways
 @pytest.mark.parametrize("time", [5, 7, 9])
 def test_segments_change_no_output_and_no_gradient(time, reverse, float64):
-    cell, run = CELLS["gru"], Run(reverse=reverse)
+    cell, run = CELLS["gru"], Execution(reverse=reverse)
     given = case(cell, 1, True, jnp.float64, time)
     close(*gradients(cell, run, given, functools.partial(unroll_by("segments"), cell)), rtol=1e-9, atol=1e-12)
 
@@ -375,8 +375,8 @@ def test_what_is_kept_for_the_gradient_is_what_the_choice_says(name):
 
 def test_bfloat16_products_differ_from_float32():
     cell = CELLS["lstm"]
-    full, _ = cell.unroll(Run(), *case(cell))
-    half, _ = cell.unroll(Run(dtype="bfloat16"), *case(cell))
+    full, _ = cell.unroll(Execution(), *case(cell))
+    half, _ = cell.unroll(Execution(dtype="bfloat16"), *case(cell))
     assert 0 < np.abs(full - half).max() < 0.05
 
 
@@ -386,7 +386,7 @@ def test_a_gradient_in_bfloat16_is_near_that_in_float32(name):
     cell, found = ALL_CELLS[name], {}
     weights, *given = case(cell, 2, True)
     for dtype in ("float32", "bfloat16"):
-        unroll = functools.partial(cell.unroll, Run(2, dtype))
+        unroll = functools.partial(cell.unroll, Execution(2, dtype))
         value = lambda weights, unroll=unroll: jnp.sum(jnp.sin(unroll(weights, *given)[0]))
         gradient = jax.jit(jax.grad(value))(weights)
         found[dtype] = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(gradient)])

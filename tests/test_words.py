@@ -46,7 +46,7 @@ def test_what_is_banned_comes_in_no_segmentation_and_what_is_forced_in_any(kind,
     banned = data.draw(st.lists(st.sampled_from(BANNED), min_size=1, max_size=3))
     forced = data.draw(st.sampled_from([text for text in ("cat", "abba", "a a", "b") if text not in BANNED]))
     use = data.draw(st.sampled_from([([*banned], []), ([], [forced])]))
-    made = automata.automata(tokenizer, *use, SPECIALS)
+    made = automata.build(tokenizer, *use, SPECIALS)
     # Tokens that are parts of the strings, so that they come about.
     parts = [
         i
@@ -71,7 +71,7 @@ def test_what_is_banned_comes_in_no_segmentation_and_what_is_forced_in_any(kind,
 @kinds
 def test_progress_counts_the_tokens_that_are_missing(kind):
     tokenizer = TOKENIZERS[kind]
-    made = automata.automata(tokenizer, (), ("abba", "cat"), SPECIALS)
+    made = automata.build(tokenizer, (), ("abba", "cat"), SPECIALS)
     usable = np.setdiff1d(np.arange(tokenizer.vocab_size), [*SPECIALS, EOS])
     for next_sv, progress_s in zip(np.asarray(made.next_psv), np.asarray(made.progress_ps), strict=True):
         assert progress_s[0] == 0 and progress_s.min() == 0
@@ -88,19 +88,19 @@ def test_progress_counts_the_tokens_that_are_missing(kind):
 
 def test_what_cannot_be_is_refused():
     tokenizer = TOKENIZERS["characters"]
-    assert automata.automata(tokenizer, (), (), SPECIALS) is None
+    assert automata.build(tokenizer, (), (), SPECIALS) is None
     for banned, forced in itertools.product([("ca", "x")], [("cat",), ("aca",)]):
         with pytest.raises(UserError, match="--ban bans"):
-            automata.automata(tokenizer, banned, forced, SPECIALS)
+            automata.build(tokenizer, banned, forced, SPECIALS)
     with pytest.raises(UserError, match="cannot write 'zebra'"):
-        automata.automata(tokenizer, (), ("zebra",), SPECIALS)
+        automata.build(tokenizer, (), ("zebra",), SPECIALS)
     with pytest.raises(UserError, match="UTF-8"):
-        automata.automata(tokenizer, ("\ud800",), (), SPECIALS)
+        automata.build(tokenizer, ("\ud800",), (), SPECIALS)
 
 
 @kinds
 def test_a_banned_string_inside_the_beginning_of_another_is_banned_too(kind):
-    made = automata.automata(TOKENIZERS[kind], ("ab", "aabba"), (), SPECIALS)
+    made = automata.build(TOKENIZERS[kind], ("ab", "aabba"), (), SPECIALS)
     state = 0
     for i in TOKENIZERS[kind].encode(" aab"):
         state = int(made.next_psv[0, state, i]) if state >= 0 else state
