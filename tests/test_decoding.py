@@ -465,7 +465,7 @@ RULES = {
     "unigrams": (Constraints(no_repeat_ngram=1), lambda ids, i: not repeats((*ids, i), 1)),
     "bigrams": (Constraints(no_repeat_ngram=2), lambda ids, i: not repeats((*ids, i), 2)),
     "trigrams": (Constraints(no_repeat_ngram=3), lambda ids, i: not repeats((*ids, i), 3)),
-    "banned": (Constraints(words=must_read(automaton(*BANNED))), lambda ids, i: not ends_in(ids, i, BANNED)),
+    "banned": (Constraints(automata=must_read(automaton(*BANNED))), lambda ids, i: not ends_in(ids, i, BANNED)),
     "all": (
         Constraints(3, 2, must_read(automaton((4, 8)), automaton((5, 6)))),
         lambda ids, i: (
@@ -583,7 +583,7 @@ def reference_grid(state, beam_size, length_penalty, limit):
     return sorted(((p / penalty(ids, length_penalty), p, ids) for p, ids, _ in hypotheses), reverse=True)[:beam_size]
 
 
-MUST = Constraints(words=must_read(*(automaton(word, forced=True) for word in FORCED)))
+MUST = Constraints(automata=must_read(*(automaton(word, forced=True) for word in FORCED)))
 
 
 @pytest.mark.parametrize("length_penalty", [0.0, 1.0])
@@ -605,7 +605,7 @@ def test_forced_words_come_and_the_beams_equal_a_plain_grid(length_penalty):
 
 def test_the_widest_grid_finds_the_best_of_all_that_hold_the_words():
     ids_b, state = start(2, only=6)
-    must = Constraints(words=must_read(automaton((5, 4), forced=True)))
+    must = Constraints(automata=must_read(automaton((5, 4), forced=True)))
     found = search(ids_b, state, 16, 0.7, limits=4, length=4, must=must)
     for r in range(2):
         expected = []

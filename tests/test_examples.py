@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lm.data.read import examples, sources, store, text_files
-from lm.data.read.examples import Chosen, Example, Joined, Listed, Part
+from lm.data.read.examples import Chosen, Example, Joined, Listed, Slice
 from lm.data.text.cleaning import cleaner
 
 
@@ -66,7 +66,7 @@ def test_parts_of_texts_are_cut_by_characters(given_texts, data):
     whole = "".join(text for text, _ in given_texts)
     cut = data.draw(st.integers(0, len(whole)))
     for begin, end in ((0, cut), (cut, len(whole))):
-        part = Part(Listed(documents), begin, end)
+        part = Slice(Listed(documents), begin, end)
         assert "".join(each.target for each in part) == whole[begin:end]
         assert all(each.target for each in part) and not any(each.continued for each in part[:1])
         check(part, list(part), data)

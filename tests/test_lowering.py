@@ -12,7 +12,7 @@ from lm.config import Config, DataConfig, ModelConfig, OptimizerConfig, Training
 from lm.devices.mesh import AXIS, Devices
 from lm.models import parameters
 from lm.models.encoder_decoder import EncoderDecoder
-from lm.recurrence import Run
+from lm.recurrence import Execution
 from lm.recurrence.gated.engine import has_kernel
 from lm.training import optimizers
 from lm.training.step import initial_state, make_train_step
@@ -71,5 +71,5 @@ def test_on_an_accelerator_a_gated_layer_is_a_kernel_forward_and_backward(cell, 
         counts = {name: exported.mlir_module().count(f"@{kernel}") for name, kernel in KERNELS.items()}
         # Two directions of the encoder and the decoder, each both ways.
         assert counts == {name: 6 * (name == platform) for name in KERNELS}
-    run = Run(heads, "bfloat16", scan="pallas")  # what the header says of it
+    run = Execution(heads, "bfloat16", scan="pallas")  # what the header says of it
     assert [has_kernel(run, 64, ROWS, name) for name in ("tpu", "gpu", "cpu")] == [True, True, False]

@@ -267,7 +267,7 @@ def test_more_padding_changes_nothing(name, reverse):
 def test_a_batch_is_its_rows_however_many_and_however_they_are_held(name, rows, monkeypatch):
     """A wide batch, a narrow one, and one alone take other paths on a CPU, in either layout of gated cells."""
     cell = ALL_CELLS[name]
-    monkeypatch.setattr(cell, "rows", rows, raising=False)
+    monkeypatch.setattr(cell, "batch_major", rows, raising=False)
     weights, inputs_tbd, state, mask_tb, reset_tb, _ = case(cell)
     narrow = (inputs_tbd, state, mask_tb, reset_tb)
     axes = (1, 0, 1, 1)  # of the batch
