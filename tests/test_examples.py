@@ -83,7 +83,7 @@ def test_a_text_does_not_go_on_from_one_that_was_not_chosen():
 
 @pytest.mark.parametrize("unit", ["line\n", "é\n" * 3 + "x" * 9, "x", "\r\n\n"])
 def test_a_long_document_is_cut_into_pieces_at_line_ends(unit, tmp_path, monkeypatch):
-    monkeypatch.setattr(text_files, "PIECE", 100)
+    monkeypatch.setattr(text_files, "LONGEST", 100)
     monkeypatch.setattr(text_files, "CHUNK", 7)
     content = "begin\n" + unit * (1000 // len(unit)) + "end"
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf" + content.encode())

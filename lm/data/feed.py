@@ -66,7 +66,7 @@ class TrainingData:
 
 
 def _share(layout: Layout, rows: range, index: int) -> Batch:
-    return layout.part(int(index), rows)
+    return layout.share(int(index), rows)
 
 
 def training_data(encoded: Encoded, config: DataConfig, seed: int) -> TrainingData:
