@@ -322,7 +322,7 @@ def extract(
     """
     models, params = zip(*members, strict=True)
     spans, ids = Spans(tokenizer), [tokenizer.encode(prompt) for prompt in prompts]
-    parts = list(map(spans.parts, prompts, ids))
+    parts = list(map(spans.surfaces_of, prompts, ids))
     order = sorted(range(len(prompts)), key=lambda i: len(ids[i]))
     found: list[list[Generation]] = [[] for _ in prompts]
     for at in range(0, len(order), BATCH):
