@@ -18,4 +18,8 @@ def __getattr__(name: str):
         from lm.search.options import Options
 
         return Options
+    if name == "changed":
+        from lm.config import changed
+
+        return changed
     raise AttributeError(f"module 'lm' has no attribute {name!r}")

@@ -37,9 +37,8 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
+import lm  # noqa: E402
 from benchmarks import kill  # noqa: E402
-
-pass  # noqa: E402
 from lm.config import (  # noqa: E402
     Config,
     DataConfig,
@@ -47,9 +46,6 @@ from lm.config import (  # noqa: E402
     OptimizerConfig,
     TokenizerConfig,
     TrainingConfig,
-    from_json,
-    to_json,
-    validated,
 )
 from lm.devices.mesh import Devices, Fsdp  # noqa: E402
 from lm.training import loop  # noqa: E402
@@ -118,18 +114,7 @@ def tiny_config(layout: str, source: str, changes: dict[str, object] | None = No
         optimizer=OptimizerConfig(learning_rate=3e-2, schedule="linear", warmup=5),
         training=TrainingConfig(steps=80, eval_every=24, checkpoint_every=18, log_every=10, eval_examples=0),
     )
-    return changed(validated(config), changes or {})
-
-
-def changed(config: Config, changes: dict[str, object]) -> Config:
-    """A copy with other values at dotted paths."""
-    tree = json.loads(to_json(config))
-    for path, value in changes.items():
-        *sections, name = path.split(".")
-        section = functools.reduce(dict.__getitem__, sections, tree)
-        assert name in section, path
-        section[name] = value
-    return from_json(json.dumps(tree), "test")
+    return lm.changed(config, changes or {})
 
 
 # Those that take longest, which begin first: else one worker is left with them when the others are done. The second needs

@@ -15,10 +15,11 @@ import subprocess
 import jax
 import numpy as np
 import pytest
-from conftest import changed, run_alone, run_program, run_programs, tree_of
+from conftest import run_alone, run_program, run_programs, tree_of
 
 import lm
 from benchmarks import kill
+from lm import changed
 from lm.config import to_json
 from lm.runs.run import load
 

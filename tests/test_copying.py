@@ -4,13 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import changed, tiny_config
+from conftest import tiny_config
 from jax.test_util import check_grads
 from test_losses import case as plain_case
 from test_losses import close
 from test_models import VOCAB, batch_of, built, compiled, config, encode, forced, packed, pairs_of, unroll
 from test_training import Setup
 
+from lm import changed
 from lm.answers import copying, head, losses
 from lm.answers.generation import generate, rank, score
 from lm.answers.head import cross_entropy

@@ -9,19 +9,21 @@ import types
 import jax
 import numpy as np
 import pytest
-from conftest import changed, run_programs, tiny_config
+from conftest import run_programs, tiny_config
 from etils import epath
 
+from lm import changed
 from lm.answers import label_sets
 from lm.data import encoding, splits
 from lm.data.read.examples import Example, Listed
 from lm.data.read.sources import Split
 from lm.devices.mesh import Devices
 from lm.errors import UserError
-from lm.evaluate import Evaluation, differing, evaluate, show_comparison
 from lm.evaluation import metrics, statistics
 from lm.evaluation.evaluator import Evaluator
+from lm.evaluation.scoring import Evaluation, evaluate
 from lm.evaluation.signature import signature
+from lm.evaluation.summary import comparison, differing
 from lm.runs.run import load
 from lm.search.options import Options
 from lm.training import loop, progress
@@ -295,7 +297,7 @@ def test_figures_of_other_signatures_are_marked_and_not_tested(answers):
     assert "batch:3x16" in answers["streams"].stdout and "batch:5x16" in answers["streams"].stdout
 
 
-def test_what_a_token_costs_is_tested_under_one_signature_and_a_byte_under_any_tokenizer(capsys):
+def test_what_a_token_costs_is_tested_under_one_signature_and_a_byte_under_any_tokenizer():
     def evaluated(signature, shift):
         metric = statistics.ratio(np.arange(9.0) + shift, signature=signature)
         return Evaluation({}, {"figure": metric}, [])
@@ -308,8 +310,7 @@ def test_what_a_token_costs_is_tested_under_one_signature_and_a_byte_under_any_t
         (one.format("byte"), other.format("byte"), True, True),
         (one.format("byte"), one.format("byte").replace("one", "mean"), True, False),
     ):
-        show_comparison([run, run], [evaluated(first, 0), evaluated(second, 1)])
-        line, *notes = capsys.readouterr().out.splitlines()[3:]
+        line, *notes = comparison([run, run], [evaluated(first, 0), evaluated(second, 1)])[3:]
         assert ("*" in line) == bool(notes) == marked and ("[1, 1]" in line) == tested, line
 
 

@@ -8,11 +8,12 @@ import time
 import jax
 import numpy as np
 import pytest
-from conftest import changed, run_program, tiny_config
+from conftest import run_program, tiny_config
 from etils import epath
 from test_training import steps_of
 
 from benchmarks import kill
+from lm import changed
 from lm.config import Config
 from lm.data.batches.streams import Streams
 from lm.devices.mesh import Fsdp

@@ -8,9 +8,10 @@ import subprocess
 import time
 
 import pytest
-from conftest import ROOT, changed, environment, run_program, run_programs, tiny_config
+from conftest import ROOT, environment, run_program, run_programs, tiny_config
 
 from benchmarks import kill
+from lm import changed
 from lm.config import to_json
 from lm.devices import hosts
 

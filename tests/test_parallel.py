@@ -6,11 +6,12 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from conftest import changed, tiny_config, tree_of
+from conftest import tiny_config, tree_of
 from etils import epath
 from test_training import LAYOUTS, SPECS, Setup, steps_of
 
 from benchmarks import kill
+from lm import changed
 from lm.devices.mesh import Devices, Fsdp, axis_of, devices_for
 from lm.errors import UserError
 from lm.training import loop, step

@@ -5,8 +5,9 @@ import importlib.util
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from conftest import ROOT, changed
+from conftest import ROOT
 
+from lm import changed
 from lm.config import validated
 from lm.data import encoding, feed
 from lm.data.read import datasets

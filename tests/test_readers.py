@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import changed, run_programs, tiny_config
+from conftest import run_programs, tiny_config
 from etils import epath
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_models import compiled, config
 
 from benchmarks import kill
+from lm import changed
 from lm.answers import head, losses
 from lm.batch import EOS
 from lm.config import TokenizerConfig
@@ -28,7 +29,7 @@ from lm.data.text.tokenizers.learning import train_tokenizer
 from lm.data.text.tokenizers.vocabulary import Bytes
 from lm.devices.mesh import Devices, Fsdp
 from lm.errors import UserError
-from lm.evaluate import evaluate
+from lm.evaluation.scoring import evaluate
 from lm.models.readers import IMPOSSIBLE, Classifier, Extractor
 from lm.runs.run import generate_together, load
 from lm.search.options import Options

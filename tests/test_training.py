@@ -11,11 +11,11 @@ import jax
 import numpy as np
 import optax
 import pytest
-from conftest import changed, environment, tiny_config, tree_of
+from conftest import environment, tiny_config, tree_of
 from etils import epath
 
 from benchmarks import kill
-from lm import models
+from lm import changed, models
 from lm.answers import generation
 from lm.batch import Batch
 from lm.config import Config

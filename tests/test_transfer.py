@@ -8,19 +8,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import changed, tiny_config
+from conftest import tiny_config
 from etils import epath
 from flax.traverse_util import flatten_dict
 from test_parallel import devices_of
 from test_training import FROZEN, Setup, parameters
 
 from benchmarks import kill
+from lm import changed
 from lm.answers import generation
 from lm.data.read.examples import Example
 from lm.data.text.tokenizers.saved import load_tokenizer
 from lm.devices.mesh import Devices
 from lm.errors import UserError
-from lm.evaluate import evaluate
+from lm.evaluation.scoring import evaluate
 from lm.layers.recurrent import RecurrentLayer
 from lm.models.encoder_decoder import EncoderDecoder
 from lm.models.parameters import initial_params

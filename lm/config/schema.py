@@ -3,7 +3,6 @@
 A field says its meaning, its default and the values that it may have. `rules.validated` checks them.
 """
 
-import copy
 import dataclasses
 import math
 import re
@@ -385,10 +384,9 @@ def get(config: Config, path: str) -> Any:
     return config
 
 
-def editable(config: Config) -> Config:
-    """A copy that can be changed."""
-    config = copy.deepcopy(config)
-    for _, section, _ in fields(config):
-        section.__dict__.pop("_fixed", None)
-    config.__dict__.pop("_fixed", None)
-    return config
+def copied(value: Any) -> Any:
+    """Returns a copy of a configuration or of a section that can be written to; any other value as it is."""
+    if not isinstance(value, _Section):
+        return value
+    names = [field.name for field in dataclasses.fields(value)]
+    return type(value)(**{name: copied(getattr(value, name)) for name in names})

@@ -13,16 +13,16 @@ from lm import models
 from lm.answers import generation, label_sets
 from lm.answers.generation import Generation, Score
 from lm.config import Config
+from lm.config.formats import formats_of
 from lm.config.tasks import TASKS
-from lm.data import splits
-from lm.data.read.examples import Example, Listed
+from lm.data.read.examples import Example, Listed, check_examples
 from lm.data.text.tokenizers.saved import load_tokenizer
 from lm.data.text.tokenizers.tokenizer import Tokenizer
 from lm.errors import UserError
 from lm.models.encoder_decoder import EncoderDecoder
 from lm.models.parameters import initial_params
 from lm.models.readers import Reader
-from lm.runs import checkpoints, transfer, workdir
+from lm.runs import checkpoints, workdir
 from lm.search.options import Options
 
 
@@ -57,7 +57,7 @@ class Run:
         oldest turns, where there are more than `data.history` or, in all, more tokens than training pairs have."""
         data = self.config.data
         for first in range(len(said)):
-            source = splits.formats_of(data).conversation(said[first:])
+            source = formats_of(data).conversation(said[first:])
             if len(self.tokenizer.encode(source)) < data.max_length:
                 break
         return source
@@ -71,14 +71,16 @@ class Run:
             return given if isinstance(given, Example) else Example(*given)
 
         made = [example(given) for given in examples]
-        splits.check_examples(Listed(made), self.config.data.task, "examples")
+        check_examples(Listed(made), self.config.data.task, "examples")
         return generation.score(self.model, self.params, self.tokenizer, made)
 
 
 def _labels(directory: epath.Path, config: Config) -> tuple[str, ...]:
     path = directory / "labels.json"
     if not path.exists():  # a run of before it was written
-        return label_sets.labels_of(splits.load_splits(config.data, ("train",))["train"].examples)
+        from lm.data.splits import load_splits  # all that reads and cleans, of which other runs have no use
+
+        return label_sets.labels_of(load_splits(config.data, ("train",))["train"].examples)
     try:
         labels = json.loads(path.read_text())
         if isinstance(labels, list) and labels and all(isinstance(label, str) for label in labels):
@@ -125,13 +127,12 @@ def load(directory: str, checkpoint: str = "best") -> Run:
     path = epath.Path(directory).expanduser()
     config = workdir.read_config(path)
     saved = checkpoints.open_to_read(path / "checkpoints")
-    steps, weights = transfer.steps_of(saved, checkpoint)
+    steps, weights = checkpoints.steps_of(saved, checkpoint)
     if decay := config.optimizer.ema_decay:
         weights = f"EMA {decay:g}" if weights == "one step" else f"{weights} of EMA {decay:g}"
     tokenizer = load_tokenizer(path / "tokenizer")
     labels = _labels(path, config) if TASKS[config.data.task].ranks else ()
     model = models.build(config, tokenizer.vocab_size, generation.label_ids(tokenizer, labels))
     shapes = jax.eval_shape(lambda: initial_params(model, config.seed))
-    params = transfer.mean([saved.restore(step, shapes)[0] for step in steps])
-    saved.close()
+    params = checkpoints.mean([saved.restore(step, shapes)[0] for step in steps])
     return Run(path, steps[-1], config, tokenizer, model, params, weights)
