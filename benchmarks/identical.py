@@ -65,7 +65,8 @@ def contents(directory: pathlib.Path) -> dict[str, object]:
         found[f"metrics.jsonl:{number + 1}"] = {k: v for k, v in json.loads(line).items() if k not in TIMED}
     for path in sorted((directory / "evaluations").iterdir()):
         record = json.loads(path.read_text())
-        found[path.name] = {k: v for k, v in record.items() if not k.endswith("_signature")}
+        # Older checkouts record less of what was asked for.
+        found[path.name] = {k: v for k, v in record.items() if not k.endswith("_signature") and k != "options"}
     for step in sorted((directory / "checkpoints").iterdir()):
         for item in ("params", "rest"):
             arrays = ocp.StandardCheckpointer().restore(step / item)
