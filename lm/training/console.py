@@ -11,7 +11,7 @@ from etils import epath
 from flax.traverse_util import flatten_dict
 from tqdm import tqdm
 
-from lm.answers.generation import Generation
+from lm.answers.contract import Generation
 from lm.config import Config, Group
 from lm.data.encoding import Encoded
 from lm.data.feed import TrainingData
