@@ -5,7 +5,8 @@ import importlib.util
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from conftest import ROOT, changed
+from support.configs import changed
+from support.programs import ROOT
 
 from lm.config import validated
 from lm.data import encoding, feed

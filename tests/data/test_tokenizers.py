@@ -265,7 +265,7 @@ def test_samples_are_the_same_in_every_thread_and_process_and_others_with_anothe
     assert set(found) == {expected}
     save_tokenizer(tokenizer, tmp_path)
     program = (
-        "import sys; from tests.test_tokenizers import *; "
+        "import sys; from tests.data.test_tokenizers import *; "
         "print(digest(load_tokenizer(sys.argv[1]).sample_batch(TEXTS, 0.2, 7)))"
     )
     for hash_seed in "12":

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from conftest import run_programs
+from support.programs import run_programs
 
 
 @pytest.fixture(scope="module")

@@ -15,10 +15,11 @@ import jax
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from conftest import ROOT, run_alone, tiny_config
 from etils import epath
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from support.configs import tiny_config
+from support.programs import ROOT, run_alone
 
 import lm
 from lm import config as configuration

@@ -8,7 +8,8 @@ import subprocess
 import time
 
 import pytest
-from conftest import ROOT, changed, environment, run_program, run_programs, tiny_config
+from support.configs import changed, tiny_config
+from support.programs import ROOT, environment, run_program, run_programs
 
 from benchmarks import kill
 from lm.config import to_json

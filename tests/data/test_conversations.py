@@ -4,8 +4,9 @@ import dataclasses
 import json
 
 import pytest
-from conftest import run_program, tiny_config
 from etils import epath
+from support.configs import tiny_config
+from support.programs import run_program
 
 from lm.data import splits
 from lm.runs.run import load

@@ -8,9 +8,9 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, environment, tree_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.programs import ROOT, environment, tree_of
 
 from lm.data.read import store
 from lm.data.read.store import Shard
@@ -100,7 +100,7 @@ def test_a_preparation_that_broke_off_ends_with_the_same_bytes(left, cache):
 
 PREPARE = """
 import os, sys, time
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {folders!r}
 from test_store import make
 from lm.data.read import store
 os.environ["LM_CACHE_DIR"] = {cache!r}
@@ -114,7 +114,8 @@ store.stored("killed", slow, "test")
 
 
 def prepare(cache, pause):
-    script = PREPARE.format(tests=str(ROOT / "tests"), cache=str(cache), pause=pause)
+    folders = [str(ROOT / "tests" / "data"), str(ROOT / "tests")]
+    script = PREPARE.format(folders=folders, cache=str(cache), pause=pause)
     return subprocess.Popen([sys.executable, "-c", script], env=environment(), stdout=subprocess.PIPE, text=True)
 
 

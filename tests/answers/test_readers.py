@@ -8,11 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import changed, run_programs, tiny_config
 from etils import epath
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_models import compiled, config
+from support.configs import changed, tiny_config
+from support.models import compiled, config
+from support.programs import run_programs
+from support.training import Setup
 
 from benchmarks import kill
 from lm.answers import head, losses
@@ -326,8 +328,6 @@ def test_answers_longer_than_a_span_are_as_those_that_are_not_there(files):
 
 @pytest.mark.parametrize("task", ["extract", "classify"])
 def test_devices_and_modes_give_the_same_updates(task, files):
-    from test_training import Setup
-
     setup = Setup(changed(reader_config(files, task), {"data.buckets": 1, "model.dropout": 0.3}))
     given = [setup.data.batches[i] for i in range(5)]
     expected, _ = setup.updates(Devices(jax.devices()[:1]), given)

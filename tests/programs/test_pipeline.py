@@ -4,8 +4,8 @@ import json
 import re
 
 import pytest
-from conftest import ROOT, run_program, run_programs, tree_of
 from etils import epath
+from support.programs import ROOT, run_program, run_programs, tree_of
 
 from lm import pipeline
 

@@ -8,11 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import changed, tiny_config
 from etils import epath
 from flax.traverse_util import flatten_dict
-from test_parallel import devices_of
-from test_training import FROZEN, Setup, parameters
+from support.configs import changed, tiny_config
+from support.training import FROZEN, Setup, devices_of, parameters
 
 from benchmarks import kill
 from lm.answers import generation

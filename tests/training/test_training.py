@@ -9,18 +9,16 @@ import signal
 
 import jax
 import numpy as np
-import optax
 import pytest
-from conftest import changed, environment, tiny_config, tree_of
 from etils import epath
+from support.configs import changed, tiny_config
+from support.programs import environment, tree_of
+from support.training import FROZEN, LAYOUTS, SPECS, Setup, parameters, steps_of
 
 from benchmarks import kill
-from lm import models
-from lm.answers import generation
-from lm.batch import Batch
 from lm.config import Config
 from lm.config.tasks import TASKS
-from lm.data import encoding, feed
+from lm.data import encoding
 from lm.data.batches.buckets import Buckets
 from lm.data.batches.streams import Streams
 from lm.data.read.examples import Example, Listed
@@ -33,13 +31,10 @@ from lm.models import names
 from lm.models.parameters import initial_params
 from lm.runs import log, workdir
 from lm.runs.run import load
-from lm.training import console, loop, optimizers, schedule
-from lm.training.step import Metrics, TrainState, initial_state, make_train_step
+from lm.training import console, loop
+from lm.training.step import TrainState, initial_state, make_train_step
 
 pytestmark = pytest.mark.usefixtures("quick_training")
-
-LAYOUTS = ("streams", "buckets")
-SPECS = {"streams": "lm", "buckets": "seq2seq"}
 
 
 @pytest.fixture(scope="module")
@@ -70,44 +65,6 @@ def uninterrupted(tmp_path_factory, short) -> dict[str, pathlib.Path]:
     return {layout: folder / layout for layout in LAYOUTS}
 
 
-class Setup:
-    """What `train` makes of a configuration before its loop."""
-
-    def __init__(self, config: Config):
-        self.config = config
-        splits = load_splits(config.data)
-        self.tokenizer = encoding.make_tokenizer(config.data, splits["train"])
-        self.encoded = {
-            name: encoding.encode(split, self.tokenizer, config.data, config.seed) for name, split in splits.items()
-        }
-        self.data = feed.training_data(self.encoded["train"], config.data, config.seed)
-        task, targets = TASKS[config.data.task], (example.target for example in splits["train"].examples)
-        labels = generation.label_ids(self.tokenizer, sorted(set(targets)) if task.ranks else [])
-        self.model = models.build(config, self.tokenizer.vocab_size, labels)
-        self.params = initial_params(self.model, config.seed)
-
-    def optimizer(self) -> optax.GradientTransformation:
-        rate = optimizers.schedule(self.config.optimizer, warmup=5, steps=100)
-        groups = schedule.Schedule(self.config, self.data).groups
-        return optimizers.optimizer(self.config.optimizer, rate, self.params, groups)
-
-    def updates(self, devices: Devices, given: list[Batch]) -> tuple[list[Metrics], TrainState]:
-        """The metrics of an update by each batch, and the state after them."""
-        optimizer = self.optimizer()
-        step_fn = devices.compile(make_train_step(self.model, optimizer, self.config, devices), TrainState)
-        state = initial_state(self.model, optimizer, self.config, self.params)
-        state, found = devices.place(jax.device_get(state)), []
-        for batch in given:
-            state, metrics = step_fn(state, devices.put(batch))
-            found.append(devices.first(metrics))
-        return found, state
-
-    def first_losses(self, count: int, steps: int) -> np.ndarray:
-        """Nats per token of the first updates."""
-        metrics, _ = self.updates(Devices(jax.devices()[:count]), [self.data.batches[i] for i in range(steps)])
-        return np.array([one.loss_sum / one.tokens for one in metrics])
-
-
 def changed_parameters(setup: Setup, state: TrainState) -> dict[str, np.ndarray]:
     """By how much each parameter differs from its initial value, by name."""
     params = Devices(jax.devices()[:2]).saved(state).params
@@ -125,10 +82,6 @@ def stop_in_step(monkeypatch, step: int) -> None:
             signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr(console.Bar, "update", update_and_stop)
-
-
-def steps_of(directory: pathlib.Path) -> list[int]:
-    return sorted(int(path.name) for path in (directory / "checkpoints").iterdir())
 
 
 # ---- the update -------------------------------------------------------------------------------------------------
@@ -389,14 +342,6 @@ def test_the_evaluation_of_texts_equals_their_scores_however_they_are_cut(uninte
 
 
 # ---- from another run -------------------------------------------------------------------------------------------
-
-
-def parameters(directory: pathlib.Path, which: str = "latest") -> dict[str, np.ndarray]:
-    params = load(str(directory), which).params
-    return {names.name_of(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
-
-
-FROZEN = {"optimizer.learning_rate": 0.0, "training.steps": 1}
 
 
 @pytest.mark.parametrize("origin", LAYOUTS)

@@ -9,8 +9,9 @@ import types
 import jax
 import numpy as np
 import pytest
-from conftest import changed, run_programs, tiny_config
 from etils import epath
+from support.configs import changed, tiny_config
+from support.programs import run_programs
 
 from lm.answers import label_sets
 from lm.data import encoding, splits

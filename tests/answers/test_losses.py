@@ -8,21 +8,10 @@ import numpy as np
 import optax
 import pytest
 from jax.test_util import check_grads
+from support.losses import B, D, T, V, case, close
 
 from lm.answers import head
 from lm.answers.sampled import Candidates, draw_candidates, sampled_cross_entropy
-
-B, T, D, V = 3, 5, 4, 7
-
-
-def case(dtype=jnp.float32):
-    """(features, kernel, bias, targets, weights): weights of all sizes, some of them 0."""
-    rng = np.random.default_rng(0)
-    features, kernel, bias = (jnp.asarray(rng.normal(size=s), dtype) for s in [(B, T, D), (D, V), (V,)])
-    targets = jnp.asarray(rng.integers(0, V, (B, T)), jnp.int32)
-    weights = rng.uniform(0.5, 2, (B, T)) * (rng.random((B, T)) < 0.7)
-    assert 0 < (weights == 0).sum() < B * T
-    return features, kernel, bias, targets, jnp.asarray(weights, jnp.float32)
 
 
 def fused(features, kernel, bias, targets, weights, smoothing, z=0.0, dtype="float32"):
@@ -37,10 +26,6 @@ def plain(features, kernel, bias, targets, weights, smoothing, z=0.0):
 
 def value_and_gradient(loss, *given, smoothing, **options):
     return jax.value_and_grad(partial(loss, smoothing=smoothing, **options), argnums=(0, 1, 2))(*given)
-
-
-def close(found, expected, rtol=1e-5):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=1e-6), found, expected)
 
 
 @pytest.fixture

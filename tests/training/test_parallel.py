@@ -6,23 +6,19 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from conftest import changed, tiny_config, tree_of
 from etils import epath
-from test_training import LAYOUTS, SPECS, Setup, steps_of
+from support.configs import changed, tiny_config
+from support.programs import tree_of
+from support.training import LAYOUTS, SPECS, Setup, devices_of, steps_of
 
 from benchmarks import kill
-from lm.devices.mesh import Devices, Fsdp, axis_of, devices_for
+from lm.devices.mesh import Devices, axis_of, devices_for
 from lm.errors import UserError
 from lm.training import loop, step
 
 pytestmark = pytest.mark.usefixtures("quick_training")
 
 LEARNS = {"model.dropout": 0.3, "data.buckets": 1, "optimizer.learning_rate": 0.01}
-
-
-def devices_of(mode: str, count: int, shards: int = 0) -> Devices:
-    chosen = jax.devices()[:count]
-    return Devices(chosen) if mode == "pmap" else Fsdp(chosen, shards)
 
 
 @pytest.fixture(scope="module")

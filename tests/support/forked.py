@@ -1,4 +1,4 @@
-"""Runs programs, each in a fork of this process, which has imported the libraries: that saves seconds.
+"""The server that runs programs, each in a fork of itself, which has imported the libraries already: that saves seconds.
 
 A line of standard input is a request: a JSON list of [arguments, text of standard input], and the environment. The line of
 standard output that answers it has for each [exit code, standard output, standard error]. As many run at once as there

@@ -5,10 +5,10 @@ import itertools
 
 import numpy as np
 import pytest
-from conftest import tree_of
 from etils import epath
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.programs import tree_of
 
 from lm.data.read import examples, sources, store, text_files
 from lm.data.read.examples import Chosen, Example, Joined, Listed, Slice

@@ -15,7 +15,8 @@ import subprocess
 import jax
 import numpy as np
 import pytest
-from conftest import changed, run_alone, run_program, run_programs, tree_of
+from support.configs import changed
+from support.programs import run_alone, run_program, run_programs, tree_of
 
 import lm
 from benchmarks import kill

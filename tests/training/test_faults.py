@@ -8,9 +8,10 @@ import time
 import jax
 import numpy as np
 import pytest
-from conftest import changed, run_program, tiny_config
 from etils import epath
-from test_training import steps_of
+from support.configs import changed, tiny_config
+from support.programs import run_program
+from support.training import steps_of
 
 from benchmarks import kill
 from lm.config import Config

@@ -11,7 +11,7 @@ import subprocess
 import jax
 import numpy as np
 import pytest
-from conftest import run_alone, run_program, run_programs, tree_of
+from support.programs import run_alone, run_program, run_programs, tree_of
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 import lm

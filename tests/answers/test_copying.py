@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import changed, tiny_config
 from jax.test_util import check_grads
-from test_losses import case as plain_case
-from test_losses import close
-from test_models import VOCAB, batch_of, built, compiled, config, encode, forced, packed, pairs_of, unroll
-from test_training import Setup
+from support.configs import changed, tiny_config
+from support.losses import case as plain_case
+from support.losses import close
+from support.models import VOCAB, batch_of, built, compiled, config, encode, forced, packed, pairs_of, unroll
+from support.training import Setup
 
 from lm.answers import copying, head, losses
 from lm.answers.generation import generate, rank, score
@@ -75,7 +75,7 @@ def test_the_loss_is_of_the_logits(packs, model):
 
 
 def case(dtype=jnp.float32):
-    """As that of test_losses, and the gate and the probability of copying of each position; some are 0, some 1."""
+    """As that of support.losses, and the gate and the probability of copying of each position; some are 0, some 1."""
     rng = np.random.default_rng(1)
     features, kernel, bias, targets, weights = plain_case(dtype)
     gate, copied = rng.normal(size=targets.shape) * 2, rng.random(targets.shape) * rng.integers(0, 2, targets.shape)
