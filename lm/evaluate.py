@@ -8,7 +8,6 @@ python -m lm.evaluate A B compares two runs on the same data: beside both, what 
 p by the paired bootstrap and by approximate randomisation. Figures whose signatures differ are marked.
 """
 
-import dataclasses
 import json
 import zlib
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ import jax
 import sacrebleu
 from absl import flags
 
-from lm.answers import label_sets
+from lm.answers.ranking import check_labels
 from lm.config.tasks import TASKS
 from lm.data import encoding, splits
 from lm.data.read.sources import Split
@@ -73,10 +72,9 @@ def evaluate(
     loaded = split_of(run, split)
     devices = Devices(jax.local_devices())
     encoded = encoding.encode(loaded, run.tokenizer, run.config.data, run.config.seed)
-    labels = run.labels if task.ranks else ()
-    if labels:
-        label_sets.check_labels(loaded, labels)
-    evaluator = Evaluator(run.model, run.tokenizer, run.config, devices, encoded, labels)
+    if run.labels:
+        check_labels(loaded, run.labels)
+    evaluator = Evaluator(run.answer, run.config, devices, encoded)
     measured = evaluator.likelihoods(devices.replicate(run.params))
     sums = measured["loss"].stats_ns.sum(axis=0)
     figures = evaluator.figures(*sums)
@@ -85,7 +83,7 @@ def evaluate(
         measured[name] = measured[name]._replace(signature=signature.signature(run.config, *known))
     outputs = []
     if task.scores:
-        if task.ranks:
+        if run.labels:
             generations, calibrated = evaluator.classes(run.params)
             measured |= calibrated
         else:
@@ -131,10 +129,8 @@ def write(run: Run, found: Evaluation, intervals: dict[str, tuple[float, float]]
     path = run.workdir / "evaluations" / f"{name}.json"
     record = {"split": SPLIT.value, "step": run.step, **found.figures, "intervals": intervals}
     if found.outputs:
-        task = TASKS[run.config.data.task]
-        how = {"labels": list(run.labels)} if task.ranks else {"span": run.config.data.span} if task.points else {}
-        record["decoding"] = how or dataclasses.asdict(decoding_flags.from_flags(run.config.data.task))
-        if task.ranks:
+        record["decoding"] = run.answer.described(decoding_flags.from_flags(run.config.data.task))
+        if run.labels:
             texts = [one["output"] for one in found.outputs], [one["reference"] for one in found.outputs]
             record["confusion"] = metrics.confusion(run.labels, *texts)
         record["outputs"] = found.outputs
@@ -150,7 +146,7 @@ def show(run: Run, found: Evaluation) -> None:
     for name, part in found.figures.get("parts", {}).items():
         output.say(f"\n{name}")
         show_figures(part, part["intervals"])
-    if found.outputs and TASKS[run.config.data.task].ranks and len(run.labels) <= 12:
+    if found.outputs and 0 < len(run.labels) <= 12:
         texts = [one["output"] for one in found.outputs], [one["reference"] for one in found.outputs]
         width = max(5, *map(len, run.labels))
         output.say(f"{'gold, down; output':<24} {' '.join(f'{label:>{width}}' for label in run.labels)}")

@@ -37,9 +37,9 @@ def given() -> dict[str, Any]:
 
 def from_flags(task: str) -> Options:
     """Those of the command line, for a task; raises `UserError` where they contradict each other or have no use there."""
-    from lm.config.tasks import TASKS  # its package imports JAX, and --help is to answer at once
+    from lm.config.tasks import ANSWER_KINDS, TASKS  # its package imports JAX, and --help is to answer at once
 
-    asked, chooses = given(), TASKS[task].chooses
+    asked, chooses = given(), ANSWER_KINDS[TASKS[task].answer].how
     unused = [name for name in asked if name != "num_samples"]
     if chooses and unused:
         raise UserError(f"--{unused[0]}", f"the task {task} {chooses}", "leave it out")

@@ -5,20 +5,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.test_util import check_grads
+from support.answers import answer_of, loss_of, text_source
 from support.configs import changed, tiny_config
 from support.losses import case as plain_case
 from support.losses import close
 from support.models import VOCAB, batch_of, built, compiled, config, encode, forced, packed, pairs_of, unroll
 from support.training import Setup
 
-from lm.answers import copying, head, losses
-from lm.answers.generation import generate, rank, score
+from lm.answers import copying, head
 from lm.answers.head import cross_entropy
-from lm.batch import EOS
+from lm.answers.labels import Ranker
+from lm.answers.ranking import label_ids
+from lm.batch import EOS, PAD
 from lm.data.read.examples import Example
 from lm.data.text.tokenizers.vocabulary import Bytes
 from lm.devices.mesh import Devices, Fsdp
-from lm.models.encoder_decoder import PAD, EncoderDecoder
+from lm.models.encoder_decoder import EncoderDecoder
 from lm.models.inputs import factor
 from lm.search.options import Options
 
@@ -37,7 +39,7 @@ def model():
 
 @compiled
 def features_of(model, params, batch):
-    memory = model.apply({"params": params}, batch.source_bs, None, batch.source_ends_bk, method="encode")
+    memory = model.apply({"params": params}, batch.source, None, batch.source_ends_bk, method="encode")
     state = model.apply({"params": params}, memory, method="initial_state")
     given = (batch.inputs_bt, state, memory, batch.resets_bt)
     return model.apply({"params": params}, *given, method="unroll")[0], memory.ids_bs
@@ -50,10 +52,10 @@ def test_it_is_the_mixture_of_what_the_head_writes_and_of_the_attended_sources_i
     np.testing.assert_allclose(found.sum(axis=-1), 1, rtol=1e-5)
     bare, params = built(config(*SHAPE[:5]), True)  # the same model, but for the gate
     params = {**model[1], "decoder": {n: p for n, p in model[1]["decoder"].items() if n != "gate"}}
-    memory, state = encode(bare, params, batch.source_bs)
+    memory, state = encode(bare, params, batch.source.values)
     written = jax.nn.softmax(unroll(bare, params, batch.inputs_bt, state, memory, batch.resets_bt)[2])
     p_btv = jax.nn.sigmoid(features.gate_bt)[..., None]
-    one_hot = jax.nn.one_hot(batch.source_bs, VOCAB) * (batch.source_bs != PAD)[..., None]
+    one_hot = jax.nn.one_hot(batch.source.values, VOCAB) * (batch.source.values != PAD)[..., None]
     copied = jnp.einsum("bts,bsv->btv", features.attention_bts, one_hot)
     np.testing.assert_allclose(found, p_btv * written + (1 - p_btv) * copied, atol=1e-6)
     assert 0.02 < p_btv[batch.weights_bt > 0].min() < p_btv[batch.weights_bt > 0].max() < 0.98
@@ -66,7 +68,7 @@ def test_the_loss_is_of_the_logits(packs, model):
     batch = packed([pairs[:2], pairs[2:]]) if packs else batch_of()
     log_prob_btv = jax.nn.log_softmax(forced(*model, batch)[2])
     nats_bt = -np.take_along_axis(np.asarray(log_prob_btv), batch.targets_bt[..., None], axis=-1)[..., 0]
-    total, (count, _) = losses.teacher_forced(*model, (), batch)
+    total, (count, _) = loss_of(*model, (), batch)
     np.testing.assert_allclose(total, np.sum(nats_bt * batch.weights_bt), rtol=1e-5)
     assert count == batch.weights_bt.sum()
 
@@ -146,7 +148,7 @@ def test_coverage_is_the_attention_that_is_paid_again():
 
 def test_coverage_is_added_to_the_loss_and_is_the_same_for_packed_pairs(model):
     def loss(params, batch, weight):
-        return losses.teacher_forced(model[0], params, (), batch, None, 0.0, 0.0, weight)[0]
+        return loss_of(model[0], params, (), batch, None, 0.0, 0.0, weight)[0]
 
     lightly = {"xla_backend_optimization_level": 0}
     both = jax.jit(jax.value_and_grad(loss), static_argnums=2, compiler_options=lightly)
@@ -166,15 +168,15 @@ def test_coverage_is_added_to_the_loss_and_is_the_same_for_packed_pairs(model):
 def random_model():
     """A pointer-generator over bytes, its parameters random and large, so that copies and their ends are drawn."""
     tokenizer = Bytes()
-    made = EncoderDecoder(config("additive", copy=True), tokenizer.vocab_size, True)
+    made = EncoderDecoder(config("additive", copy=True), tokenizer.vocab_size, "text")
     ids = jnp.ones((1, 1), jnp.int32)
-    shapes = jax.eval_shape(lambda: made.init(jax.random.key(0), ids, ids))["params"]
+    shapes = jax.eval_shape(lambda: made.init(jax.random.key(0), ids, text_source(ids)))["params"]
     rng = np.random.default_rng(3)
     params = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype), shapes)
     params["embedding"]["embedding"] /= factor(made.config.embed_dim)
     params["decoder"]["gate"]["bias"] -= 2  # it copies more than it writes, so most of it is text
     params["head_bias"] = params["head_bias"].at[EOS].add(4)
-    return made, params, tokenizer
+    return answer_of(made, tokenizer=tokenizer), params
 
 
 SOURCES = ["ab", "bbcd", "", "a"]
@@ -182,10 +184,10 @@ SOURCES = ["ab", "bbcd", "", "a"]
 
 @pytest.mark.parametrize("how", [{"beam_size": 4, "num_samples": 4}, {"temperature": 0.0}, {"num_samples": 3}], ids=str)
 def test_the_score_of_what_is_generated_is_its_score_under_unroll(how, random_model):
-    found = generate(*random_model, SOURCES, Options(max_new_tokens=8, **how))
+    found = random_model[0].answer(random_model[1], SOURCES, Options(max_new_tokens=8, **how))
     compared = 0
     for outputs in found:
-        scores = score(*random_model, [Example(one.prompt, one.output) for one in outputs])
+        scores = random_model[0].nats(random_model[1], [Example(one.prompt, one.output) for one in outputs])
         for one, expected in zip(outputs, scores, strict=True):
             if one.ended and one.tokens == expected.tokens:  # the same ids: bytes that are no UTF-8 are lost in a text
                 np.testing.assert_allclose(one.log_probability, expected.log_probability, atol=1e-4)
@@ -194,19 +196,23 @@ def test_the_score_of_what_is_generated_is_its_score_under_unroll(how, random_mo
 
 
 def test_a_beam_of_one_is_greedy_and_a_row_alone_is_the_row_in_a_batch(random_model):
-    greedy = generate(*random_model, SOURCES, Options(max_new_tokens=8, temperature=0.0))
-    beam = generate(*random_model, SOURCES, Options(max_new_tokens=8, beam_size=1))
+    answer, params = random_model
+    greedy = answer.answer(params, SOURCES, Options(max_new_tokens=8, temperature=0.0))
+    beam = answer.answer(params, SOURCES, Options(max_new_tokens=8, beam_size=1))
     assert [one.output for (one,) in beam] == [one.output for (one,) in greedy]
     for source, (one,) in zip(SOURCES, greedy, strict=True):
-        ((alone,),) = generate(*random_model, [source], Options(max_new_tokens=8, temperature=0.0))
+        ((alone,),) = answer.answer(params, [source], Options(max_new_tokens=8, temperature=0.0))
         assert alone.output == one.output
         np.testing.assert_allclose(alone.log_probability, one.log_probability, rtol=1e-4)
 
 
 def test_labels_are_ranked_by_the_mixture(random_model):
-    model, params, tokenizer = random_model
-    nats = rank([(model, params)], tokenizer, SOURCES, ("ab", "c"))
-    scores = score(*random_model, [Example(source, label) for source in SOURCES for label in ("ab", "c")])
+    (text, params), labels = random_model, ("ab", "c")
+    ids = label_ids(text.tokenizer, labels)
+    ranker = Ranker(text.model.config, text.model.vocab_size, "text", ids)
+    answer = answer_of(ranker, tokenizer=text.tokenizer, labels=labels)
+    nats = answer.label_nats(params, SOURCES)
+    scores = answer.nats(params, [Example(source, label) for source in SOURCES for label in labels])
     np.testing.assert_allclose(nats.ravel(), [one.log_probability for one in scores], rtol=1e-4)
 
 

@@ -108,7 +108,7 @@ def test_the_gradient_is_of_the_value_by_finite_differences_in_float64(chunks):
 
 def test_losses_by_token_add_up_to_the_loss():
     features, kernel, bias, targets, weights = case()
-    nats = head.token_losses(features, (kernel, bias), targets)
+    nats = head.position_nats(features, (kernel, bias), targets)
     assert nats.shape == (B, T)
     np.testing.assert_allclose(
         nats, optax.softmax_cross_entropy_with_integer_labels(features @ kernel + bias, targets), rtol=1e-5

@@ -7,17 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.answers import loss_of, text_source
 
-from lm.answers import losses
-from lm.batch import Batch
+from lm.answers.labels import Ranker
+from lm.batch import BOS, EOS, PAD, Batch
 from lm.config import Config, DataConfig, ModelConfig, TokenizerConfig, validated
-from lm.models import build
-from lm.models.encoder_decoder import EOS, PAD
 from lm.models.parameters import initial_params
 
 pytestmark = pytest.mark.usefixtures("quick_training")
 
-BOS = 1
 LABELS = ((5, EOS), (5, 6, EOS), (5, 6, 7, EOS), (8, 5, EOS), (EOS,))  # each a beginning of another, or of none
 WIDTH = max(map(len, LABELS))
 SOURCES = np.array([[9, 4, 7, EOS], [6, EOS, PAD, PAD], [3, 3, EOS, PAD]], np.int32)
@@ -29,7 +27,7 @@ def ranker(request):
     model_config = ModelConfig(embed_dim=8, hidden_dim=8, layers=1, attention="dot", copy=request.param)
     data_config = DataConfig(train="tsv:f", task="classify", tokenizer=TokenizerConfig("bytes"))
     config = validated(Config(data=data_config, model=model_config))
-    model = build(config, 12, LABELS)
+    model = Ranker(config.model, 12, "text", LABELS)
     return model, jax.tree.map(lambda x: 4 * x + 0.1, initial_params(model, 0))
 
 
@@ -40,19 +38,21 @@ def padded(ids, width=WIDTH):
 def batch_of(sources_bs, labels) -> Batch:
     targets = np.array([padded(label) for label in labels], np.int32)
     inputs = np.array([padded([BOS, *label[:-1]]) for label in labels], np.int32)
-    return Batch(sources_bs, inputs, targets, (targets != PAD).astype(np.float32), np.zeros_like(targets, bool))
+    return Batch(
+        text_source(sources_bs), inputs, targets, (targets != PAD).astype(np.float32), np.zeros_like(targets, bool)
+    )
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def nats_of(model, params, batch):
     """Of each row."""
-    alone = lambda row: losses.teacher_forced(model, params, (), jax.tree.map(lambda x: x[None], row))[0]
+    alone = lambda row: loss_of(model, params, (), jax.tree.map(lambda x: x[None], row))[0]
     return jax.vmap(alone)(batch)
 
 
 def test_the_probabilities_of_the_labels_sum_to_one_and_are_those_of_their_tokens_among_what_may_follow(ranker):
     model, params = ranker
-    forward = jax.jit(lambda params, *ids: model.apply({"params": params}, *ids))
+    forward = jax.jit(lambda params, ids, source: model.apply({"params": params}, ids, text_source(source)))
     for source in SOURCES:
         nats = nats_of(model, params, batch_of(np.tile(source, (len(LABELS), 1)), LABELS))
         assert np.ptp(nats) > 0.1
@@ -75,7 +75,7 @@ def test_what_is_no_label_is_impossible_and_no_other_word_learns_anything(ranker
     batch = batch_of(SOURCES, [LABELS[1], (5, 7, EOS), (9, EOS)])
     assert np.isinf(nats_of(model, params, batch)).tolist() == [False, True, True]
     good = batch_of(SOURCES, [LABELS[1], LABELS[3], LABELS[0]])
-    gradient = jax.jit(jax.grad(lambda params: losses.teacher_forced(model, params, (), good)[0]))(params)
+    gradient = jax.jit(jax.grad(lambda params: loss_of(model, params, (), good)[0]))(params)
     learns = np.abs(gradient["head_kernel"]).sum(axis=0) > 0
     assert np.flatnonzero(learns).tolist() == [EOS, 5, 6, 7, 8]
     assert all(np.isfinite(each).all() for each in jax.tree.leaves(gradient))
@@ -85,7 +85,7 @@ def test_rows_of_padding_weigh_nothing(ranker):
     model, params = ranker
     batch = batch_of(SOURCES, [LABELS[1], LABELS[2], LABELS[4]])
     more = jax.tree.map(lambda x: np.concatenate([x, np.zeros_like(x)]), batch)
-    grad = jax.jit(jax.value_and_grad(lambda p, b: losses.teacher_forced(model, p, (), b, None, 0.1, 1e-3)[0]))
+    grad = jax.jit(jax.value_and_grad(lambda p, b: loss_of(model, p, (), b, None, 0.1, 1e-3)[0]))
     (alone, expected), (padded_, found) = grad(params, batch), grad(params, more)
     assert padded_ == pytest.approx(float(alone), rel=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, expected)
@@ -101,5 +101,5 @@ def test_labels_in_packed_rows_are_each_their_own(ranker):
         resets = np.zeros(targets.shape, bool)
         resets[0, [0, len(labels[0])]] = True
         weights, source, ends = (targets != PAD).astype(np.float32), row(*map(tuple, sources)), np.array([[2, 4]])
-        packed = Batch(source, inputs, targets, weights, resets, ends.astype(np.int32))
+        packed = Batch(text_source(source), inputs, targets, weights, resets, ends.astype(np.int32))
         assert nats_of(model, params, packed)[0] == pytest.approx(float(alone.sum()), rel=1e-4)

@@ -11,13 +11,17 @@ import pytest
 from etils import epath
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.answers import loss_of, text_source
 from support.configs import changed, tiny_config
 from support.models import compiled, config
 from support.programs import run_programs
 from support.training import Setup
 
 from benchmarks import kill
-from lm.answers import head, losses
+from lm.answers import head
+from lm.answers.alternatives import IMPOSSIBLE, alternative_nats
+from lm.answers.choice import Classifier
+from lm.answers.span import Extractor
 from lm.batch import EOS
 from lm.config import TokenizerConfig
 from lm.data import encoding
@@ -31,7 +35,6 @@ from lm.data.text.tokenizers.vocabulary import Bytes
 from lm.devices.mesh import Devices, Fsdp
 from lm.errors import UserError
 from lm.evaluate import evaluate
-from lm.models.readers import IMPOSSIBLE, Classifier, Extractor
 from lm.runs.run import generate_together, load
 from lm.search.options import Options
 from lm.training import loop
@@ -44,11 +47,11 @@ SOURCES = [np.array(ids) for ids in ([3, 4, 3, 4, 5], [6], [], [4, 4, 4, 3])]
 
 
 def classifier(pool):
-    return Classifier(config(pool=pool, layers=2), VOCAB, LABELS)
+    return Classifier(config(pool=pool, layers=2), VOCAB, labels=LABELS)
 
 
 def extractor(attention="dot"):
-    return Extractor(config(attention, layers=2), VOCAB, SPAN)
+    return Extractor(config(attention, layers=2), VOCAB, span=SPAN)
 
 
 MODELS = [*(classifier(pool) for pool in ("mean", "max", "last")), extractor(), extractor("additive")]
@@ -65,7 +68,7 @@ def each(request):
 
 def random(model):
     ids = jnp.ones((1, 1), jnp.int32)
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), ids, ids))["params"]
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), ids, text_source(ids)))["params"]
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape) * 0.6, x.dtype), shapes)
 
@@ -81,12 +84,14 @@ def batch_of(model, targets=None, shape=(7, 9), rows=5):
     return pad_pairs(list(zip(SOURCES, targets_of(model) if targets is None else targets, strict=True)), shape, rows)
 
 
-nats_of = compiled(losses.choice_losses)
+@compiled
+def nats_of(model, params, batch, keys_b=None):
+    return alternative_nats(*model.apply({"params": params}, batch, keys_b, method="choices"))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3, 4), compiler_options={"xla_backend_optimization_level": 0})
 def value_and_gradient(model, params, batch, *how):
-    scalar = lambda params: losses.teacher_forced(model, params, (), batch, None, *how)
+    scalar = lambda params: loss_of(model, params, (), batch, None, *how)
     (loss, (count, _)), gradient = jax.value_and_grad(scalar, has_aux=True)(params)
     return loss, count, gradient
 
@@ -111,7 +116,7 @@ def test_the_probabilities_of_all_texts_that_can_come_out_sum_to_one(each):
     for source, own in zip(SOURCES, texts, strict=True):
         own = sorted(own)
         batch = pad_pairs([(source, np.array(text, np.int32)) for text in own], (7, 9), 12)
-        nats = nats_of(model, params, batch.source_bs, batch.targets_bt)[: len(own)]
+        nats = nats_of(model, params, batch)[: len(own)]
         np.testing.assert_allclose(np.exp(-np.asarray(nats, np.float64)).sum(), 1, rtol=1e-5)
         assert len(own) == 1 or np.ptp(nats) > 1e-3
 
@@ -120,7 +125,7 @@ def test_what_is_no_choice_is_impossible(each):
     model, params = each
     wrong = [np.array(ids, np.int32) for ids in ([3, 5], [6, 6], [3], [5])]
     batch = batch_of(model, wrong if isinstance(model, Extractor) else [ids + 3 for ids in wrong])
-    nats = nats_of(model, params, batch.source_bs, batch.targets_bt)[:4]
+    nats = nats_of(model, params, batch)[:4]
     assert np.isinf(nats).all()
 
 
@@ -128,9 +133,9 @@ def test_a_text_has_the_probability_of_all_spans_that_hold_it():
     model = extractor()
     params = random(model)
     batch = batch_of(model, [np.array([3, 4])] * 4)
-    logits = np.asarray(model.apply({"params": params}, batch.source_bs, method="logits")).reshape(5, 7, SPAN)
+    logits = np.asarray(model.apply({"params": params}, batch.source, method="logits")).reshape(5, 7, SPAN)
     p = np.exp(logits[0] - np.logaddexp.reduce(logits[0], axis=None))
-    (found, *_) = nats_of(model, params, batch.source_bs, batch.targets_bt)
+    (found, *_) = nats_of(model, params, batch)
     np.testing.assert_allclose(np.exp(-found), p[0, 1] + p[2, 1], rtol=1e-5)
     # Spans lie within the source; its EOS is one of its own.
     possible = {(s, n) for s, n in itertools.product(range(7), range(SPAN)) if s + n < 5} | {(5, 0)}
@@ -157,11 +162,11 @@ def test_smoothing_and_z_loss_of_labels_are_those_of_the_cross_entropy():
     model = classifier("mean")
     params = random(model)
     batch = batch_of(model, rows=4)
-    logits = model.apply({"params": params}, batch.source_bs, method="logits")
+    logits = model.apply({"params": params}, batch.source, method="logits")
     unit = jnp.eye(3), jnp.zeros(3)
     gold, ones = jnp.array([[1], [0], [2], [1]]), jnp.ones((4, 1))
     expected, _ = head.cross_entropy(logits[:, None], unit, gold, ones, 0.1, 0.3)
-    found, _ = losses.teacher_forced(model, params, (), batch, None, 0.1, 0.3)
+    found, _ = loss_of(model, params, (), batch, None, 0.1, 0.3)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
@@ -171,10 +176,8 @@ def test_dropout_depends_on_the_key_of_the_row(each):
     if isinstance(model, Extractor) and model.config.attention != "dot":
         return
     batch, keys_b = batch_of(model, rows=4), jax.random.split(jax.random.key(1), 4)
-    nats = lambda keys_b, order=slice(None): nats_of(
-        dropped, params, batch.source_bs[order], batch.targets_bt[order], keys_b
-    )
-    plain = nats_of(model, params, batch.source_bs, batch.targets_bt)
+    nats = lambda keys_b, order=slice(None): nats_of(dropped, params, jax.tree.map(lambda x: x[order], batch), keys_b)
+    plain = nats_of(model, params, batch)
     np.testing.assert_allclose(nats(None), plain, rtol=1e-6)
     order = np.array([2, 0, 3, 1])
     np.testing.assert_allclose(nats(keys_b[order], order), nats(keys_b)[order], rtol=1e-5)

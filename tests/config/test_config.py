@@ -9,6 +9,7 @@ import math
 import pathlib
 import re
 import sys
+import types
 from fractions import Fraction
 
 import jax
@@ -22,8 +23,8 @@ from support.configs import tiny_config
 from support.programs import ROOT, run_alone
 
 import lm
+from lm import answers
 from lm import config as configuration
-from lm import models
 from lm.config import (
     Config,
     DataConfig,
@@ -36,7 +37,7 @@ from lm.config import (
     schema,
     validated,
 )
-from lm.config.tasks import TASKS
+from lm.config.tasks import ANSWER_KINDS, TASKS
 from lm.data import encoding, feed, splits
 from lm.data.batches.corpus import InMemory
 from lm.data.read import sources
@@ -656,23 +657,24 @@ def test_a_config_file_is_valid_and_its_model_shrunk_fits_a_step_of_training(fil
     config = validated(changed(load(file), small))
 
     vocab, rng = 300, np.random.default_rng(0)
-    task, labels = TASKS[config.data.task], [[4, 2], [5, 6, 2]]
+    task, labels = TASKS[config.data.task], {"no": [4], "so so": [5, 6]}
+    tokenizer = types.SimpleNamespace(vocab_size=vocab, encode=lambda label: np.array(labels[label]))
     ids = lambda: [rng.integers(4, vocab, rng.integers(1, 7)) for _ in range(3 * rows * accumulate)]
     sources_, targets = ids() if task.has_source else [], ids()
-    if task.points:
+    if ANSWER_KINDS[task.answer].located:
         targets = [source[:1] for source in sources_]
     encoded = encoding.Encoded(None, InMemory(targets, sources_), 0, 0)
     data = feed.training_data(encoded, config.data, config.seed)
     schedule = Schedule(config, data)
-    model = models.build(config, vocab, labels)
-    params = jax.eval_shape(lambda: parameters.initial_params(model, config.seed))
+    answer = answers.build(config, tokenizer, labels if ANSWER_KINDS[task.answer].among == "labels" else ())
+    params = jax.eval_shape(lambda: parameters.initial_params(answer.model, config.seed))
     rate = optimizers.schedule(config.optimizer, schedule.warmup, schedule.steps)
     optimizer = optimizers.optimizer(config.optimizer, rate, params)
     devices = Devices(jax.devices()[:1])
-    state = jax.eval_shape(lambda params: initial_state(model, optimizer, config, params), params)
+    state = jax.eval_shape(lambda params: initial_state(answer, optimizer, config, params), params)
     mapped = lambda tree: jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), tree)
     state = state._replace(carry=mapped(state.carry))
-    step = devices.compile(make_train_step(model, optimizer, config, devices), TrainState, donate=False)
+    step = devices.compile(make_train_step(answer, optimizer, config, devices), TrainState, donate=False)
     after, metrics = jax.eval_shape(step, state, mapped(data.batches[0]))
     assert after == state and metrics.loss_sum.shape == ()
     assert data.batches[0].weights_bt.sum() > 0

@@ -5,13 +5,14 @@ import itertools
 import sys
 from collections import Counter
 
+import jax
 import numpy as np
 import pytest
 from absl import flags
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lm.batch import BOS, EOS, PAD, Batch
+from lm.batch import BOS, EOS, PAD
 from lm.config import DataConfig
 from lm.data import feed
 from lm.data.batches import objectives
@@ -22,6 +23,7 @@ from lm.data.batches.packed import Packed, pack
 from lm.data.batches.streams import Streams, evaluation_streams
 from lm.data.encoding import Encoded
 from lm.data.feed import TrainingData
+from lm.data.front_ends import TEXT
 from lm.errors import UserError
 
 lengths = st.lists(st.integers(1, 9), min_size=1, max_size=12)
@@ -51,20 +53,20 @@ def corpus(pairs):
 LAYOUTS = {
     "streams": lambda corpus: Streams(corpus, 8, 4, 0.2, seed=1),
     "buckets": lambda corpus: Buckets(corpus, 8, 2, seed=1),
-    "packed": lambda corpus: Packed(corpus, 8, 12, True, seed=1),
+    "packed": lambda corpus: Packed(corpus, 8, 12, TEXT, seed=1),
 }
 
 
 def equal(one, other):
-    for a, b in zip(one, other, strict=True):
-        assert (a is None) == (b is None)
-        if a is not None:
-            np.testing.assert_array_equal(a, b)
-            assert a.dtype == b.dtype
+    (leaves, structure), (others, same) = jax.tree.flatten(one), jax.tree.flatten(other)
+    assert structure == same
+    for a, b in zip(leaves, others, strict=True):
+        np.testing.assert_array_equal(a, b)
+        assert a.dtype == b.dtype
 
 
 def differ(one, other):
-    return any(a is not None and not np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+    return any(not np.array_equal(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
 
 
 def epoch_of(data, epoch=0):
@@ -85,7 +87,7 @@ def joined(windows):
     """(inputs, targets, resets) of all windows side by side, and how many are real in each row."""
     for batch in windows:
         check_types(batch)
-        assert batch.source_bs is None
+        assert batch.source is None
     parts = list(zip(*windows, strict=True))[1:-1]
     inputs, targets, weights, resets = (np.concatenate(part, axis=1) for part in parts)
     counts = weights.sum(axis=1).astype(int)
@@ -221,12 +223,12 @@ def test_one_evaluation_stream_resets_at_documents_only():
 def check_rows(batch, pairs):
     """The rows are the pairs, then empty ones; weights are 0 just on padding."""
     check_types(batch)
-    assert len(batch.source_bs) == len(batch.inputs_bt) and batch.source_bs.dtype == np.int32
+    assert len(batch.source.values) == len(batch.inputs_bt) and batch.source.values.dtype == np.int32
     assert not batch.resets_bt.any()
-    for row in range(len(batch.source_bs)):
+    for row in range(len(batch.source.values)):
         source, target = ([*ids, EOS] for ids in pairs[row]) if row < len(pairs) else ([], [])
         inputs = [BOS, *target[:-1]] if target else []
-        for found, wanted in ((batch.source_bs, source), (batch.inputs_bt, inputs), (batch.targets_bt, target)):
+        for found, wanted in ((batch.source.values, source), (batch.inputs_bt, inputs), (batch.targets_bt, target)):
             assert found[row].tolist() == wanted + [PAD] * (found.shape[1] - len(wanted))
         np.testing.assert_array_equal(batch.weights_bt[row], np.arange(batch.targets_bt.shape[1]) < len(target))
 
@@ -234,7 +236,7 @@ def check_rows(batch, pairs):
 def rows_of(batch, pairs):
     """Indices of the pairs in a batch, by their first source id."""
     known = {int(source[0]): i for i, (source, _) in enumerate(pairs)}
-    return [known[int(first)] for first in batch.source_bs[:, 0] if first != PAD]
+    return [known[int(first)] for first in batch.source.values[:, 0] if first != PAD]
 
 
 @settings(deadline=None)
@@ -245,11 +247,11 @@ def test_an_epoch_of_buckets_is_every_pair_once(pair_lengths, batch_size, bucket
     seen, shapes, held = [], set(), 0
     for batch in epoch_of(data, epoch):
         rows = rows_of(batch, pairs)
-        assert rows and len(batch.source_bs) == batch_size
+        assert rows and len(batch.source.values) == batch_size
         check_rows(batch, [pairs[i] for i in rows])
         seen += rows
-        shapes.add((batch.source_bs.shape[1], batch.targets_bt.shape[1]))
-        held += batch.source_bs.size + batch.targets_bt.size
+        shapes.add((batch.source.values.shape[1], batch.targets_bt.shape[1]))
+        held += batch.source.values.size + batch.targets_bt.size
     assert sorted(seen) == list(range(len(pairs)))
     assert len(shapes) <= buckets and shapes <= set(data.shapes)
     assert data.tokens_per_epoch == sum(target + 1 for _, target in pair_lengths)
@@ -325,7 +327,7 @@ def test_evaluation_covers_every_pair_once_and_says_which(pair_lengths, batch_si
     pairs = make_pairs(pair_lengths)
     seen = []
     for chosen, batch in evaluation_buckets(corpus(pairs), batch_size, buckets):
-        assert 0 < len(chosen) <= batch_size == len(batch.source_bs)
+        assert 0 < len(chosen) <= batch_size == len(batch.source.values)
         check_rows(batch, [pairs[i] for i in chosen])
         seen += list(chosen)
     assert sorted(seen) == list(range(len(pairs)))
@@ -336,10 +338,10 @@ def test_rows_that_fill_up_have_weight_0(rows):
     pairs = make_pairs([(2, 3), (4, 1), (1, 1)])
     batch = pad_rows(pad_pairs(pairs, (5, 4), 3), rows)
     check_rows(batch, pairs)
-    assert len(batch.source_bs) == rows
+    assert len(batch.source.values) == rows
     window = Streams(texts([9]), 3, 4, 0.0, 0)[0]
     filled = pad_rows(window, rows)
-    assert filled.source_bs is None and filled.inputs_bt.shape == (rows, 4)
+    assert filled.source is None and filled.inputs_bt.shape == (rows, 4)
     equal(filled._replace(**{n: getattr(filled, n)[:3] for n in filled._fields[1:-1]}), window)
     assert not any(getattr(filled, name)[3:].any() for name in filled._fields[1:-1])
 
@@ -393,19 +395,19 @@ def examples_of(batch, has_source):
         ends = batch.source_ends_bk[row].tolist() if has_source else []
         assert len(ends) >= len(starts) or not has_source
         if has_source:
-            assert all(end == batch.source_bs.shape[1] for end in ends[len(starts) :])
+            assert all(end == batch.source.values.shape[1] for end in ends[len(starts) :])
         for k, (start, stop) in enumerate(zip(starts, [*starts[1:], real], strict=False)):
             inputs, targets = batch.inputs_bt[row, start:stop], batch.targets_bt[row, start:stop]
             assert inputs[0] == BOS and targets[-1] == EOS and (inputs[1:] == targets[:-1]).all()
             source = []
             if has_source:
                 begin = ends[k - 1] + 1 if k else 0
-                assert batch.source_bs[row, ends[k]] == EOS
-                source = batch.source_bs[row, begin : ends[k]].tolist()
+                assert batch.source.values[row, ends[k]] == EOS
+                source = batch.source.values[row, begin : ends[k]].tolist()
             found.append((source, targets[:-1].tolist()))
         if has_source:
             last = ends[len(starts) - 1] + 1 if len(starts) else 0
-            assert (batch.source_bs[row, last:] == PAD).all()
+            assert (batch.source.values[row, last:] == PAD).all()
         assert (batch.inputs_bt[row, real:] == PAD).all() and (batch.targets_bt[row, real:] == PAD).all()
     return found
 
@@ -414,7 +416,13 @@ def examples_of(batch, has_source):
 @given(pair_lengths, sizes, st.integers(10, 40), st.booleans(), seeds, st.integers(0, 3))
 def test_an_epoch_of_packed_rows_is_every_example_once_and_whole(pair_lengths, rows, width, has_source, seed, epoch):
     pairs = make_pairs(pair_lengths)
-    data = Packed(corpus(pairs) if has_source else texts([t for _, t in pair_lengths]), rows, width, has_source, seed)
+    data = Packed(
+        corpus(pairs) if has_source else texts([t for _, t in pair_lengths]),
+        rows,
+        width,
+        TEXT if has_source else None,
+        seed,
+    )
     made = epoch_of(data, epoch)
     found = [example for batch in made for example in examples_of(batch, has_source)]
     wanted = [(source.tolist(), target.tolist()) for source, target in pairs]
@@ -422,7 +430,7 @@ def test_an_epoch_of_packed_rows_is_every_example_once_and_whole(pair_lengths, r
         wanted = [([], target.tolist()) for target in documents([t for _, t in pair_lengths])]
     assert sorted(found) == sorted(wanted)
     assert {batch.inputs_bt.shape for batch in made} == {(rows, data.shape[1])} and max(data.shape) <= max(width, 10)
-    held = sum(batch.inputs_bt.size + (batch.source_bs.size if has_source else 0) for batch in made)
+    held = sum(batch.inputs_bt.size + (batch.source.values.size if has_source else 0) for batch in made)
     real = sum(len(s) + has_source + len(t) + 1 for s, t in found)
     np.testing.assert_allclose(data.padding, 1 - real / held)
 
@@ -430,7 +438,7 @@ def test_an_epoch_of_packed_rows_is_every_example_once_and_whole(pair_lengths, r
 @settings(deadline=None, max_examples=30)
 @given(pair_lengths, sizes, seeds, st.randoms(use_true_random=False))
 def test_packed_batch_i_is_a_function_of_seed_and_i(pair_lengths, rows, seed, random):
-    check_random_access(lambda: Packed(corpus(make_pairs(pair_lengths)), rows, 20, True, seed), random)
+    check_random_access(lambda: Packed(corpus(make_pairs(pair_lengths)), rows, 20, TEXT, seed), random)
 
 
 def test_packed_rows_are_nearly_full():
@@ -496,7 +504,7 @@ def test_epochs_read_the_versions_of_a_corpus_in_turn():
     for layout in (
         lambda c: Streams(c, 2, 4, 0.0, 0),
         lambda c: Buckets(c, 2, 1, 0),
-        lambda c: Packed(c, 2, 24, False, 0),
+        lambda c: Packed(c, 2, 24, None, 0),
     ):
         data, start = layout(Copies([versions[0], versions[2]])), 0
         for epoch in range(5):
@@ -544,7 +552,7 @@ def test_the_shares_of_hosts_make_up_the_batch_and_each_reads_its_own(layout, ho
         reads.append(counting.read)
     for i, batch in enumerate(whole):
         parts = [share[i] for share in shares]
-        joined = Batch(*(None if p[0] is None else np.concatenate(p) for p in zip(*parts, strict=True)))
+        joined = jax.tree.map(lambda *each: np.concatenate(each), *parts)
         equal(joined, batch)
     counting = Counting([t for _, t in pairs], [s for s, _ in pairs])
     list(TrainingData(made(counting), 0).iterate(0, 9, lambda b: b))
@@ -559,6 +567,6 @@ def test_batches_are_the_same_from_worker_processes(monkeypatch):
     alone, helped = (list(TrainingData(data, 0, workers).iterate(3, 12, tuple)) for workers in (0, 4))
     assert len(alone) == len(helped) == 9
     for one, other in zip(alone, helped, strict=True):
-        equal(Batch(*one), Batch(*other))
+        equal(one, other)
         # None is shared memory, which Grain leaves behind if an array is still there when the process ends.
-        assert {type(array) for array in other} <= {np.ndarray, type(None)}
+        assert {type(array) for array in jax.tree.leaves(other)} == {np.ndarray}

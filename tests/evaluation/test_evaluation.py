@@ -13,7 +13,7 @@ from etils import epath
 from support.configs import changed, tiny_config
 from support.programs import run_programs
 
-from lm.answers import label_sets
+from lm.answers import ranking
 from lm.data import encoding, splits
 from lm.data.read.examples import Example, Listed
 from lm.data.read.sources import Split
@@ -69,7 +69,7 @@ def test_the_rehearsal_compiles_what_evaluations_run_and_the_last_ones_outputs_a
     run, devices = load(str(runs["buckets"])), Devices(jax.devices()[:2])
     split = splits.load_splits(run.config.data)["validation"]
     encoded = encoding.encode(split, run.tokenizer, run.config.data)
-    evaluator = Evaluator(run.model, run.tokenizer, run.config, devices, encoded)
+    evaluator = Evaluator(run.answer, run.config, devices, encoded)
     params, compiled = devices.replicate(run.params), progress.compilation()
     jax.clear_caches()
     compiled.reset()
@@ -94,7 +94,7 @@ def test_the_parts_of_a_likelihood_sum_to_the_whole_and_are_each_examples_own(co
         run, devices = load(str(runs[name])), Devices(jax.devices()[:count])
         examples = [Example(*pair) if name == "buckets" else Example(None, " ".join(pair)) for pair in pairs[:27]]
         encoded = encoding.encode(Split("test", "", Listed(examples)), run.tokenizer, run.config.data)
-        evaluator = Evaluator(run.model, run.tokenizer, run.config, devices, encoded)
+        evaluator = Evaluator(run.answer, run.config, devices, encoded)
         params = devices.replicate(run.params)
         found, whole = evaluator.likelihoods(params), evaluator.figures(*evaluator.losses(params))
         for figure, metric in found.items():
@@ -141,7 +141,7 @@ def test_training_scores_as_many_outputs_of_each_source_of_a_mixture(runs):
     run, devices = load(str(runs["several"]), "latest"), Devices(jax.devices()[:1])
     split = splits.load_splits(run.config.data, ("validation",))["validation"]
     encoded = encoding.encode(split, run.tokenizer, run.config.data)
-    evaluator = Evaluator(run.model, run.tokenizer, run.config, devices, encoded)
+    evaluator = Evaluator(run.answer, run.config, devices, encoded)
     whole = evaluator.figures(*evaluator.losses(devices.replicate(run.params)))
     assert last["loss"] == pytest.approx(whole["loss"], rel=1e-4)
     tokens = sum(part["tokens"] for part in last["parts"].values())
@@ -208,7 +208,7 @@ def test_labels_of_a_run_that_has_no_list_are_those_of_its_training_data(runs, t
     (tmp_path / "run" / "labels.json").unlink()
     assert load(str(tmp_path / "run")).labels == LABELS
     with pytest.raises(UserError, match="1,001 different targets"):
-        label_sets.labels_of(Listed([Example("a", str(i)) for i in range(1001)]))
+        ranking.labels_of(Listed([Example("a", str(i)) for i in range(1001)]))
 
 
 def test_classification_has_its_figures(runs):

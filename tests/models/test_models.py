@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.answers import loss_of, text_source
 from support.models import (
     HIDDEN,
     LENGTHS,
@@ -25,15 +26,14 @@ from support.models import (
     unroll,
 )
 
-from lm.answers.losses import teacher_forced
-from lm.batch import BOS, Batch
+from lm.batch import BOS, PAD
 from lm.config import ModelConfig
 from lm.data.batches.buckets import pad_pairs
 from lm.data.batches.layout import pad_rows
 from lm.layers.attention import Attention, SelfAttention
 from lm.layers.dropout import dropout
 from lm.models.decoder import zero_states
-from lm.models.encoder_decoder import PAD, EncoderDecoder
+from lm.models.encoder_decoder import EncoderDecoder
 
 
 def logits(model, params, batch, keys_b=None):
@@ -43,7 +43,7 @@ def logits(model, params, batch, keys_b=None):
 @compiled
 def loss_and_gradient(model, params, batch):
     carry = () if model.has_encoder else zero_states(model.config, batch.inputs_bt.shape[0])
-    scalar = lambda params: teacher_forced(model, params, carry, batch, None, 0.1)
+    scalar = lambda params: loss_of(model, params, carry, batch, None, 0.1)
     (loss, (count, _)), gradient = jax.value_and_grad(scalar, has_aux=True)(params)
     return loss, count, gradient
 
@@ -73,16 +73,18 @@ def some(request):
 
 def test_at_the_start_a_source_is_heard_through_two_layers():
     wide = ModelConfig(embed_dim=64, hidden_dim=64, layers=2, attention="dot", tied=True)
-    model = EncoderDecoder(wide, 50, True)
+    model = EncoderDecoder(wide, 50, "text")
     source_bs = jax.random.randint(jax.random.key(1), (8, 12), 3, 50)
-    params = compiled(lambda model, ids: model.init(jax.random.key(0), ids, ids))(model, source_bs)["params"]
+    params = compiled(lambda model, ids: model.init(jax.random.key(0), ids, text_source(ids)))(model, source_bs)[
+        "params"
+    ]
     vectors_bsd = model.apply({"params": params}, source_bs, method=lambda model, ids: model.embedding(ids))
     assert 0.9 < vectors_bsd.std() < 1.1
     assert 0.9 < (vectors_bsd @ params["encoder"]["layer_0_forward"]["kernel"]).std() < 1.1
     memory, _ = encode(model, params, source_bs)
     assert memory.values_bsd.std(axis=0).mean() > 0.1  # between sources
     # Nothing is likely yet.
-    logits_btv = forced(model, params, batch_of()._replace(source_bs=source_bs[:3]))[2]
+    logits_btv = forced(model, params, batch_of()._replace(source=text_source(source_bs[:3])))[2]
     assert jax.nn.softmax(logits_btv).max() < 0.3
 
 
@@ -91,20 +93,31 @@ def test_at_the_start_a_source_is_heard_through_two_layers():
 
 @compiled
 def step(model, params, ids_b, state, memory):
-    return model.apply({"params": params}, ids_b, state, memory, method="step")
+    """(features, logits, state)"""
+    features, state = model.apply({"params": params}, ids_b, state, memory, method="step")
+    return features, model.apply({"params": params}, features, memory, method="logits"), state
+
+
+@compiled
+def features_of(model, params, batch, state, memory):
+    return model.apply({"params": params}, batch.inputs_bt, state, memory, method="unroll")[0]
 
 
 def test_unroll_equals_a_loop_over_step(each):
+    """In logits, in the final state, and in all that a step says besides: attention, and the gate of a copy."""
     model, params = each
     batch = batch_of(has_encoder=model.has_encoder)
     memory, state = None, zero_states(model.config, 3)
     if model.has_encoder:
-        memory, state = encode(model, params, batch.source_bs)
+        memory, state = encode(model, params, batch.source.values)
     _, final, expected = forced(model, params, batch)
+    features = features_of(model, params, batch, state, memory)
     for t in range(batch.inputs_bt.shape[1]):
-        found, after = step(model, params, batch.inputs_bt[:, t], state, memory)
+        given, found, after = step(model, params, batch.inputs_bt[:, t], state, memory)
         real = batch.inputs_bt[:, t] != PAD
         np.testing.assert_allclose(found[real], expected[real, t], atol=1e-5)
+        now = lambda x, real=real, t=t: x[real, t]
+        close(jax.tree.map(lambda x, real=real: x[real], given), jax.tree.map(now, features))
         # A row that has ended waits, as `unroll` lets it.
         wait = lambda new, old, real=real: np.where(real.reshape(-1, *[1] * (new.ndim - 1)), new, old)
         state = jax.tree.map(wait, after, state)
@@ -114,7 +127,7 @@ def test_unroll_equals_a_loop_over_step(each):
 def test_a_call_is_teacher_forcing_from_the_initial_state(some):
     model, params = some
     batch = batch_of(has_encoder=model.has_encoder)
-    call = compiled(lambda model, params, batch: model.apply({"params": params}, batch.inputs_bt, batch.source_bs))
+    call = compiled(lambda model, params, batch: model.apply({"params": params}, batch.inputs_bt, batch.source))
     np.testing.assert_allclose(call(model, params, batch), logits(model, params, batch), atol=1e-5)
 
 
@@ -155,7 +168,7 @@ def test_a_row_among_empty_ones_is_the_row_in_a_batch(each):
     batch = batch_of(has_encoder=model.has_encoder)
     together = forced(model, params, batch)
     for row in range(3):
-        one = Batch(*(None if a is None else a[row : row + 1] for a in batch))
+        one = jax.tree.map(lambda a, row=row: a[row : row + 1], batch)
         alone = forced(model, params, pad_rows(one, 3))
         first, same = (jax.tree.map(lambda x, i=i: x[i], tree) for tree, i in ((alone, 0), (together, row)))
         close(first, same)
@@ -169,9 +182,9 @@ def test_every_source_token_changes_every_logit_of_its_row_and_of_no_other(shape
     plain = logits(model, params, batch)
     row, (sources, targets) = 0, LENGTHS[0]
     for s in range(sources):
-        source = batch.source_bs.copy()
+        source = batch.source.values.copy()
         source[row, s] = 3 + (source[row, s] - 3 + 1) % (VOCAB - 3)
-        moved = np.abs(logits(model, params, batch._replace(source_bs=source)) - plain).max(axis=-1)
+        moved = np.abs(logits(model, params, batch._replace(source=text_source(source))) - plain).max(axis=-1)
         assert (moved[row, : targets + 1] > 1e-7).all() and (np.delete(moved, row, axis=0) == 0).all()
 
 
@@ -227,7 +240,7 @@ def test_a_decoder_that_reads_the_source_is_a_language_model_that_goes_on(shape)
     batch = batch_of()
     found = logits(model, params, batch)
     for row, (source, target) in enumerate(LENGTHS):
-        text = np.concatenate([[BOS], batch.source_bs[row, :source], batch.targets_bt[row, :target]])[None]
+        text = np.concatenate([[BOS], batch.source.values[row, :source], batch.targets_bt[row, :target]])[None]
         *_, expected = unroll(alone, own, text, zero_states(alone.config, 1))
         np.testing.assert_allclose(found[row, : target + 1], expected[0, source:], atol=1e-5)
 
@@ -253,11 +266,11 @@ def test_the_summary_is_as_long_for_any_source_and_tells_sources_apart(encoder):
 
 def test_a_backward_direction_sees_what_follows():
     batch = batch_of()
-    last = batch.source_bs.copy()
+    last = batch.source.values.copy()
     last[0, 4] = 3 + (last[0, 4] - 2) % (VOCAB - 3)
     for encoder, sees in (("unidirectional", False), ("bidirectional", True)):
         model, params = built(config("dot", encoder, 1), True)
-        (memory, _), (other, _) = (encode(model, params, source) for source in (batch.source_bs, last))
+        (memory, _), (other, _) = (encode(model, params, source) for source in (batch.source.values, last))
         moved = np.abs(other.values_bsd - memory.values_bsd).max(axis=-1)
         assert (moved[0, :4] > 1e-6).all() == sees and (moved[0, 4:] > 1e-6).all()
 
@@ -271,7 +284,8 @@ def test_attention_gives_padding_no_weight(kind):
     mask = jnp.arange(6) < jnp.array([6, 3, 1])[:, None]
 
     def contexts(module, values, mask):
-        return module(queries, module.keys(values), values, mask[:, None])
+        weights_bts = module.weights(queries.swapaxes(0, 1), module.keys(values), mask[:, None])
+        return module.contexts(weights_bts, values).swapaxes(0, 1)
 
     params = attention.init(jax.random.key(0), values, mask, method=contexts)
     run = lambda values, mask=mask: attention.apply(params, values, mask, method=contexts)
@@ -293,7 +307,7 @@ def test_attention_gives_padding_no_weight(kind):
 def test_the_decoder_attends(kind):
     """Equal summaries and other values give other features: the features see more than the fixed-length vector."""
     model, params = built(config(kind, "bidirectional", 2), True)
-    memory, state = encode(model, params, batch_of().source_bs)
+    memory, state = encode(model, params, batch_of().source.values)
     turned = memory._replace(values_bsd=memory.values_bsd[..., ::-1])
     found, other = (unroll(model, params, batch_of().inputs_bt, state, each)[0] for each in (memory, turned))
     assert (np.abs(other - found).max(axis=-1)[:, 0] > 1e-3).all()
@@ -402,7 +416,7 @@ def test_a_mask_depends_on_the_key_of_the_row_and_not_on_its_place(has_encoder):
     batch = batch_of(has_encoder=has_encoder)
     keys_b = jax.random.split(jax.random.key(1), 3)
     order = np.array([2, 0, 1])
-    permuted = Batch(*(None if a is None else a[order] for a in batch))
+    permuted = jax.tree.map(lambda a: a[order], batch)
     found, state, _ = forced(model, params, batch, keys_b)
     again, *_ = forced(model, params, batch, keys_b)
     np.testing.assert_array_equal(again, found)
@@ -431,7 +445,7 @@ def test_without_keys_there_is_no_dropout(has_encoder):
 def test_dropout_is_in_the_encoder_too():
     model, params = built(config("additive", "bidirectional", 2, dropout=0.4), True)
     keys_b = jax.random.split(jax.random.key(1), 3)
-    summary = lambda keys_b: encode(model, params, batch_of().source_bs, keys_b)[0].summary_nz
+    summary = lambda keys_b: encode(model, params, batch_of().source.values, keys_b)[0].summary_nz
     moved = np.abs(summary(keys_b) - summary(None))
     bottom, top = np.split(moved, 2, axis=-1)
     assert (bottom.max(axis=-1) > 1e-3).all() and (top.max(axis=-1) > 1e-3).all()
@@ -444,7 +458,7 @@ def test_dropout_is_in_the_encoder_too():
 def test_bfloat16_is_the_type_of_products_only(shape):
     batch = batch_of()
     model, params = built(config(*shape, dtype="bfloat16"), True)
-    memory, state = encode(model, params, batch.source_bs)
+    memory, state = encode(model, params, batch.source.values)
     stepped = jax.eval_shape(functools.partial(step.__wrapped__, model), params, batch.inputs_bt[:, 0], state, memory)
     learnt = jax.eval_shape(functools.partial(loss_and_gradient.__wrapped__, model), params, batch)
     found = forced(model, params, batch)

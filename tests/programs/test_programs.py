@@ -16,8 +16,8 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 
 import lm
 from benchmarks import kill
-from lm.answers import generation
 from lm.config import to_json
+from lm.data.front_ends import TEXT
 from lm.runs import workdir
 from lm.search import risk
 
@@ -331,12 +331,15 @@ def test_coverage_prefers_what_attended_to_all_of_its_source(trained, pairs):
             for c in (0.0, weight)
         )
         variables = {"params": run.params}
-        memory = run.model.apply(variables, np.array([[*run.tokenizer.encode(source), 2]]), method="encode")
+        memory = run.model.apply(
+            variables, TEXT.pad([run.tokenizer.encode(source)], np.zeros(1, int), (1, 40)), method="encode"
+        )
 
         @jax.jit
         def step(last, state, memory=memory, variables=variables):
-            logits, state = run.model.apply(variables, last, state, memory, method="step")
-            return jax.nn.log_softmax(logits)[0], state, generation._attention(run.model, run.params, state, memory)[0]
+            features, state = run.model.apply(variables, last, state, memory, method="step")
+            logits = run.model.apply(variables, features, memory, method="logits")
+            return jax.nn.log_softmax(logits)[0], state, features.attention_bts[0]
 
         def score(one, step=step, memory=memory, variables=variables):
             state, paid, nats = run.model.apply(variables, memory, method="initial_state"), 0.0, 0.0

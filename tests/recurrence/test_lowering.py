@@ -30,7 +30,7 @@ def step_and_arguments(cell: str, attention: str = "dot", width: int = 8, **how)
         optimizer=OptimizerConfig(),
         training=TrainingConfig(),
     )
-    model = EncoderDecoder(config.model, VOCAB, has_encoder=True)
+    model = EncoderDecoder(config.model, VOCAB, "text")
     params = jax.eval_shape(lambda: parameters.initial_params(model, 0))
     optimizer = optimizers.optimizer(config.optimizer, optax.constant_schedule(1e-3), params)
     state = jax.eval_shape(lambda: initial_state(model, optimizer, config, parameters.initial_params(model, 0)))

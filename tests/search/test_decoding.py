@@ -695,10 +695,11 @@ def covered(weight):
         return jnp.broadcast_to(MASK_S, (n, SOURCE))
 
     def step_fn(ids_n, state):
-        return coverage(recurrence, attention, mask(len(ids_n)), weight)[0](ids_n, state)
+        logits_nv, inner = recurrence(ids_n, state[0])
+        return logits_nv, (inner, state[1] + attention(inner))
 
     def bonus_fn(state):
-        return coverage(recurrence, attention, mask(len(state[1])), weight)[1](state)
+        return coverage(lambda state: state[1], mask(len(state[1])), weight)(state)
 
     return step_fn, bonus_fn
 

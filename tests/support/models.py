@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from support.answers import text_source
 
 from lm.batch import BOS, EOS, Batch
 from lm.config import ModelConfig
@@ -69,9 +70,11 @@ def config(
 @functools.cache
 def built(config: ModelConfig, has_encoder: bool):
     """(model, parameters): random and none of them 0, so that nothing is left out unseen."""
-    model = EncoderDecoder(config, VOCAB, has_encoder)
+    model = EncoderDecoder(config, VOCAB, "text" if has_encoder else "")
     ids = jnp.ones((1, 1), jnp.int32)
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), ids, ids if has_encoder else None))["params"]
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), ids, text_source(ids) if has_encoder else None))[
+        "params"
+    ]
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape) * 0.6, x.dtype), shapes)
     params["embedding"]["embedding"] /= factor(config.embed_dim)
@@ -85,7 +88,7 @@ compiled = functools.partial(jax.jit, static_argnums=0, compiler_options={"xla_b
 @compiled
 def encode(model, params, source_bs, keys_b=None, source_ends_bk=None):
     """(memory, initial state)"""
-    memory = model.apply({"params": params}, source_bs, keys_b, source_ends_bk, method="encode")
+    memory = model.apply({"params": params}, text_source(source_bs), keys_b, source_ends_bk, method="encode")
     return memory, model.apply({"params": params}, memory, method="initial_state")
 
 
@@ -100,7 +103,7 @@ def forced(model, params, batch, keys_b=None):
     """(features, final state, logits) under teacher forcing from the initial state."""
     memory, state = None, zero_states(model.config, batch.inputs_bt.shape[0])
     if model.has_encoder:
-        memory, state = encode(model, params, batch.source_bs, keys_b, batch.source_ends_bk)
+        memory, state = encode(model, params, batch.source.values, keys_b, batch.source_ends_bk)
     return unroll(model, params, batch.inputs_bt, state, memory, batch.resets_bt, keys_b)
 
 
@@ -108,7 +111,7 @@ def batch_of(shape=(6, 7), rows=3, has_encoder=True) -> Batch:
     rng = np.random.default_rng(1)
     pairs = [(rng.integers(3, VOCAB, s), rng.integers(3, VOCAB, t)) for s, t in LENGTHS]
     batch = pad_pairs(pairs, shape, rows)
-    return batch if has_encoder else batch._replace(source_bs=None)
+    return batch if has_encoder else batch._replace(source=None)
 
 
 def pairs_of(seed):

@@ -6,11 +6,11 @@ import jax
 import numpy as np
 import optax
 
-from lm import models
-from lm.answers import generation
+from lm import answers
+from lm.answers import ANSWERS
 from lm.batch import Batch
 from lm.config import Config
-from lm.config.tasks import TASKS
+from lm.config.tasks import answer_of
 from lm.data import encoding, feed
 from lm.data.splits import load_splits
 from lm.devices.mesh import Devices, Fsdp
@@ -36,9 +36,9 @@ class Setup:
             name: encoding.encode(split, self.tokenizer, config.data, config.seed) for name, split in splits.items()
         }
         self.data = feed.training_data(self.encoded["train"], config.data, config.seed)
-        task, targets = TASKS[config.data.task], (example.target for example in splits["train"].examples)
-        labels = generation.label_ids(self.tokenizer, sorted(set(targets)) if task.ranks else [])
-        self.model = models.build(config, self.tokenizer.vocab_size, labels)
+        labels = ANSWERS[answer_of(config)].labels_of(splits["train"].examples)
+        self.answer = answers.build(config, self.tokenizer, labels)
+        self.model = self.answer.model
         self.params = initial_params(self.model, config.seed)
 
     def optimizer(self) -> optax.GradientTransformation:
@@ -49,8 +49,8 @@ class Setup:
     def updates(self, devices: Devices, given: list[Batch]) -> tuple[list[Metrics], TrainState]:
         """The metrics of an update by each batch, and the state after them."""
         optimizer = self.optimizer()
-        step_fn = devices.compile(make_train_step(self.model, optimizer, self.config, devices), TrainState)
-        state = initial_state(self.model, optimizer, self.config, self.params)
+        step_fn = devices.compile(make_train_step(self.answer, optimizer, self.config, devices), TrainState)
+        state = initial_state(self.answer, optimizer, self.config, self.params)
         state, found = devices.place(jax.device_get(state)), []
         for batch in given:
             state, metrics = step_fn(state, devices.put(batch))

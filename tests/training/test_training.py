@@ -304,7 +304,7 @@ def test_a_second_process_is_refused_and_readers_leave_what_is_being_written(sho
 def figures(run, encoded: encoding.Encoded, changes: dict[str, object], count: int) -> dict[str, object]:
     config = changed(run.config, changes)
     devices = Devices(jax.devices()[:count])
-    evaluator = Evaluator(run.model, run.tokenizer, config, devices, encoded)
+    evaluator = Evaluator(run.answer, config, devices, encoded)
     return evaluator.evaluate(devices.replicate(run.params), limit=5)
 
 

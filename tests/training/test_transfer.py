@@ -14,14 +14,13 @@ from support.configs import changed, tiny_config
 from support.training import FROZEN, Setup, devices_of, parameters
 
 from benchmarks import kill
-from lm.answers import generation
+from lm import answers
 from lm.data.read.examples import Example
 from lm.data.text.tokenizers.saved import load_tokenizer
 from lm.devices.mesh import Devices
 from lm.errors import UserError
 from lm.evaluate import evaluate
 from lm.layers.recurrent import RecurrentLayer
-from lm.models.encoder_decoder import EncoderDecoder
 from lm.models.parameters import initial_params
 from lm.recurrence import CELLS
 from lm.runs import log, transfer, vectors
@@ -194,12 +193,10 @@ def test_adapters_start_as_the_origin_and_alone_learn(trained, sources, tmp_path
     origin = load(str(trained["buckets"]), "latest")
     changes = {"training.init_from": f"{trained['buckets']}:latest", "model.lora_rank": 2, "model.lora_alpha": 4.0}
     config = tiny_config("buckets", sources["seq2seq"], SHORT | changes)
-    model = EncoderDecoder(config.model, origin.tokenizer.vocab_size, True)
-    begun, report = transfer.initialise(initial_params(model, 0), transfer.origin(config))
-    nats = lambda model, params: [
-        s.log_probability for s in generation.score(model, params, origin.tokenizer, EXAMPLES)
-    ]
-    np.testing.assert_allclose(nats(model, begun), nats(origin.model, origin.params), rtol=1e-6)
+    answer = answers.build(config, origin.tokenizer)
+    begun, report = transfer.initialise(initial_params(answer.model, 0), transfer.origin(config))
+    nats = lambda answer, params: [score.log_probability for score in answer.nats(params, EXAMPLES)]
+    np.testing.assert_allclose(nats(answer, begun), nats(origin.answer, origin.params), rtol=1e-6)
     assert report["new"] and all("_lora_" in name for name in report["new"]) and not report["skipped"]
 
     loop.train(config, epath.Path(tmp_path / "tuned"))
