@@ -6,6 +6,7 @@ training steps of `benchmarks.train` with it and without it, with one device and
 
 import functools
 import json
+import math
 import os
 
 from absl import flags
@@ -26,13 +27,13 @@ def lm(case: dict, batch_major: bool = True, by_cores: bool = False):
 
     from lm.recurrence import CELLS
 
-    cell = CELLS[case["cell"]]
-    cell.batch_major = batch_major
-    return train.lm(case, case["cell"], devices=len(jax.local_devices()) if by_cores else 1)
+    CELLS[case["cell"]].batch_major = batch_major  # this process has no other contestant
+    devices = math.gcd(len(jax.local_devices()), case["batch"]) if by_cores else 1
+    return train.lm(case, case["cell"], devices)
 
 
 CONTESTANTS = {
-    "lm both orders": functools.partial(lm),
+    "lm both orders": lm,
     "lm feature-major": functools.partial(lm, batch_major=False),
     "lm both, by cores": functools.partial(lm, by_cores=True),
     "lm feature, by cores": functools.partial(lm, batch_major=False, by_cores=True),

@@ -380,7 +380,7 @@ def test_what_a_head_of_mlstm_reads_has_mean_0_and_variance_1():
 
 @both_ways
 @pytest.mark.parametrize("time", [1, 4, 7])
-def test_chunked_scans_equal_sequential_ones(time, reverse):
+def test_chunked_states_equal_sequential_ones(time, reverse):
     a, b, first = random(1, time, BATCH, HIDDEN), random(2, time, BATCH, HIDDEN), random(3, BATCH, HIDDEN)
     found, expected = (which(a, b, first, reverse) for which in (linear.chunked, linear.sequential))
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)

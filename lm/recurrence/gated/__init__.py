@@ -10,7 +10,8 @@
     pallas_kernel  a driver: a layer as one kernel, on a GPU or a TPU
     on_chip        a loop over time as one Pallas kernel
 
-Facts about XLA (0.10 of JAX) that the code rests on, each measured on a CPU by `python -m benchmarks.recurrence`:
+Facts about XLA (as of JAX 0.10) that the code rests on and refers to by number. Where one is of speed, `python -m
+benchmarks.recurrence` measures it, and `python -m benchmarks.orders` the first:
 
 XLA-1   Small layers are batch-major on a CPU. XLA copies their recurrent kernel into another order at every step, but divides
         products of few rows among cores better than those of few columns. Kernels above `drivers.SMALL` lose more by the copy.

@@ -24,7 +24,7 @@ class GatedCell(Cell):
 
     recurrent = True
     separate: int = 0  # so many of the last blocks reach `pointwise` unsummed: first all `x W + b`, then all `y R`
-    batch_major = False  # whether small layers are faster on a CPU in `BatchMajor`: `python -m benchmarks.recurrence`
+    batch_major = False  # whether small layers are faster on a CPU in `BatchMajor`: `python -m benchmarks.orders`
 
     @staticmethod
     def pointwise(gates: tuple[jax.Array, ...], state: State, own: dict[str, jax.Array]) -> State:
