@@ -145,8 +145,8 @@ def _model_rules(config: Config) -> Rules:
         "choose a divisor of model.hidden_dim",
     )
     yield (
-        model.scan != "pallas" or (issubclass(CELLS[model.cell], GatedCell) and model.backward != "recompute"),
-        "model.scan",
+        model.driver != "pallas" or (issubclass(CELLS[model.cell], GatedCell) and model.backward != "recompute"),
+        "model.driver",
         "there are kernels for gated cells, and for a gradient from what was kept",
         "use auto, another model.cell or model.backward=keep",
     )

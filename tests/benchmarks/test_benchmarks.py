@@ -2,22 +2,31 @@
 
 import pytest
 
-from benchmarks import head, recurrence, sample, train, translate
+from benchmarks import head, orders, recurrence, sample, train, translate
+from lm.recurrence import CELLS
 
 # Of one-layer contestants that differ in nothing but the cell, one of each engine.
 LAYERS = {
     name: make for name, make in recurrence.contestants().items() if name[3:] in ("lstm", "mlstm", "autodiff lstm")
 }
-CASE = {"width": 8, "batch": 2, "time": 3, "vocab": 12}
+CASE = {"width": 8, "batch": 2, "time": 3, "vocab": 12, "cell": "lstm"}
 
 
 @pytest.mark.parametrize(
     "table",
-    [train.WHOLE | train.PARTS, LAYERS, head.CONTESTANTS, sample.CONTESTANTS, translate.CONTESTANTS],
-    ids=["train", "recurrence", "head", "sample", "translate"],
+    [
+        train.WHOLE | train.PARTS,
+        LAYERS,
+        orders.CONTESTANTS,
+        head.CONTESTANTS,
+        sample.CONTESTANTS,
+        translate.CONTESTANTS,
+    ],
+    ids=["train", "recurrence", "orders", "head", "sample", "translate"],
 )
 def test_every_contestant_of_ours_runs(table, monkeypatch):
     monkeypatch.setattr(recurrence, "HEADS", {})
+    monkeypatch.setattr(CELLS["lstm"], "batch_major", True)  # which contestants of `orders` set
     monkeypatch.setattr(head, "SAMPLED", 4)
     for module, name in ((head, "POSITIONS"), (head, "WIDTH"), (sample, "TOKENS")):
         monkeypatch.setattr(module, name, 4)

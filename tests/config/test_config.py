@@ -35,6 +35,7 @@ from lm.config import (
     TokenizerConfig,
     TrainingConfig,
     schema,
+    serialization,
     validated,
 )
 from lm.config.tasks import ANSWER_KINDS, TASKS
@@ -104,7 +105,7 @@ OTHER = {
     "model.lora_rank": 4,
     "model.lora_alpha": 8.0,
     "model.backward": "segments",
-    "model.scan": "xla",
+    "model.driver": "xla",
     "optimizer.name": "sgd",
     "optimizer.learning_rate": 0.1 + 0.2,
     "optimizer.schedule": "inverse_sqrt",
@@ -281,7 +282,16 @@ def test_json_that_is_no_configuration_is_refused_by_name(edit, says):
 def test_a_field_that_came_later_has_its_default_in_the_json_of_an_earlier_run():
     config = validated(base())
     tree = json.loads(configuration.to_json(config))
-    del tree["model"]["scan"], tree["training"]["sampled_softmax"]
+    del tree["model"]["driver"], tree["training"]["sampled_softmax"]
+    assert configuration.from_json(json.dumps(tree), "W/config.json") == config
+
+
+@pytest.mark.parametrize("old, new", serialization.RENAMED.items())
+def test_a_field_that_was_renamed_is_read_from_the_json_of_an_earlier_run(old, new):
+    config = validated(changed(base(), {new: OTHER[new]}))
+    tree = json.loads(configuration.to_json(config))
+    (section, old_name), new_name = old.split("."), new.split(".")[1]
+    tree[section][old_name] = tree[section].pop(new_name)
     assert configuration.from_json(json.dumps(tree), "W/config.json") == config
 
 
@@ -364,8 +374,8 @@ INVALID = [
     ("model.tied", True, {"data.task": "extract"}),
     ("data.layout", "packed", {"data.task": "extract"}),
     ("training.accumulate", 3, {"data.batch_size": 64}),
-    ("model.scan", "pallas", {"model.cell": "mingru"}),
-    ("model.scan", "pallas", {"model.backward": "recompute"}),
+    ("model.driver", "pallas", {"model.cell": "mingru"}),
+    ("model.driver", "pallas", {"model.backward": "recompute"}),
     ("training.sampled_softmax", -1, {}),
     ("training.sampled_softmax", 15, {"data.task": "lm"}),
     ("training.sampled_softmax", 64, {"data.task": "classify"}),

@@ -13,7 +13,7 @@ from lm.devices.mesh import AXIS, Devices
 from lm.models import parameters
 from lm.models.encoder_decoder import EncoderDecoder
 from lm.recurrence import Execution
-from lm.recurrence.gated.engine import has_kernel
+from lm.recurrence.gated.drivers import has_kernel
 from lm.training import optimizers
 from lm.training.step import initial_state, make_train_step
 
@@ -64,12 +64,12 @@ KERNELS = {"tpu": "tpu_custom_call", "cuda": "__gpu$xla.gpu.triton"}
 
 @pytest.mark.parametrize("cell, heads", [("gru", 2), ("layernorm", 1)])  # a block apart, and means over units
 def test_on_an_accelerator_a_gated_layer_is_a_kernel_forward_and_backward(cell, heads):
-    step, arguments = step_and_arguments(cell, width=64 * heads, heads=heads, scan="pallas")
+    step, arguments = step_and_arguments(cell, width=64 * heads, heads=heads, driver="pallas")
     checks = [jax.export.DisabledSafetyCheck.custom_call(name) for name in KERNELS.values()]
     for platform in ("tpu", "cuda", "cpu"):
         exported = jax.export.export(jax.jit(step), platforms=[platform], disabled_checks=checks)(*arguments)
         counts = {name: exported.mlir_module().count(f"@{kernel}") for name, kernel in KERNELS.items()}
         # Two directions of the encoder and the decoder, each both ways.
         assert counts == {name: 6 * (name == platform) for name in KERNELS}
-    run = Execution(heads, "bfloat16", scan="pallas")  # what the header says of it
+    run = Execution(heads, "bfloat16", driver="pallas")  # what the header says of it
     assert [has_kernel(run, 64, ROWS, name) for name in ("tpu", "gpu", "cpu")] == [True, True, False]

@@ -11,9 +11,10 @@ from jax.test_util import check_grads
 
 from lm.layers.recurrent import RecurrentLayer
 from lm.recurrence import BACKWARD, CELLS, Execution, GatedCell, State, Weights, linear, matrix
-from lm.recurrence.gated import engine, pallas_kernel
+from lm.recurrence.gated import drivers, engine, on_chip, pallas_kernel, reference
+from lm.recurrence.gated.order import BatchMajor, FeatureMajor
 
-TIME, BATCH, WIDTH, HIDDEN = 5, 3, 3, 4
+TIME, BATCH, WIDTH, HIDDEN = 5, 4, 3, 4
 
 
 class NewCell(GatedCell):
@@ -33,6 +34,7 @@ class NewCell(GatedCell):
 
 
 ALL_CELLS = {**CELLS, "new": NewCell}
+GATED = {name: cell for name, cell in ALL_CELLS.items() if issubclass(cell, GatedCell)}
 every_cell = pytest.mark.parametrize("name", ALL_CELLS)
 both_ways = pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reversed"])
 # Programs so small take longest to compile, so this is done without haste for their speed.
@@ -80,7 +82,7 @@ def case(cell, heads=1, starts=False, dtype=jnp.float32, time=TIME):
     weights = weights_of(cell, heads, dtype)
     zero = jax.tree.map(lambda x: np.asarray(x, dtype), cell.zero_state(BATCH, HIDDEN, heads))
     state = step_of(cell, Execution(heads))(weights, random(21, BATCH, WIDTH, dtype=dtype), zero)
-    mask_tb = jnp.asarray(np.arange(time)[:, None] < np.array([time, time - 2, 1]))
+    mask_tb = jnp.asarray(np.arange(time)[:, None] < np.array([time, time - 2, 1, time - 1]))
     reset_tb = np.zeros((time, BATCH), bool)
     reset_tb[[2, 3, 0, time - 1], [0, 1, 2, 1]] = True  # the last one is where the mask is False
     reset_tb = jnp.asarray(reset_tb)
@@ -164,40 +166,117 @@ def test_gradient_equals_autodiff_in_float64(name, heads, starts, reverse, float
     assert (np.abs(of_inputs_tbd[mask_tb]).sum(axis=-1) > 0).all()
 
 
-def test_a_gradient_in_rows_is_the_same_where_gates_are_computed_again(float64):
-    cell, run = CELLS["gru"], Execution(backward="recompute")
-    close(*gradients(cell, run, case(cell, 1, True, jnp.float64)), rtol=1e-9, atol=1e-12)
+# ---- every way to run a gated cell, against the reference -------------------------------------------------------
+
+
+def by_autodiff(unroll, *given):
+    """(outputs, final state), and a function of its gradient by weights, inputs, first state and starts."""
+    weights, inputs_tbd, state, mask_tb, reset_tb, starts = given
+    of = lambda weights, inputs_tbd, state, starts: unroll(weights, inputs_tbd, state, mask_tb, reset_tb, starts)
+    return jax.vjp(of, weights, inputs_tbd, state, starts)
+
+
+def all_of(way, *given):
+    """(outputs, final state, gradients), in one program."""
+
+    def run(*given):
+        found, gradient = way(*given)
+        directions = jax.tree.map(lambda x: random(3, *x.shape, dtype=jnp.float64), found)
+        return found, gradient(directions)
+
+    return compiled(run)(*given)
+
+
+def with_starts(cell, run, given):
+    """`given` with starts as states, as the reference has them."""
+    *rest, starts_tbz = given
+    return *rest, None if starts_tbz is None else cell.start(starts_tbz, run.heads)
+
+
+def reference_case(name, heads, reverse, starts):
+    """(cell, run, arguments, what the reference makes of them)."""
+    cell, run = GATED[name], Execution(heads, reverse=reverse)
+    given = with_starts(cell, run, case(cell, heads, starts, jnp.float64))
+
+    def way(weights, inputs_tbd, *rest):
+        found, saved = reference.forward(cell, run, weights, inputs_tbd, *rest)
+        return found, lambda d: reference.gradient(cell, run, weights, inputs_tbd, saved, *d)
+
+    (found, gradients) = all_of(way, *given)
+    return cell, run, given, (found, gradients if starts else (*gradients[:3], None))
+
+
+WAYS = {  # (driver, whether gates are kept, heads, reversed, with starts)
+    "feature-major": (drivers.loop(FeatureMajor, True), "keep", 1, False, False),
+    "feature-major in the loop": (drivers.loop(FeatureMajor, False), "keep", 2, True, True),
+    "feature-major recomputed": (drivers.loop(FeatureMajor, False), "recompute", 2, True, True),
+    "batch-major": (drivers.loop(BatchMajor, True), "keep", 1, False, False),
+    "batch-major in the loop": (drivers.loop(BatchMajor, False), "keep", 1, True, True),
+    "batch-major recomputed": (drivers.loop(BatchMajor, True), "recompute", 1, False, True),
+    "kernel of a TPU": (drivers.kernel("tpu"), "keep", 2, True, True),
+    "kernel of a GPU": (drivers.kernel("gpu"), "keep", 1, False, True),
+}
 
 
 @pytest.fixture
-def kernels(monkeypatch):
-    """Where what runs is chosen, a GPU is there, or else a TPU; their kernels are interpreted, and named here."""
-    counted, scan = [], pallas_kernel.scan
-    interpreted = lambda *given: counted.append(given[-1]) or scan(*given, interpret=True)
-    monkeypatch.setattr(pallas_kernel, "scan", interpreted)
-    best = lambda *given, default, cpu=None, tpu=None, cuda=None: (cuda or tpu or default)(*given)
-    monkeypatch.setattr(lax, "platform_dependent", best)
-    return counted
+def interpreted(monkeypatch):
+    """Kernels are run by Pallas' interpreter, and their platforms are named here; a tile is one that divides the batch."""
+    platforms, loop = [], on_chip.loop
+
+    def interpret(*given, **how):
+        platforms.append(how["platform"])
+        return loop(*given, **how, interpret=True)
+
+    monkeypatch.setattr(on_chip, "loop", interpret)
+    monkeypatch.setattr(pallas_kernel, "TILE", 2)
+    return platforms
 
 
-@pytest.mark.parametrize(
-    "name, starts",
-    [("lstm", False), *((name, True) for name, cell in ALL_CELLS.items() if issubclass(cell, GatedCell))],
-)
-def test_a_kernel_computes_what_autodiff_of_the_loop_does_in_float64(name, starts, float64, kernels):
-    cell, run = ALL_CELLS[name], Execution(reverse=starts, scan="pallas")
-    given = case(cell, 1, starts, jnp.float64)
-    found = compiled(functools.partial(cell.unroll, run))(*given)
-    close(found, compiled(functools.partial(loop, cell, run))(*given), rtol=1e-12, atol=1e-12)
-    ours, theirs = gradients(cell, run, given)
-    close(ours, theirs, rtol=1e-9, atol=1e-12)
-    assert kernels == 3 * ["tpu"]  # forward, and forward and backward again
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", GATED)
+def test_every_driver_computes_what_the_reference_does_in_float64(name, way, float64, interpreted, monkeypatch):
+    driver, backward, *shape = WAYS[way]
+    cell, run, given, expected = reference_case(name, *shape)
+    monkeypatch.setattr(drivers, "choices", lambda *_: {"default": driver})
+    unroll = functools.partial(engine.unroll, cell, run._replace(backward=backward))
+    found = all_of(functools.partial(by_autodiff, unroll), *given)
+    close(found, expected, rtol=1e-9, atol=1e-12)
+    assert len(interpreted) == 2 * way.startswith("kernel")  # forward and backward
+
+
+@pytest.mark.parametrize("heads, reverse, starts", [(1, False, False), (2, True, True)], ids=["forward", "reversed"])
+@pytest.mark.parametrize("name", GATED)
+def test_the_gradient_of_the_reference_is_autodiff_of_its_forward_pass_in_float64(
+    name, heads, reverse, starts, float64
+):
+    cell, run, given, expected = reference_case(name, heads, reverse, starts)
+    forward = lambda *given: reference.forward(cell, run, *given)[0]
+    close(all_of(functools.partial(by_autodiff, forward), *given), expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+@pytest.mark.parametrize("name", GATED)
+def test_a_single_step_is_one_step_of_the_reference_in_float64(name, heads, float64):
+    cell, run = GATED[name], Execution(heads)
+    weights, inputs_tbd, state, *_ = case(cell, heads, dtype=jnp.float64)
+    real, none = jnp.ones((1, BATCH), bool), jnp.zeros((1, BATCH), bool)
+
+    def of_reference(weights, inputs_tbd, state):
+        (_, final), saved = reference.forward(cell, run, weights, inputs_tbd, state, real, none, None)
+        nothing = jnp.zeros((1, BATCH, HIDDEN))
+        return final, lambda d: reference.gradient(cell, run, weights, inputs_tbd, saved, nothing, d)[:3]
+
+    step = lambda *given: jax.vjp(lambda weights, x, state: cell.step(run, weights, x[0], state), *given)
+    given = weights, inputs_tbd[:1], state
+    close(all_of(step, *given), all_of(of_reference, *given), rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("name, heads", [("gru", 2), ("peephole", 1)])  # a block apart; parameters that have no batch
-def test_a_kernel_on_a_gpu_is_a_program_for_each_head_and_tile(name, heads, float64, kernels):
-    cell, batch, hidden, time = ALL_CELLS[name], 2 * engine.TILE, 16 * heads, 3
-    layer = RecurrentLayer(cell, WIDTH, hidden, heads)  # by default
+def test_a_layer_on_a_gpu_is_by_default_a_kernel_for_each_head_and_tile(name, heads, float64, interpreted, monkeypatch):
+    on_a_gpu = lambda *given, default, cpu=None, cuda=None: (cuda or default)(*given)
+    monkeypatch.setattr(lax, "platform_dependent", on_a_gpu)
+    cell, batch, hidden, time = ALL_CELLS[name], 2 * pallas_kernel.TILE, 16 * heads, 3
+    layer = RecurrentLayer(cell, WIDTH, hidden, heads)
     inputs, state = random(1, time, batch, WIDTH), cell.zero_state(batch, hidden, heads)
     mask, reset = (jnp.asarray(np.random.default_rng(i).random((time, batch)) < 0.7) for i in (2, 3))
     variables = layer.init(jax.random.key(0), inputs, state, mask, reset, method="unroll")
@@ -207,8 +286,9 @@ def test_a_kernel_on_a_gpu_is_a_program_for_each_head_and_tile(name, heads, floa
 
     gradient = compiled(jax.value_and_grad(value, (0, 1)), static_argnums=2)
     found = gradient(variables, inputs, layer)
-    assert kernels == 3 * ["gpu"]
-    close(found, gradient(variables, inputs, layer.clone(scan="xla")), rtol=1e-9, atol=1e-12)
+    assert interpreted == 3 * ["gpu"]  # forward, and forward and backward again
+    close(found, gradient(variables, inputs, layer.clone(driver="xla")), rtol=1e-9, atol=1e-12)
+    assert interpreted == 3 * ["gpu"]
 
 
 @pytest.mark.parametrize("name", ["lstm", "layernorm"])  # the second one has a derivative of its own
@@ -300,7 +380,7 @@ def test_what_a_head_of_mlstm_reads_has_mean_0_and_variance_1():
 
 @both_ways
 @pytest.mark.parametrize("time", [1, 4, 7])
-def test_chunked_scans_equal_sequential_ones(time, reverse):
+def test_chunked_states_equal_sequential_ones(time, reverse):
     a, b, first = random(1, time, BATCH, HIDDEN), random(2, time, BATCH, HIDDEN), random(3, BATCH, HIDDEN)
     found, expected = (which(a, b, first, reverse) for which in (linear.chunked, linear.sequential))
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
