@@ -46,7 +46,7 @@ def batches(data: feed.TrainingData) -> tuple[float, float]:
             begun = time.process_time()
             batch = data.batches[index]
             spent += time.process_time() - begun
-            sources += 0 if batch.source_bs is None else np.count_nonzero(batch.source_bs != PAD)
+            sources += 0 if batch.source.values is None else np.count_nonzero(batch.source.values != PAD)
             targets += batch.weights_bt.sum()
             index += 1
         return (sources + targets) / spent, targets / spent

@@ -25,7 +25,7 @@ GPU_CASES = {
 HEADS = {"mlstm": 4}  # of the others 1
 
 
-def lm(case: dict, name: str = "lstm", plain: bool = False, heads: int = 0, scan: str = "auto"):
+def lm(case: dict, name: str = "lstm", plain: bool = False, heads: int = 0, driver: str = "auto"):
     import jax
     import jax.numpy as jnp
     from jax import lax
@@ -35,7 +35,7 @@ def lm(case: dict, name: str = "lstm", plain: bool = False, heads: int = 0, scan
 
     width, batch, time = case["width"], case["batch"], case["time"]
     cell, heads = CELLS[name], heads or HEADS.get(name, 1)
-    layer = RecurrentLayer(cell, width, width, heads, case.get("dtype", "float32"), scan=scan)
+    layer = RecurrentLayer(cell, width, width, heads, case.get("dtype", "float32"), driver=driver)
     inputs = jax.random.normal(jax.random.key(0), (time, batch, width))
     given = cell.zero_state(batch, width, heads), jnp.ones((time, batch), bool), jnp.zeros((time, batch), bool)
     variables = layer.init(jax.random.key(1), inputs[:1], given[0], given[1][:1], given[2][:1], method="unroll")
@@ -88,7 +88,7 @@ def on_a_gpu() -> dict:
 
     kinds = {
         "lm lstm": {},
-        "lm 12 heads, loop": {"heads": 12, "scan": "xla"},
+        "lm 12 heads, loop": {"heads": 12, "driver": "xla"},
         "lm 12 heads": {"heads": 12},
         "lm mingru": {"name": "mingru"},
         "lm rglru": {"name": "rglru"},

@@ -5,25 +5,20 @@ import contextlib
 import fcntl
 import functools
 import gc
-import json
 import os
 import pathlib
 import shutil
-import subprocess
-import sys
 import tempfile
 import types
 from collections.abc import Iterator
 
+from support.programs import ROOT, UNOPTIMIZED, run_programs
+
 # Before JAX starts.
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Tests compile more than they compute: this takes a fifth of the time.
-UNOPTIMIZED = (
-    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-)
 os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
 os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {UNOPTIMIZED}"
-CACHE = pathlib.Path(__file__).parent.parent / ".pytest_cache" / "compiled"
+CACHE = ROOT / ".pytest_cache" / "compiled"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
 if "PYTEST_XDIST_WORKER" not in os.environ:  # the workers share that of the process that started them
     # Not kept, or a test could pass with what older code made.
@@ -36,86 +31,12 @@ import jax  # noqa: E402
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+from support.configs import tiny_config  # noqa: E402
 
-import lm  # noqa: E402
 from benchmarks import kill  # noqa: E402
-from lm.config import (  # noqa: E402
-    Config,
-    DataConfig,
-    ModelConfig,
-    OptimizerConfig,
-    TokenizerConfig,
-    TrainingConfig,
-)
+from lm.config import Config  # noqa: E402
 from lm.devices.mesh import Devices, Fsdp  # noqa: E402
 from lm.training import loop  # noqa: E402
-
-ROOT = pathlib.Path(__file__).parent.parent
-
-
-def environment(devices: int = 1) -> dict[str, str]:
-    """Of a program's process; it has a number of simulated devices of its own."""
-    flags = f"--xla_force_host_platform_device_count={devices} {UNOPTIMIZED}"
-    return {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
-
-
-def run_alone(*arguments: str, **options) -> subprocess.CompletedProcess:
-    """Python with these arguments, in a process of its own, from the repository's root."""
-    command, caught = [sys.executable, *arguments], {"capture_output": True, "text": True, "timeout": 600}
-    return subprocess.run(command, cwd=ROOT, env=environment(), **caught, **options)
-
-
-@functools.cache
-def _forks() -> subprocess.Popen:
-    """The process that starts all others; see forked.py."""
-    streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    server = subprocess.Popen([sys.executable, "tests/forked.py"], cwd=ROOT, env=environment(), **streams)
-    atexit.register(server.kill)
-    return server
-
-
-def run_programs(*calls: tuple[list[str], str], devices: int = 1) -> list[subprocess.CompletedProcess]:
-    """Programs of the project as a user starts them, from the repository's root; each call is of arguments and the text of
-    standard input. As many run at once as there are cores."""
-    server = _forks()
-    print(json.dumps([calls, environment(devices)]), file=server.stdin, flush=True)
-    answers = json.loads(server.stdout.readline())
-    return [subprocess.CompletedProcess(call[0], *answer) for call, answer in zip(calls, answers, strict=True)]
-
-
-def run_program(*arguments: str, given: str = "", devices: int = 1) -> subprocess.CompletedProcess:
-    """As `run_programs`, one of them."""
-    (done,) = run_programs((list(arguments), given), devices=devices)
-    return done
-
-
-def tree_of(directory: pathlib.Path) -> dict[str, bytes]:
-    """All files of a directory, and what is in them."""
-    return {str(p.relative_to(directory)): p.read_bytes() for p in sorted(directory.rglob("*")) if p.is_file()}
-
-
-def tiny_config(layout: str, source: str, changes: dict[str, object] | None = None) -> Config:
-    """A model that trains in a second, all that is random turned on; `changes` are by dotted path."""
-    streams = layout == "streams"
-    config = Config(
-        data=DataConfig(
-            train=source,
-            test=source,
-            task="lm" if streams else "seq2seq",
-            batch_size=8,
-            window=16,
-            buckets=1,
-            evaluation_streams=3,
-            tokenizer=TokenizerConfig("characters") if streams else TokenizerConfig("unigram", 280),
-        ),
-        model=ModelConfig(
-            embed_dim=8, hidden_dim=16, layers=1, attention="dot", self_attention=20 * streams, dropout=0.1
-        ),
-        optimizer=OptimizerConfig(learning_rate=3e-2, schedule="linear", warmup=5),
-        training=TrainingConfig(steps=80, eval_every=24, checkpoint_every=18, log_every=10, eval_examples=0),
-    )
-    return lm.changed(config, changes or {})
-
 
 # Those that take longest, which begin first: else one worker is left with them when the others are done. The second needs
 # none of the runs that the first one trains for all.

@@ -37,6 +37,18 @@ def cross_entropy(
     return _loss(*head, *flat, copying, label_smoothing, z_loss, dtype), flat[2].sum()
 
 
+def position_nats(
+    features_btd: jax.Array,
+    head: tuple[jax.Array, jax.Array],
+    targets_bt: jax.Array,
+    dtype: str = "float32",
+    copying: tuple[jax.Array, jax.Array] | None = None,
+) -> jax.Array:
+    """Returns nats_bt, float32: the cross-entropy of each position, without smoothing; see `cross_entropy`."""
+    flat = features_btd.reshape(-1, features_btd.shape[-1]), targets_bt.reshape(-1), jax.tree.map(jnp.ravel, copying)
+    return _nats(*head, *flat, 0.0, 0.0, dtype).reshape(targets_bt.shape)
+
+
 class _Softmax(NamedTuple):
     """Of each position, all that the loss must know of its logits."""
 
@@ -183,14 +195,21 @@ class _Head(NamedTuple):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7, 8))
 def _loss(kernel_dv, bias_v, features_nd, targets_n, weights_n, copying, smoothing, z, dtype):
+    nats_n = _nats(kernel_dv, bias_v, features_nd, targets_n, copying, smoothing, z, dtype)
+    return jnp.sum(nats_n * weights_n)
+
+
+def _nats(kernel_dv, bias_v, features_nd, targets_n, copying, smoothing, z, dtype):
+    """Of each position, a chunk of positions at a time."""
     plan = _plan(kernel_dv, len(features_nd))
 
-    def body(total, chunk):
-        features, targets, weights, copying = chunk
+    def body(_, chunk):
+        features, targets, copying = chunk
         softmax = _Head.of(kernel_dv, bias_v, features, plan, dtype).softmax(targets)
-        return total + jnp.sum(_nll(softmax, copying, smoothing, z)[0] * weights), None
+        return None, _nll(softmax, copying, smoothing, z)[0]
 
-    return lax.scan(body, bias_v.dtype.type(0), in_chunks(plan.rows, features_nd, targets_n, weights_n, copying))[0]
+    nats_cn = lax.scan(body, None, in_chunks(plan.rows, features_nd, targets_n, copying))[1]
+    return nats_cn.reshape(-1)[: len(features_nd)]
 
 
 def _loss_forward(kernel_dv, bias_v, features_nd, targets_n, weights_n, copying, smoothing, z, dtype):
@@ -243,15 +262,3 @@ def _loss_backward(smoothing, z, dtype, saved, gradient):
 
 
 _loss.defvjp(_loss_forward, _loss_backward)
-
-
-def token_losses(features_btd, head, targets_bt, dtype: str = "float32", copying=None) -> jax.Array:
-    """nats_bt of each target, one batch of logits at a time; for scoring, where positions are looked at singly."""
-    kernel_dv, bias_v = head
-
-    def one(args):
-        features_td, targets_t, copying = args
-        logits_tv = dot(features_td, kernel_dv, dtype) + bias_v
-        return _nll(_softmax(logits_tv, targets_t), copying, 0.0, 0.0)[0]
-
-    return lax.map(one, (features_btd, targets_bt, copying))

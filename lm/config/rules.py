@@ -9,7 +9,7 @@ from lm.config import formats
 from lm.config.durations import parse_duration
 from lm.config.groups import check_pattern, parse_group
 from lm.config.schema import TOKENIZERS, Config, Duration, Names, copied, fields, get, split_names
-from lm.config.tasks import TASKS, layout_of
+from lm.config.tasks import ANSWER_KINDS, TASKS, answer_of, layout_of
 from lm.errors import UserError, nearest
 from lm.recurrence import CELLS, GatedCell
 
@@ -133,7 +133,7 @@ def _tokenizer_rules(config: Config) -> Rules:
 
 def _decodes(config: Config) -> bool:
     """Whether words are written, not a label or a span of the source chosen by a reader."""
-    return config.model.pool == "" and not TASKS[config.data.task].points
+    return ANSWER_KINDS[answer_of(config)].decodes
 
 
 def _model_rules(config: Config) -> Rules:
@@ -145,13 +145,13 @@ def _model_rules(config: Config) -> Rules:
         "choose a divisor of model.hidden_dim",
     )
     yield (
-        model.scan != "pallas" or (issubclass(CELLS[model.cell], GatedCell) and model.backward != "recompute"),
-        "model.scan",
+        model.driver != "pallas" or (issubclass(CELLS[model.cell], GatedCell) and model.backward != "recompute"),
+        "model.driver",
         "there are kernels for gated cells, and for a gradient from what was kept",
         "use auto, another model.cell or model.backward=keep",
     )
     yield (
-        not model.pool or task.ranks,
+        not model.pool or task.pooled_answer != "",
         "model.pool",
         f"the task {config.data.task} has no labels",
         "use data.task=classify, or ''",
@@ -163,7 +163,7 @@ def _model_rules(config: Config) -> Rules:
         "use data.layout=buckets",
     )
     yield (
-        not task.points or model.attention != "none",
+        not ANSWER_KINDS[answer_of(config)].needs_attention or model.attention != "none",
         "model.attention",
         f"the task {config.data.task} points by attention",
         "use dot or additive",
@@ -225,7 +225,7 @@ def _training_rules(config: Config) -> Rules:
             "leave it out, or config.training.sampled_softmax",
         )
     yield (
-        not training.sampled_softmax or (_decodes(config) and not TASKS[config.data.task].ranks),
+        not training.sampled_softmax or ANSWER_KINDS[answer_of(config)].over_vocabulary,
         "training.sampled_softmax",
         f"the task {config.data.task} has no softmax over the vocabulary",
         "leave it out",

@@ -12,7 +12,7 @@ from typing import Any
 from lm.config.tasks import TASKS
 from lm.devices.mesh import PARALLEL
 from lm.errors import UserError, nearest
-from lm.recurrence import BACKWARD, CELLS, SCANS
+from lm.recurrence import BACKWARD, CELLS, DRIVERS
 
 TOKENIZERS = ("bytes", "characters", "words", "unigram", "bpe")
 
@@ -241,12 +241,12 @@ class ModelConfig(_Section):
         "segments (the state of every sqrt(T)-th step)",
         choices=BACKWARD,
     )
-    scan: str = _field(
+    driver: str = _field(
         "auto",
         "what runs a gated cell over time, unless backward=recompute. auto: on a GPU one kernel that keeps the recurrent "
         "matrix on chip, where heads have 16, 32 or 64 units (bfloat16: or 128) and a device's rows at a time are a multiple "
         "of 16, else XLA's loop; pallas: a kernel on a TPU too, where none has been measured; xla: always XLA's loop",
-        choices=SCANS,
+        choices=DRIVERS,
         later=True,
     )
 

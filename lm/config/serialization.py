@@ -15,6 +15,8 @@ from lm.config.rules import validated
 from lm.config.schema import Config, fields, get
 from lm.errors import UserError, nearest
 
+RENAMED = {"model.scan": "model.driver"}  # fields of runs of earlier versions
+
 
 def from_file(spec: str) -> Config:
     """What `get_config()` of a Python file returns, not validated; `FILE:TEXT` calls `get_config(TEXT)`."""
@@ -54,7 +56,10 @@ def to_json(config: Config) -> str:
 
 
 def from_json(text: str, where: str) -> Config:
-    """The inverse of `to_json`, validated; `where` (a file) is named in errors. Fields that came later may lack."""
+    """The inverse of `to_json`, validated; `where` (a file) is named in errors.
+
+    JSON of an earlier version may lack fields that came later, and may have fields by their old names (`RENAMED`).
+    """
     try:
         tree = json.loads(text)
     except json.JSONDecodeError as error:
@@ -64,6 +69,7 @@ def from_json(text: str, where: str) -> Config:
         known = {field.name: field for field in dataclasses.fields(kind)}
         if not isinstance(tree, dict):
             raise UserError(f"{where}: {path or 'top level'}", "is not an object", "restore the file")
+        tree = {RENAMED.get(path + name, path + name).removeprefix(path): value for name, value in tree.items()}
         for name in tree:
             if name not in known:
                 raise UserError(f"{where}: {path}{name}", "is an unknown field", nearest(name, known))

@@ -11,9 +11,10 @@ import numpy as np
 
 from lm.batch import UNK
 from lm.config import DataConfig
-from lm.config.tasks import TASKS
+from lm.config.tasks import ANSWER_KINDS, TASKS
 from lm.data.batches import objectives
 from lm.data.batches.corpus import Copies, Corpus, Noised, PrefixPairs, Stored, Subset
+from lm.data.front_ends import FRONT_ENDS
 from lm.data.read import store
 from lm.data.read.sources import Split
 from lm.data.read.store import Finished, Records, Shard
@@ -70,12 +71,15 @@ def encode(split: Split, tokenizer: Tokenizer, config: DataConfig, seed: int = 0
     sampled = config.tokenizer.copies if training and config.tokenizer.sampling else 0
     versions = [_records(split, tokenizer, config, copy) for copy in (range(sampled) or [None])]
     dtype = _dtype(tokenizer)
-    corpus: Corpus = Copies([Stored(each, dtype) for each in versions]) if sampled else Stored(versions[0], dtype)
+    task = TASKS[config.task]
+    front_end = FRONT_ENDS[task.source or "text"]
+    stored = [Stored(each, dtype, front_end) for each in versions]
+    corpus: Corpus = Copies(stored) if sampled else stored[0]
     records, floor = versions[0], None
     if records.total("log_probs") == len(records):
         floor = 0.0 - records.total("log_prob") / len(records)
     target_bytes = int(records.total("target_bytes"))
-    if TASKS[config.task].has_source and not TASKS[config.task].pairs:
+    if task.has_source and not task.pairs:
         corpus = pretraining_pairs(config, tokenizer, corpus, seed)
         if not training:
             sentinels = range(tokenizer.own_size, tokenizer.own_size + tokenizer.sentinels)
@@ -83,7 +87,7 @@ def encode(split: Split, tokenizer: Tokenizer, config: DataConfig, seed: int = 0
             target_bytes = sum(len(tokenizer.decode(ids).encode()) for ids in targets)
         floor = None  # that of the texts is not that of what is made of them
     unpointed = 0
-    if TASKS[config.task].points:
+    if ANSWER_KINDS[task.answer].located:
         counts = np.min([corpus.lengths(variant)[:, 1] for variant in range(corpus.variants)], axis=0)
         pointed = np.flatnonzero(counts > 0)
         if not len(pointed):
@@ -104,9 +108,11 @@ def _records(split: Split, tokenizer: Tokenizer, config: DataConfig, copy: int |
     alpha, examples, dtype = config.tokenizer.sampling if copy is not None else 0, split.examples, _dtype(tokenizer)
     versions = [ENCODING, importlib.metadata.version("sentencepiece")]
     task = TASKS[config.task]
-    kind = f"spans of {config.span}" if task.points else "labels" if task.ranks else "texts"
+    answer, front_end = ANSWER_KINDS[task.answer], FRONT_ENDS[task.source or "text"]
+    kind = f"spans of {config.span}" if answer.located else answer.among
+    kind = kind if task.source in ("", "text") else f"{kind} of {task.source}"
     key = store.key_of("ids", kind, versions, examples.fingerprint, tokenizer.fingerprint, alpha, copy)
-    spans = Spans(tokenizer) if task.points else None
+    spans = Spans(tokenizer) if answer.located else None
 
     def ids(texts: list[str], seed: int) -> list[np.ndarray]:
         return tokenizer.sample_batch(texts, alpha, seed) if copy is not None else tokenizer.encode_batch(texts)
@@ -116,27 +122,32 @@ def _records(split: Split, tokenizer: Tokenizer, config: DataConfig, copy: int |
         seed = numbers.start * config.tokenizer.copies + copy if copy is not None else 0
         texts = [example.target for example in chosen]
         found = [example.source for example in chosen if example.source is not None]
-        sources_ = ids(found, seed + 2**31) if found else [np.zeros(0, np.int32)] * len(texts)
+        sources_ = [np.zeros(0, np.int32)] * len(texts)
+        if found:
+            sources_ = front_end.encode(found, tokenizer, lambda given: ids(given, seed + 2**31))
         if spans:
             spanned = map(spans.find, found, sources_, texts)
             targets = [each[: len(each) * (len(each) <= config.span)] for each in spanned]
-        else:  # a label is one of a list, so it is cut in one way
-            targets = tokenizer.encode_batch(texts) if task.ranks else ids(texts, seed)
+        else:  # a label is one of a list, so it has one segmentation
+            targets = tokenizer.encode_batch(texts) if answer.among == "labels" else ids(texts, seed)
         log_probs = [example.log_prob for example in chosen if example.log_prob is not None]
         goes_on = examples.table[numbers.start + 1 : numbers.stop + 1, 2]  # whether the next one continues it
         closed = 1 - np.append(goes_on, np.zeros(len(numbers) - len(goes_on), np.int32))
         note = {
-            "unknown": sum(int(np.sum(each == UNK)) for each in (*sources_, *targets)),
+            "unknown": sum(map(front_end.unknown, sources_)) + sum(int(np.sum(each == UNK)) for each in targets),
             "target_bytes": sum(
                 len(text.encode())
                 for text, target in zip(texts, targets, strict=True)
-                if len(target) or not task.points
+                if len(target) or not answer.located
             ),
             "log_probs": len(log_probs),
             "log_prob": math.fsum(log_probs),
         }
         table = np.array([[*map(len, sources_)], [*map(len, targets)], closed], np.int32).T
-        records = [np.concatenate(pair).astype(dtype).tobytes() for pair in zip(sources_, targets, strict=True)]
+        records = [
+            front_end.to_bytes(source, dtype) + target.astype(dtype).tobytes()
+            for source, target in zip(sources_, targets, strict=True)
+        ]
         return Shard(records, table, note)
 
     def make(finished: Sequence[Finished]) -> Iterator[Shard]:

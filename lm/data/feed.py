@@ -17,6 +17,7 @@ from lm.data.batches.layout import Layout
 from lm.data.batches.packed import Packed
 from lm.data.batches.streams import Streams
 from lm.data.encoding import Encoded
+from lm.data.front_ends import FRONT_ENDS
 from lm.errors import UserError
 
 
@@ -72,6 +73,7 @@ def _share(layout: Layout, rows: range, index: int) -> Batch:
 def training_data(encoded: Encoded, config: DataConfig, seed: int) -> TrainingData:
     """The layout of the configuration over a split."""
     corpus, layout, has_source = encoded.corpus, layout_of(config), TASKS[config.task].has_source
+    front_end = FRONT_ENDS.get(TASKS[config.task].source)
     if layout == "streams":
         return TrainingData(
             Streams(corpus, config.batch_size, config.window, config.reset_rate, seed), 0, config.workers
@@ -88,16 +90,23 @@ def training_data(encoded: Encoded, config: DataConfig, seed: int) -> TrainingDa
     else:
         corpus = Excerpts(corpus, config.window - 1)
     if layout == "buckets":
-        made = Buckets(corpus, config.batch_size, config.buckets, seed)
+        made = Buckets(corpus, config.batch_size, config.buckets, seed, front_end)
     else:
-        made = Packed(corpus, config.batch_size, max(config.window, config.max_length * has_source), has_source, seed)
+        width = max(config.window, config.max_length * has_source)
+        made = Packed(corpus, config.batch_size, width, front_end, seed)
     return TrainingData(made, left_out, config.workers)
+
+
+def numbered_evaluation_batches(encoded: Encoded, config: DataConfig) -> Iterator[tuple[np.ndarray, Batch]]:
+    """One pass over a split of a task with a source: (numbers of the examples, their batch)."""
+    front_end = FRONT_ENDS[TASKS[config.task].source]
+    return buckets.evaluation_buckets(encoded.corpus, config.batch_size, config.buckets, front_end)
 
 
 def evaluation_batches(encoded: Encoded, config: DataConfig) -> Iterator[Batch]:
     """One pass over a split, every token once, whatever the layout of training."""
     if TASKS[config.task].has_source:
-        for _, batch in buckets.evaluation_buckets(encoded.corpus, config.batch_size, config.buckets):
+        for _, batch in numbered_evaluation_batches(encoded, config):
             yield batch
     else:
         yield from streams.evaluation_streams(encoded.corpus, config.evaluation_streams, config.window)

@@ -10,48 +10,40 @@ import jax
 import numpy as np
 from jax import lax
 
-from lm.answers import generation
-from lm.answers.generation import Generation
-from lm.answers.losses import teacher_forced
+from lm.answers.contract import Answer, Generation
+from lm.answers.shapes import BATCH
 from lm.batch import Batch
 from lm.config import Config
 from lm.config.tasks import TASKS
 from lm.data import feed
-from lm.data.batches import buckets, layout
+from lm.data.batches import layout
 from lm.data.encoding import Encoded
 from lm.data.read.examples import Example
 from lm.data.text.tokenizers.surfaces import surfaces
-from lm.data.text.tokenizers.tokenizer import Tokenizer
 from lm.devices.mesh import AXIS, Devices
 from lm.evaluation import metrics, statistics
 from lm.evaluation.statistics import Metric
-from lm.models.decoder import zero_states
-from lm.models.encoder_decoder import EncoderDecoder
-from lm.models.readers import Reader
 from lm.search.options import Options
 
 
-@functools.cache  # the same model has the same program
-def make_eval_step(model: EncoderDecoder | Reader) -> Callable[[Any, Any, Batch], tuple[jax.Array, jax.Array, Any]]:
+@functools.cache  # the same answer has the same program
+def make_eval_step(answer: Answer) -> Callable[[Any, Any, Batch], tuple[jax.Array, jax.Array, Any]]:
     """(params, carry, batch) -> (sum of nats, real targets, carry), sums over all devices; no dropout, no smoothing."""
 
     def eval_step(params, carry, batch):
-        total, (count, carry) = teacher_forced(model, params, carry, batch)
-        return *lax.psum((total, count), AXIS), carry
+        nats_bt, carry = answer.likelihood(params, carry, batch)
+        return *lax.psum((nats_bt.sum(), batch.weights_bt.sum()), AXIS), carry
 
     return eval_step
 
 
 @functools.cache
-def make_row_step(model: EncoderDecoder | Reader) -> Callable[[Any, Any, Batch], tuple[jax.Array, Any]]:
+def make_row_step(answer: Answer) -> Callable[[Any, Any, Batch], tuple[jax.Array, Any]]:
     """(params, carry, batch) -> (nats_b, carry): as `make_eval_step`, but for each row."""
 
     def row_step(params, carry, batch):
-        def row(carry, batch):
-            total, (_, carry) = teacher_forced(model, params, *jax.tree.map(lambda x: x[None], (carry, batch)))
-            return total, jax.tree.map(lambda x: x[0], carry)
-
-        return jax.vmap(row)(carry, batch)
+        nats_bt, carry = answer.likelihood(params, carry, batch)
+        return nats_bt.sum(axis=1), carry
 
     return row_step
 
@@ -67,20 +59,9 @@ class Part(NamedTuple):
 class Evaluator:
     """Scores one split, again and again, with the programs compiled once."""
 
-    def __init__(
-        self,
-        model: EncoderDecoder | Reader,
-        tokenizer: Tokenizer,
-        config: Config,
-        devices: Devices,
-        encoded: Encoded,
-        labels: Sequence[str] = (),
-    ):
-        """`labels` are what a task that ranks them chooses from."""
-        self.model, self.tokenizer, self.config = model, tokenizer, config
-        self.labels = labels
-        self.devices, self.encoded = devices, encoded
-        self._step = devices.map(make_eval_step(model), (None, 0, 0), (None, None, 0))
+    def __init__(self, answer: Answer, config: Config, devices: Devices, encoded: Encoded):
+        self.answer, self.config, self.devices, self.encoded = answer, config, devices, encoded
+        self._step = devices.map(make_eval_step(answer), (None, 0, 0), (None, None, 0))
         self._generated: dict[int, Generation] = {}  # by the last evaluation, by the number of the example
 
     @functools.cached_property
@@ -96,7 +77,7 @@ class Evaluator:
 
     @functools.cached_property
     def _rows_of(self) -> Callable:
-        return self.devices.map(make_row_step(self.model), (None, 0, 0), 0)
+        return self.devices.map(make_row_step(self.answer), (None, 0, 0), 0)
 
     def chosen(self, limit: int | None) -> list[int]:
         """The numbers of `limit` examples, the first ones; of a mixture as many of each source."""
@@ -115,8 +96,8 @@ class Evaluator:
         carry: Any = ()
         for number, batch in enumerate(passed):
             rows = self.devices.padded(batch.inputs_bt.shape[0])
-            if not self.model.has_encoder and not number:
-                carry = self.devices.shard(zero_states(self.config.model, rows))
+            if not number:
+                carry = self.devices.shard(self.answer.first_carry(rows))
             padded = layout.pad_rows(batch, rows)
             *found, carry = step(params, carry, self.devices.shard(padded))
             yield padded, found
@@ -124,8 +105,7 @@ class Evaluator:
     def generate(self, params: Any, limit: int | None, options: Options) -> list[Generation]:
         """One output for each of the sources `chosen(limit)`; `params` on the host or one device."""
         prompts = [example.source for example in self.encoded.split.examples.read(self.chosen(limit))]
-        given = (self.model, params, self.tokenizer, prompts, options, self.labels)
-        return [one for (one,) in generation.generate(*given)]
+        return [one for (one,) in self.answer.answer(params, prompts, options)]
 
     def rehearse(self, params: Any) -> None:
         """Evaluates one batch and generates one token, so that what is broken breaks before the first update.
@@ -135,7 +115,7 @@ class Evaluator:
         limit = self.config.training.eval_examples
         self.losses(params, most_batches=1)
         if self._scores(limit):
-            self.generate(Devices.first(params), min(limit, generation.BATCH), Options(temperature=0, max_new_tokens=1))
+            self.generate(Devices.first(params), min(limit, BATCH), Options(temperature=0, max_new_tokens=1))
 
     def shown(self, params: Any, count: int) -> tuple[list[Example], list[Generation]]:
         """`count` examples and an output for each: of the last evaluation, where that generated them."""
@@ -194,11 +174,11 @@ class Evaluator:
 
         `params` replicated on the devices. The stretches are the rows of `evaluation_streams`, window by window.
         """
-        bytes_v = np.array([*map(len, surfaces(self.tokenizer))])
-        data, paired, numbers, found = self.config.data, self.model.has_encoder, [], []
+        bytes_v = np.array([*map(len, surfaces(self.answer.tokenizer))])
+        data, paired, numbers, found = self.config.data, self.answer.model.has_encoder, [], []
 
         def numbered() -> Iterator[Batch]:
-            for chosen, batch in buckets.evaluation_buckets(self.encoded.corpus, data.batch_size, data.buckets):
+            for chosen, batch in feed.numbered_evaluation_batches(self.encoded, data):
                 numbers.append(chosen)
                 yield batch
 
@@ -223,10 +203,10 @@ class Evaluator:
 
     def classes(self, params: Any) -> tuple[list[Generation], dict[str, Metric]]:
         """The likeliest label for each example, and the calibration of the labels' probabilities, which sum to 1."""
-        examples, labels = self.encoded.split.examples, list(self.labels)
+        examples, labels = self.encoded.split.examples, list(self.answer.labels)
         prompts = [example.source for example in examples]
         # Ranked once, all labels of each: the first is the answer, the others are what it is calibrated against.
-        ranked = generation.classify([(self.model, params)], self.tokenizer, prompts, labels, len(labels))
+        ranked = self.answer.answer(params, prompts, Options(num_samples=len(labels)))
         nats_of = [{one.output: one.log_probability for one in each} for each in ranked]
         nats_nl = np.array([[nats[label] for label in labels] for nats in nats_of])
         probabilities_nl = np.exp(nats_nl - np.logaddexp.reduce(nats_nl, axis=1, keepdims=True))

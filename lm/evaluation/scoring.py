@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from lm.answers import label_sets
+from lm.answers.ranking import check_labels
 from lm.config.tasks import TASKS
 from lm.data import encoding, splits
 from lm.data.read.sources import Split
@@ -116,15 +116,16 @@ def evaluate(
         parts[name] |= {"generated": len(outputs[of])} if outputs else {}
         parts[name]["intervals"] = {key: statistics.interval(metric) for key, metric in found.items()}
     figures |= {"parts": parts} if parts else {}
-    return Evaluation(figures, measured, outputs, *_choice(run, options, outputs))
+    decoding = run.answer.described(options) if outputs else {}
+    confusion = metrics.confusion(run.labels, *_texts(outputs)) if outputs and run.labels else None
+    return Evaluation(figures, measured, outputs, decoding, confusion)
 
 
 def _evaluator(run: Run, loaded: Split) -> Evaluator:
     encoded = encoding.encode(loaded, run.tokenizer, run.config.data, run.config.seed)
-    labels = run.labels if TASKS[run.config.data.task].ranks else ()
-    if labels:
-        label_sets.check_labels(loaded, labels)
-    return Evaluator(run.model, run.tokenizer, run.config, Devices(jax.local_devices()), encoded, labels)
+    if run.labels:
+        check_labels(loaded, run.labels)
+    return Evaluator(run.answer, run.config, Devices(jax.local_devices()), encoded)
 
 
 def _likelihoods(run: Run, evaluator: Evaluator, split: str, loaded: Split) -> dict[str, Metric]:
@@ -138,21 +139,11 @@ def _likelihoods(run: Run, evaluator: Evaluator, split: str, loaded: Split) -> d
 
 def _generated(run: Run, evaluator: Evaluator, options: Options) -> tuple[list[str], dict[str, Metric]]:
     """Returns an output for each example, and what the probabilities of labels are calibrated like."""
-    if evaluator.labels:
+    if run.labels:
         generations, calibrated = evaluator.classes(run.params)
     else:
         generations, calibrated = evaluator.generate(run.params, None, options), {}
     return [one.output for one in generations], calibrated
-
-
-def _choice(run: Run, options: Options, outputs: list[dict[str, str]]) -> tuple[dict[str, Any], Any]:
-    """Returns how outputs were chosen, and of labels the confusion."""
-    task = TASKS[run.config.data.task]
-    if not outputs:
-        return {}, None
-    if task.ranks:
-        return {"labels": list(run.labels)}, metrics.confusion(run.labels, *_texts(outputs))
-    return {"span": run.config.data.span} if task.points else dataclasses.asdict(options), None
 
 
 def _texts(outputs: Sequence[Mapping[str, str]]) -> tuple[list[str], list[str]]:

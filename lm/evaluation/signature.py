@@ -2,7 +2,7 @@
 
 import lm
 from lm.config import Config
-from lm.config.tasks import TASKS
+from lm.config.tasks import ANSWER_KINDS, TASKS, answer_of
 from lm.data.text.tokenizers.tokenizer import Tokenizer
 
 
@@ -22,7 +22,7 @@ def signature(
             f"data:{fingerprint[:8]}",
             f"split:{split}",
             f"task:{data.task}",
-            f"among:{'labels' if task.ranks else 'spans' if task.points else 'texts'}",  # whose probabilities sum to one
+            f"among:{ANSWER_KINDS[answer_of(config)].among}",  # whose probabilities sum to one
             f"state:{'reset' if paired else 'carried'}",
             f"batch:{'pairs' if paired else f'{data.evaluation_streams}x{data.window}'}",
             f"weights:{weights.replace(' ', '-')}",

@@ -11,7 +11,7 @@ from lm.config import ModelConfig
 
 
 class Attention(nn.Module):
-    """`keys` prepares what queries are matched with, once a sequence; the call gives a context for each query."""
+    """Scores, weights and contexts of queries, which come time first as all else in a decoder; `keys` are prepared once a sequence."""
 
     config: ModelConfig
     memory_dim: int
@@ -30,30 +30,24 @@ class Attention(nn.Module):
         """keys_bsk; the values themselves for `dot`."""
         return values_bsd if self.config.attention == "dot" else self.key(values_bsd)
 
-    def __call__(
-        self, queries_bth: jax.Array, keys_bsk: jax.Array, values_bsd: jax.Array, mask_bts: jax.Array
-    ) -> jax.Array:
-        """contexts_btd, float32, by the `weights` of the positions."""
-        return self.contexts(self.weights(queries_bth, keys_bsk, mask_bts), values_bsd)
-
-    def scores(self, queries_bth: jax.Array, keys_bsk: jax.Array) -> jax.Array:
-        """scores_bts, float32: how well each position matches, before any mask."""
-        queries = self.query(queries_bth)
+    def scores(self, queries_tbh: jax.Array, keys_bsk: jax.Array) -> jax.Array:
+        """Returns scores_bts, float32: how well each position matches, before any mask."""
+        queries = self.query(queries_tbh)
         if self.config.attention == "dot":
-            scores_bts = jnp.einsum("btk,bsk->bts", queries, keys_bsk.astype(queries.dtype))
+            scores_bts = jnp.einsum("tbk,bsk->bts", queries, keys_bsk.astype(queries.dtype))
             return scores_bts.astype(jnp.float32) * self.memory_dim**-0.5
-        mixed = jnp.tanh(queries[:, :, None] + keys_bsk[:, None]).astype(jnp.float32)
-        return jnp.einsum("btsk,k->bts", mixed, self.energy)
+        mixed = jnp.tanh(queries[:, :, None] + keys_bsk).astype(jnp.float32)
+        return jnp.einsum("tbsk,k->bts", mixed, self.energy)
 
-    def weights(self, queries_bth: jax.Array, keys_bsk: jax.Array, mask_bts: jax.Array) -> jax.Array:
-        """weights_bts, float32, of sum 1; none where the mask is False. A mask of one `t` holds for all."""
+    def weights(self, queries_tbh: jax.Array, keys_bsk: jax.Array, mask_bts: jax.Array) -> jax.Array:
+        """Returns weights_bts, float32, of sum 1; none where the mask is False. A mask of one `t` holds for all."""
         # A finite number, not -inf: a row without any source (padding of the batch) must not become NaN.
-        return jax.nn.softmax(jnp.where(mask_bts, self.scores(queries_bth, keys_bsk), -1e30))
+        return jax.nn.softmax(jnp.where(mask_bts, self.scores(queries_tbh, keys_bsk), -1e30))
 
     def contexts(self, weights_bts: jax.Array, values_bsd: jax.Array) -> jax.Array:
-        """contexts_btd, float32."""
+        """Returns contexts_tbd, float32: the sums of the values by the weights."""
         dtype = self.config.dtype
-        contexts = jnp.einsum("bts,bsd->btd", weights_bts.astype(dtype), values_bsd.astype(dtype))
+        contexts = jnp.einsum("bts,bsd->tbd", weights_bts.astype(dtype), values_bsd.astype(dtype))
         return contexts.astype(jnp.float32)
 
 

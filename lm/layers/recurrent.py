@@ -48,7 +48,7 @@ class RecurrentLayer(nn.Module):
     "keep": the gates [t, b, g] too, fastest. "recompute": nothing; gates are computed again, a step at a time.
     "segments": what is carried after every sqrt(t)-th step alone; the stretch from there is run again.
 
-    `scan` says what runs a gated cell over time on an accelerator (see `Execution`). With a `lora_rank` above 0 both kernels are `adaptable`.
+    `driver` says what runs a gated cell over time on an accelerator (see `Execution`). With a `lora_rank` above 0 both kernels are `adaptable`.
     """
 
     cell: type[Cell]
@@ -57,7 +57,7 @@ class RecurrentLayer(nn.Module):
     heads: int = 1
     dtype: str = "float32"
     backward: str = "keep"
-    scan: str = "auto"
+    driver: str = "auto"
     lora_rank: int = 0
     lora_alpha: float = 1.0
 
@@ -102,7 +102,7 @@ class RecurrentLayer(nn.Module):
             starts_tbz: what `Cell.start` makes the state of, where `reset_tb` is True; None is `zero_state` everywhere.
         """
         weights, time = self._weights(), len(inputs_tbd)
-        how = Execution(self.heads, self.dtype, self.backward, reverse, self.scan)
+        how = Execution(self.heads, self.dtype, self.backward, reverse, self.driver)
         over_time = (inputs_tbd, mask_tb, reset_tb, starts_tbz)
         if self.backward != "segments":
             return self._unroll(how, weights, state, over_time)

@@ -103,7 +103,7 @@ class Decoder(nn.Module):
             example_bt = jnp.cumsum(reset_bt, axis=1) - 1
             starts_tbz = [take(each_bkz, example_bt).swapaxes(0, 1) for each_bkz in self._starts(memory)]
             state = jax.tree.map(lambda each_bkh: each_bkh[:, 0], state)
-        values_tbd = inputs_btd.swapaxes(0, 1)
+        values_tbd = inputs_tbd = inputs_btd.swapaxes(0, 1)
         states, past = self._split(state)
         for depth, (layer, before) in enumerate(zip(self.layers, states, strict=True)):
             values_tbd = dropout(values_tbd, rate, keys_b, place=100 + depth)
@@ -115,10 +115,10 @@ class Decoder(nn.Module):
                 values_btd, after = self.self_attention.unroll(values_tbd.swapaxes(0, 1), *past, mask_bt, reset_bt)
                 values_tbd, past = values_btd.swapaxes(0, 1), (after,)
             if depth == 0 and self.attends:
-                weights_bts = self._attend(values_tbd.swapaxes(0, 1), memory, example_bt)
-                context_tbd = self.attention.contexts(weights_bts, memory.values_bsd).swapaxes(0, 1)
+                weights_bts = self._attend(values_tbd, memory, example_bt)
+                context_tbd = self.attention.contexts(weights_bts, memory.values_bsd)
         if context_tbd is not None:
-            gate_tb = self._gate(values_tbd, context_tbd, inputs_btd.swapaxes(0, 1))
+            gate_tb = self._gate(values_tbd, context_tbd, inputs_tbd)
             values_tbd = self._combine(values_tbd, context_tbd)
         values_tbd = dropout(values_tbd, rate, keys_b, place=200)
         features = Features(values_tbd.swapaxes(0, 1), weights_bts, None if gate_tb is None else gate_tb.T)
@@ -136,8 +136,8 @@ class Decoder(nn.Module):
             if depth == 0 and past:
                 values_bd, *past = self.self_attention.step(values_bd, *past)
             if depth == 0 and self.attends:
-                weights_b1s = self._attend(values_bd[:, None], memory)
-                context_bd = self.attention.contexts(weights_b1s, memory.values_bsd)[:, 0]
+                weights_b1s = self._attend(values_bd[None], memory)
+                context_bd = self.attention.contexts(weights_b1s, memory.values_bsd)[0]
                 weights_bs = weights_b1s[:, 0]
         if context_bd is not None:
             gate_b = self._gate(values_bd, context_bd, inputs_bd)
@@ -151,11 +151,11 @@ class Decoder(nn.Module):
     def _starts(self, memory):
         return [jnp.tanh(bridge(memory.summary_nz)) for bridge in self.bridge]
 
-    def _attend(self, queries_bth, memory, example_bt=None):
+    def _attend(self, queries_tbh, memory, example_bt=None):
         mask_bts = memory.mask_bs[:, None]
         if example_bt is not None:
             mask_bts = mask_bts & (memory.segments_bs[:, None] == example_bt[..., None])
-        return self.attention.weights(queries_bth, memory.keys_bsk, mask_bts)
+        return self.attention.weights(queries_tbh, memory.keys_bsk, mask_bts)
 
     def _gate(self, values, context, inputs):
         if not self.config.copy:

@@ -15,7 +15,7 @@ from lm.recurrence import CELLS
 def recurrent_layer(config: ModelConfig, inputs: int, name: str | None = None) -> RecurrentLayer:
     """One layer as the configuration has it."""
     cell = CELLS[config.cell]
-    how = (config.heads, config.dtype, config.backward, config.scan, config.lora_rank, config.lora_alpha)
+    how = (config.heads, config.dtype, config.backward, config.driver, config.lora_rank, config.lora_alpha)
     return RecurrentLayer(cell, inputs, config.hidden_dim, *how, name=name)
 
 

@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from lm.batch import BOS, EOS, PAD
+from lm.batch import BOS, Source
 from lm.config import ModelConfig
 from lm.layers.recurrent import adaptable
 from lm.models.decoder import Decoder, DecoderState, Features, log_mixture, zero_states
 from lm.models.encoder import Encoder, Memory, segments
-from lm.models.inputs import Embedding
+from lm.models.inputs import INPUTS, Embedding, text_before_target, text_mask
 from lm.recurrence.base import dot
 
 
@@ -17,17 +17,23 @@ class EncoderDecoder(nn.Module):
     """Pure functions of the parameters: `encode`, `initial_state`, `unroll`, `step`, `head`, `logits`.
 
     Methods take `keys_b`, one dropout key per example, or None for no dropout; there is no other mode.
-    Ids are int32; `PAD` freezes the state wherever it stands in source or inputs.
+    Ids are int32; `PAD` freezes the state wherever it stands in the inputs, and a source's mask wherever it is False.
     """
 
     config: ModelConfig
     vocab_size: int
-    has_encoder: bool
+    source: str = ""  # a key of INPUTS, the kind of source; empty: a language model, which has none
+
+    @property
+    def has_encoder(self) -> bool:
+        """Whether the model reads a source."""
+        return self.source != ""
 
     def setup(self):
         self.embedding = Embedding(self.config, self.vocab_size)
         own_encoder = self.has_encoder and self.config.encoder != "decoder"
         if own_encoder:
+            self.source_input = INPUTS[self.source](self.embedding)
             self.encoder = Encoder(self.config)
         self.decoder = Decoder(self.config, has_memory=own_encoder)
         if not self.config.tied:
@@ -40,25 +46,21 @@ class EncoderDecoder(nn.Module):
         self.head_bias = self.param("head_bias", nn.initializers.zeros, (self.vocab_size,))
 
     def encode(
-        self, source_bs: jax.Array, keys_b: jax.Array | None = None, source_ends_bk: jax.Array | None = None
+        self, source: Source, keys_b: jax.Array | None = None, source_ends_bk: jax.Array | None = None
     ) -> Memory:
-        """What the decoder may know of the source; `source_ends_bk`, see `Batch`, says that rows are packed.
+        """Returns what the decoder may know of the source; with `source_ends_bk`, see `Batch`, its rows are packed.
 
         With `encoder=decoder` that is the state before the source's last token, and this token, which `unroll` and `step` read
         for BOS: source and target are one text.
         """
-        mask_bs = source_bs != PAD
         if self.config.encoder == "decoder":
-            text_bs = jnp.pad(jnp.where(source_bs == EOS, PAD, source_bs), [(0, 0), (1, 0)], constant_values=BOS)
-            places_s = jnp.arange(text_bs.shape[1])
-            last_b1 = jnp.max(jnp.where(text_bs != PAD, places_s, 0), axis=1, keepdims=True)
-            before_bs = jnp.where(places_s == last_b1, PAD, text_bs)
-            _, state = self.unroll(before_bs, zero_states(self.config, len(source_bs)), keys_b=keys_b)
-            return Memory(None, None, mask_bs, None, own=(state, jnp.take_along_axis(text_bs, last_b1, axis=1)[:, 0]))
-        values_bsd, summary_nz = self.encoder(self.embedding(source_bs), mask_bs, keys_b, source_ends_bk)
-        segments_bs = None if source_ends_bk is None else segments(source_ends_bk, source_bs.shape[1])
-        keys_bsk, ids_bs = self.decoder.keys(values_bsd), source_bs if self.config.copy else None
-        return Memory(values_bsd, keys_bsk, mask_bs, summary_nz, segments_bs, ids_bs)
+            before_bs, last_b = text_before_target(source)
+            _, state = self.unroll(before_bs, zero_states(self.config, len(before_bs)), keys_b=keys_b)
+            return Memory(None, None, source.mask_bs, None, own=(state, last_b))
+        values_bsd, summary_nz = self.encoder(self.source_input(source), source.mask_bs, keys_b, source_ends_bk)
+        segments_bs = None if source_ends_bk is None else segments(source_ends_bk, source.mask_bs.shape[1])
+        keys_bsk, ids_bs = self.decoder.keys(values_bsd), source.values if self.config.copy else None
+        return Memory(values_bsd, keys_bsk, source.mask_bs, summary_nz, segments_bs, ids_bs)
 
     def initial_state(self, memory: Memory) -> DecoderState:
         """The decoder's state before its first token, [b, h], or that of each example of packed rows, [b, k, h].
@@ -82,14 +84,13 @@ class EncoderDecoder(nn.Module):
         """
         reset_bt = jnp.zeros_like(inputs_bt, bool) if reset_bt is None else reset_bt
         embedded_btd = self.embedding(self._continued(inputs_bt, memory))
-        return self.decoder.unroll(embedded_btd, state, memory, inputs_bt != PAD, reset_bt, keys_b)
+        return self.decoder.unroll(embedded_btd, state, memory, text_mask(inputs_bt), reset_bt, keys_b)
 
     def step(
         self, ids_b: jax.Array, state: DecoderState, memory: Memory | None = None
-    ) -> tuple[jax.Array, DecoderState]:
-        """logits_bv of the token after `ids_b`, and the state."""
-        features, state = self.decoder.step(self.embedding(self._continued(ids_b, memory)), state, memory)
-        return self.logits(features, memory), state
+    ) -> tuple[Features, DecoderState]:
+        """As `unroll`, of one token and without its axis; `logits` of the features are those of the token after `ids_b`."""
+        return self.decoder.step(self.embedding(self._continued(ids_b, memory)), state, memory)
 
     @staticmethod
     def _continued(ids, memory):
@@ -117,11 +118,11 @@ class EncoderDecoder(nn.Module):
         copied = jax.vmap(scatter)(features.attention_bts, memory.ids_bs)
         return log_mixture(features.gate_bt[..., None], jax.nn.log_softmax(logits), copied)
 
-    def __call__(self, inputs_bt: jax.Array, source_bs: jax.Array | None = None) -> jax.Array:
-        """logits_btv under teacher forcing, from the initial state; touches every parameter, so `init` uses it."""
+    def __call__(self, inputs_bt: jax.Array, source: Source | None = None) -> jax.Array:
+        """Returns logits_btv under teacher forcing, from the initial state; `init` uses it, as it touches every parameter."""
         memory, state = None, zero_states(self.config, inputs_bt.shape[0])
         if self.has_encoder:
-            memory = self.encode(source_bs)
+            memory = self.encode(source)
             state = self.initial_state(memory)
         features, _ = self.unroll(inputs_bt, state, memory)
         return self.logits(features, memory)

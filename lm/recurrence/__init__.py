@@ -1,9 +1,9 @@
 """Recurrence: small cells, and the engines that run any of them at full speed.
 
-A new gated cell is a class in `cells.py` (ten lines: its pointwise part), a linear one in `linear.py`, and its line here.
+A new gated cell is a class in `gated/cells.py` (ten lines: its pointwise part), a linear one in `linear.py`, and its line here.
 """
 
-from lm.recurrence.base import BACKWARD, SCANS, Cell, Execution, State, Weights
+from lm.recurrence.base import BACKWARD, DRIVERS, Cell, Execution, State, Weights
 from lm.recurrence.gated.cells import GRU, LSTM, SLSTM, Elman, LayerNormLSTM, PeepholeLSTM
 from lm.recurrence.gated.engine import GatedCell
 from lm.recurrence.linear import RGLRU, LinearCell, MinGRU, MinLSTM
@@ -22,4 +22,4 @@ CELLS: dict[str, type[Cell]] = {
     "mlstm": MLSTM,
 }
 
-__all__ = ["BACKWARD", "CELLS", "Cell", "GatedCell", "LinearCell", "Execution", "SCANS", "State", "Weights"]
+__all__ = ["BACKWARD", "CELLS", "Cell", "GatedCell", "LinearCell", "Execution", "DRIVERS", "State", "Weights"]

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 BACKWARD = ("keep", "recompute", "segments")
-SCANS = ("auto", "xla", "pallas")
+DRIVERS = ("auto", "xla", "pallas")
 
 
 class State(NamedTuple):
@@ -29,16 +29,17 @@ class Weights(NamedTuple):
 class Execution(NamedTuple):
     """How a layer is run over time.
 
-    `backward` says what is kept for the gradient, beside inputs and states (see `RecurrentLayer`). Unless `scan`
-    is "xla" a gated layer that keeps its gates is a kernel (`gated/pallas_kernel.py`) on a GPU, where heads have few units (`gated.engine.UNITS`)
-    and the batch is a multiple of 16; with "pallas" on a TPU too. Everything else is XLA's loop.
+    `backward` says what is kept for the gradient, beside inputs and states (see `RecurrentLayer`). `driver` says what runs a gated
+    layer that keeps its gates; `gated/drivers.py` decides. With "auto" it is a Pallas kernel (`gated/pallas_kernel.py`) on a GPU,
+    if heads have few units and the batch is a multiple of 16, with "pallas" on a TPU too, and with "xla" never. Everything
+    else is XLA's loop (`gated/xla_loop.py`).
     """
 
     heads: int = 1
     dtype: str = "float32"  # of the products, float32 or bfloat16; they accumulate in float32
     backward: str = "keep"
     reverse: bool = False  # from the last step to the first
-    scan: str = "auto"
+    driver: str = "auto"
 
 
 class Cell:
@@ -87,6 +88,11 @@ class Cell:
         blocks = cls.start_blocks()
         structure = jax.tree.structure(cls.zero_state(1, 1))
         return jax.tree.unflatten(structure, jnp.split(vectors_z, blocks, axis=-1))
+
+
+def where(condition: jax.Array, if_true: Any, if_false: Any) -> Any:
+    """`jnp.where` of trees of arrays."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), if_true, if_false)
 
 
 def dot(left: jax.Array, right: jax.Array, dtype: str) -> jax.Array:

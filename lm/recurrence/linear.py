@@ -53,7 +53,7 @@ def unroll(
 def _forward(cell, how, weights, inputs_tbd, state, mask_tb, reset_tb, starts_tbh):
     gates_tbg = project(weights, inputs_tbd, how.dtype)
     a_tbh, b_tbh = _affine(cell, mask_tb, reset_tb, weights.own, gates_tbg, starts_tbh)
-    outputs_tbh = scan(a_tbh, b_tbh, state.output_bh, how.reverse)
+    outputs_tbh = states(a_tbh, b_tbh, state.output_bh, how.reverse)
     kept = gates_tbg if how.backward == "keep" else None
     saved = (weights, inputs_tbd, kept, state.output_bh, outputs_tbh, mask_tb, reset_tb, starts_tbh)
     return (outputs_tbh, State(outputs_tbh[0 if how.reverse else -1], ())), saved
@@ -70,7 +70,7 @@ def _backward(cell, how, saved, gradients):
     d_states_tbh = d_outputs_tbh.at[0 if how.reverse else -1].add(d_final.output_bh)
     last = jnp.zeros_like(first_bh)
     # What multiplies the state after a step is the next step's `a`.
-    d_b_tbh = scan(befores(last, a_tbh, not how.reverse), d_states_tbh, last, not how.reverse)
+    d_b_tbh = states(befores(last, a_tbh, not how.reverse), d_states_tbh, last, not how.reverse)
     d_a_tbh = d_b_tbh * befores(first_bh, outputs_tbh, how.reverse)
     d_own, d_gates_tbg, d_starts_tbh = pullback((d_a_tbh, d_b_tbh))
     start = -1 if how.reverse else 0
@@ -100,11 +100,11 @@ def _affine(cell, mask_tb, reset_tb, own, gates_tbg, starts_tbh):
     return jnp.where(reset, 0, a), b
 
 
-# ---- the scan ---------------------------------------------------------------------------------------------------
+# ---- the states -------------------------------------------------------------------------------------------------
 
 
-def scan(a_tbh: jax.Array, b_tbh: jax.Array, first_bh: jax.Array, reverse: bool) -> jax.Array:
-    """States of every step of `h_t = a_t * h_{t-1} + b_t`: chunked, or one step after the other on a CPU.
+def states(a_tbh: jax.Array, b_tbh: jax.Array, first_bh: jax.Array, reverse: bool) -> jax.Array:
+    """The states of all steps of `h_t = a_t * h_{t-1} + b_t`: chunked, or one step after the other on a CPU.
 
     There a step of a batch fills the cores, and nothing is read or written twice.
     """

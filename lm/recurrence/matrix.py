@@ -173,5 +173,5 @@ def _chunk(how, weights, state, part):
     stays = jnp.where(reset_lb[..., None], fresh, 0)
     outputs_lbh = jnp.where(mask_lb[..., None], outputs_lbh, stays)
     stands = jnp.broadcast_to(~(mask_lb | reset_lb)[..., None], outputs_lbh.shape).astype(outputs_lbh.dtype)
-    outputs_lbh = linear.scan(stands, outputs_lbh, state.output_bh, False)
+    outputs_lbh = linear.states(stands, outputs_lbh, state.output_bh, False)
     return State(outputs_lbh[-1], (memory, normaliser, after[..., -1])), outputs_lbh

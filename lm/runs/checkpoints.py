@@ -31,7 +31,7 @@ class Checkpoints:
     def __init__(self, directory: epath.Path, keep: int = 0):
         self.directory = epath.Path(os.getcwd(), directory)  # Orbax writes to absolute paths only
         if keep:
-            from lm.runs.saving import Writer  # Orbax, of which those that only read have no use
+            from lm.runs.checkpoint_writer import Writer  # Orbax, of which those that only read have no use
 
             self._writer = Writer(self.directory, keep)
             self.save, self.wait, self.close = self._writer.save, self._writer.wait, self._writer.close

@@ -1,27 +1,25 @@
 """A finished (or running) run, opened to generate and to score: `run = lm.load(workdir)`."""
 
 import dataclasses
-import functools
 import json
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 from etils import epath
+from flax import linen as nn
 
-from lm import models
-from lm.answers import generation, label_sets
-from lm.answers.generation import Generation, Score
+from lm import answers
+from lm.answers.contract import Answer, Generation, Score
+from lm.answers.ranking import labels_of
 from lm.config import Config
 from lm.config.formats import formats_of
-from lm.config.tasks import TASKS
+from lm.config.tasks import ANSWER_KINDS, answer_of
 from lm.data.read.examples import Example, Listed, check_examples
 from lm.data.text.tokenizers.saved import load_tokenizer
 from lm.data.text.tokenizers.tokenizer import Tokenizer
 from lm.errors import UserError
-from lm.models.encoder_decoder import EncoderDecoder
 from lm.models.parameters import initial_params
-from lm.models.readers import Reader
 from lm.runs import checkpoints, workdir
 from lm.search.options import Options
 
@@ -33,8 +31,7 @@ class Run:
     workdir: epath.Path
     step: int
     config: Config
-    tokenizer: Tokenizer
-    model: EncoderDecoder | Reader
+    answer: Answer  # the model, the tokenizer, and what is answered
     params: Any
     weights: str = "one step"  # or whatever mean of steps or checkpoints the parameters are
 
@@ -43,10 +40,20 @@ class Run:
         """Whether the parameters are a mean of several checkpoints'."""
         return self.weights.startswith("mean")
 
-    @functools.cached_property
+    @property
+    def model(self) -> nn.Module:
+        """The Flax module."""
+        return self.answer.model
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer, which the run keeps."""
+        return self.answer.tokenizer
+
+    @property
     def labels(self) -> tuple[str, ...]:
-        """What a task that ranks chooses from."""
-        return _labels(self.workdir, self.config)
+        """The labels that answers are chosen from; () where they are not chosen from a list."""
+        return self.answer.labels
 
     def generate(self, prompts: Sequence[str], options: Options | None = None) -> list[list[Generation]]:
         """Outputs for each prompt: the beginning of a text for a language model, else the source."""
@@ -72,15 +79,17 @@ class Run:
 
         made = [example(given) for given in examples]
         check_examples(Listed(made), self.config.data.task, "examples")
-        return generation.score(self.model, self.params, self.tokenizer, made)
+        return self.answer.nats(self.params, made)
 
 
 def _labels(directory: epath.Path, config: Config) -> tuple[str, ...]:
+    if ANSWER_KINDS[answer_of(config)].among != "labels":
+        return ()
     path = directory / "labels.json"
     if not path.exists():  # a run of before it was written
         from lm.data.splits import load_splits  # all that reads and cleans, of which other runs have no use
 
-        return label_sets.labels_of(load_splits(config.data, ("train",))["train"].examples)
+        return labels_of(load_splits(config.data, ("train",))["train"].examples)
     try:
         labels = json.loads(path.read_text())
         if isinstance(labels, list) and labels and all(isinstance(label, str) for label in labels):
@@ -90,27 +99,18 @@ def _labels(directory: epath.Path, config: Config) -> tuple[str, ...]:
     raise UserError(str(path), "is no JSON list of labels", "move it away: they are read from the training data then")
 
 
-def _kind(run: Run) -> tuple:
-    """What runs that generate together have in common."""
-    task, data = TASKS[run.config.data.task], run.config.data
-    chosen = (data.span,) if task.points else run.labels if task.ranks else ()
-    return run.tokenizer.fingerprint, run.model.has_encoder, task.chooses, chosen
-
-
 def generate_together(runs: Sequence[Run], prompts: Sequence[str], options: Options) -> list[list[Generation]]:
     """As `Run.generate`, of several runs: the mean of their probabilities at each token.
 
     Raises:
         UserError: they do not share a tokenizer, or have tasks of other kinds.
     """
-    first = runs[0]
-    for run in runs[1:]:
-        if _kind(run) != _kind(first):
+    first, *others = runs
+    for run in others:
+        if run.answer.in_common() != first.answer.in_common():
             what = f"has another tokenizer or kind of task than {first.workdir}"
             raise UserError(str(run.workdir), what, "give runs of one tokenizer, e.g. with other seeds")
-    members = [(run.model, run.params) for run in runs]
-    labels = first.labels if TASKS[first.config.data.task].ranks else ()
-    return generation.generate_together(members, first.tokenizer, prompts, options, labels)
+    return first.answer.answer(first.params, prompts, options, [(run.answer, run.params) for run in others])
 
 
 def load(directory: str, checkpoint: str = "best") -> Run:
@@ -131,8 +131,7 @@ def load(directory: str, checkpoint: str = "best") -> Run:
     if decay := config.optimizer.ema_decay:
         weights = f"EMA {decay:g}" if weights == "one step" else f"{weights} of EMA {decay:g}"
     tokenizer = load_tokenizer(path / "tokenizer")
-    labels = _labels(path, config) if TASKS[config.data.task].ranks else ()
-    model = models.build(config, tokenizer.vocab_size, generation.label_ids(tokenizer, labels))
-    shapes = jax.eval_shape(lambda: initial_params(model, config.seed))
+    answer = answers.build(config, tokenizer, _labels(path, config))
+    shapes = jax.eval_shape(lambda: initial_params(answer.model, config.seed))
     params = checkpoints.mean([saved.restore(step, shapes)[0] for step in steps])
-    return Run(path, steps[-1], config, tokenizer, model, params, weights)
+    return Run(path, steps[-1], config, answer, params, weights)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lm.config.tasks import TASKS
+from lm.config.tasks import ANSWER_KINDS, TASKS
 from lm.errors import UserError
 from lm.search.options import Options
 
@@ -16,7 +16,7 @@ def for_task(task: str, asked: Mapping[str, Any]) -> Options:
     Raises:
         UserError: they contradict each other, or have no use for the task.
     """
-    chooses, asked = TASKS[task].chooses, dict(asked)
+    chooses, asked = ANSWER_KINDS[TASKS[task].answer].how, dict(asked)
     unused = [name for name in asked if name != "num_samples"]
     if chooses and unused:
         raise UserError(f"--{unused[0]}", f"the task {task} {chooses}", "leave it out")

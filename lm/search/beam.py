@@ -163,30 +163,24 @@ def beams(beam_size: int, constraints: Constraints) -> int:
 
 
 def coverage(
-    step_fn: StepFn,
-    attention_fn: Callable[[Any], jax.Array],
-    mask_ns: jax.Array,
-    penalty: float | jax.Array,
-) -> tuple[StepFn, Callable[[Any], jax.Array]]:
-    """The step and the bonus for `beam_search` that add penalty * sum_s log(min(attention paid to s, 1)) to a score.
+    paid_fn: Callable[[Any], jax.Array], mask_ns: jax.Array, penalty: float | jax.Array
+) -> Callable[[Any], jax.Array]:
+    """Returns the bonus for `beam_search` that adds penalty * sum_s log(min(attention paid to s, 1)) to a score.
 
-    Wu et al. (2016), equation 14. The state becomes (that of `step_fn`, the attention paid so far: zeros_ns at first).
+    Wu et al. (2016), equation 14.
 
     Args:
-        attention_fn: the state after a step -> float32 of shape (n, s), the weights that the step attended with.
+        paid_fn: the state after a step -> float32 of shape (n, s), the attention that was paid to each position so far. A step
+            function that covers adds the weights that it attended with to its state.
         mask_ns: where the source is real.
         penalty: at least 0.
     """
 
-    def step(ids_n, state):
-        logits_nv, inner = step_fn(ids_n, state[0])
-        return logits_nv, (inner, state[1] + attention_fn(inner))
-
     def bonus(state):
-        paid_ns = jnp.clip(state[1], jnp.finfo(jnp.float32).tiny, 1)  # -inf would be no score at all
+        paid_ns = jnp.clip(paid_fn(state), jnp.finfo(jnp.float32).tiny, 1)  # -inf would be no score at all
         return penalty * jnp.sum(jnp.where(mask_ns, jnp.log(paid_ns), 0), axis=1)
 
-    return step, bonus
+    return bonus
 
 
 def tile_beams(tree: Any, beam_size: int) -> Any:

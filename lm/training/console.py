@@ -11,7 +11,7 @@ from etils import epath
 from flax.traverse_util import flatten_dict
 from tqdm import tqdm
 
-from lm.answers.generation import Generation
+from lm.answers.contract import Generation
 from lm.config import Config, Group
 from lm.data.encoding import Encoded
 from lm.data.feed import TrainingData
@@ -19,7 +19,7 @@ from lm.data.read.examples import Example
 from lm.data.text.tokenizers.tokenizer import Tokenizer
 from lm.devices.mesh import Devices
 from lm.recurrence import CELLS, Execution, GatedCell
-from lm.recurrence.gated.engine import has_kernel
+from lm.recurrence.gated.drivers import has_kernel
 from lm.terminal.output import say
 from lm.training import optimizers
 
@@ -82,7 +82,7 @@ def _recurrence(config: Config, devices: Devices) -> str:
     if not issubclass(cell, GatedCell):
         return f"{cells}, parallel over time"
     rows = config.data.batch_size // (len(devices) * config.training.accumulate)
-    run = Execution(model.heads, model.dtype, model.backward, scan=model.scan)
+    run = Execution(model.heads, model.dtype, model.backward, driver=model.driver)
     kernel = has_kernel(run, units, rows, devices.devices[0].platform)
     return f"{cells}, {'one kernel a layer' if kernel else 'a loop over time'}"
 

@@ -11,7 +11,6 @@ from etils import epath
 
 import lm
 from lm import config as configuration
-from lm.answers.generation import generate
 from lm.batch import Batch
 from lm.config import Config
 from lm.data import feed
@@ -89,9 +88,8 @@ class _Loop:
         self.most = config.training.not_finite_most
         self.saved = checkpoints.Checkpoints(directory / "checkpoints", self.training.keep_checkpoints)
         self.progress, self.divergence = Progress(), Divergence()
-        encoded, labels = inputs.encoded["validation"], inputs.labels
-        self.evaluator = evaluator.Evaluator(learner.model, inputs.tokenizer, config, devices, encoded, labels)
-        step_fn = make_train_step(learner.model, learner.optimizer, config, devices)
+        self.evaluator = evaluator.Evaluator(learner.answer, config, devices, inputs.encoded["validation"])
+        step_fn = make_train_step(learner.answer, learner.optimizer, config, devices)
         self.compiled_step = devices.compile(step_fn, TrainState, donate=not debug)
 
     def run(self) -> Any:
@@ -117,7 +115,7 @@ class _Loop:
     def latest(self) -> TrainState:
         """The last good state on the host, `progress` as it was then."""
         learner = self.learner
-        fresh = functools.partial(initial_state, learner.model, learner.optimizer, self.config)
+        fresh = functools.partial(initial_state, learner.answer, learner.optimizer, self.config)
         found = self.saved.restore_latest(*parted(jax.eval_shape(fresh, learner.params)), output.say)
         self.progress = Progress()
         if found is None:
@@ -272,8 +270,8 @@ def closing(directory: epath.Path, evaluator: Evaluator, params: Any) -> None:
     first = evaluator.encoded.split.examples[0]
     if first.source is not None:
         console.samples(*evaluator.shown(params, 4))
-    elif not evaluator.model.has_encoder:
+    elif not evaluator.answer.model.has_encoder:
         how = Options(num_samples=2, max_new_tokens=200, temperature=0.8)
-        console.samples([first] * 2, generate(evaluator.model, params, evaluator.tokenizer, [""], how)[0])
+        console.samples([first] * 2, evaluator.answer.answer(params, [""], how)[0])
     console.best(log.read_metrics(directory))
     console.commands(directory, first.target[:20].split("\n")[0] if first.source is None else first.source)

@@ -8,10 +8,11 @@ import optax
 from etils import epath
 from flax.traverse_util import flatten_dict
 
-from lm import models
-from lm.answers import generation, label_sets
+from lm import answers
+from lm.answers import ANSWERS
+from lm.answers.ranking import check_labels
 from lm.config import Config
-from lm.config.tasks import TASKS
+from lm.config.tasks import answer_of
 from lm.data import encoding, feed
 from lm.data.read import sources
 from lm.data.splits import load_splits
@@ -44,7 +45,7 @@ def read_inputs(config: Config, directory: epath.Path) -> Inputs:
     """Data and tokenizer: the run's own, else that of `init_from`, else one made of the training data."""
     with hosts.first_then_others():
         splits = load_splits(config.data)
-        labels = label_sets.labels_of(splits["train"].examples) if TASKS[config.data.task].ranks else ()
+        labels = ANSWERS[answer_of(config)].labels_of(splits["train"].examples)
         resumed = checkpoints.any_in(directory / "checkpoints")
         origin = None if resumed else transfer.origin(config)
         if (directory / "tokenizer").exists():
@@ -58,7 +59,7 @@ def read_inputs(config: Config, directory: epath.Path) -> Inputs:
     fingerprints = {f"{name} data": split.fingerprint for name, split in splits.items()}
     hosts.require_same(fingerprints | {"tokenizer": tokenizer.fingerprint})
     for name in splits.keys() - {"train"} if labels else ():
-        label_sets.check_labels(splits[name], labels)
+        check_labels(splits[name], labels)
     data = feed.training_data(encoded["train"], config.data, config.seed)
     return Inputs(splits, labels, origin, tokenizer, encoded, data, resumed)
 
@@ -68,7 +69,7 @@ class Learner(NamedTuple):
 
     schedule: "Schedule"
     rate: optax.Schedule
-    model: Any
+    answer: answers.Answer
     optimizer: optax.GradientTransformation
     params: Any  # on the host: what the run begins with, from the seed and from `init_from`
 
@@ -77,15 +78,15 @@ def build(config: Config, inputs: Inputs, devices: Devices, profile: tuple[int, 
     training, tokenizer = config.training, inputs.tokenizer
     schedule = Schedule(config, inputs.data, profile)
     rate = optimizers.schedule(config.optimizer, schedule.warmup, schedule.steps)
-    model = models.build(config, tokenizer.vocab_size, generation.label_ids(tokenizer, inputs.labels))
+    answer = answers.build(config, tokenizer, inputs.labels)
     if training.sampled_softmax >= tokenizer.vocab_size:
         what = f"{training.sampled_softmax} of a vocabulary of {tokenizer.vocab_size} ids"
         raise UserError("config.training.sampled_softmax", what, "give fewer, or 0 for all")
-    shapes = jax.eval_shape(lambda: initial_params(model, config.seed))
+    shapes = jax.eval_shape(lambda: initial_params(answer.model, config.seed))
     optimizer = optimizers.optimizer(config.optimizer, rate, shapes, schedule.groups)
-    fresh = functools.partial(initial_state, model, optimizer, config)
+    fresh = functools.partial(initial_state, answer, optimizer, config)
     memory.require(shapes, jax.eval_shape(fresh, shapes), devices)
-    params = jax.device_get(initial_params(model, config.seed))
+    params = jax.device_get(initial_params(answer.model, config.seed))
     loaded: list[str] = []
     if origin := inputs.origin:
         params, report = transfer.initialise(params, origin)
@@ -99,4 +100,4 @@ def build(config: Config, inputs: Inputs, devices: Devices, profile: tuple[int, 
             raise UserError("config.training.word_vectors", what, mend)
         params, count = transfer.with_word_vectors(params, tokenizer, training.word_vectors)
         output.say(f"from {training.word_vectors}: vectors of {count:,} of {tokenizer.unused.start:,} pieces")
-    return Learner(schedule, rate, model, optimizer, params)
+    return Learner(schedule, rate, answer, optimizer, params)

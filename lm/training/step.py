@@ -11,14 +11,12 @@ import numpy as np
 import optax
 from jax import lax
 
-from lm.answers import losses, sampled
+from lm.answers import sampled
+from lm.answers.contract import Answer, Noise
 from lm.batch import Batch
 from lm.config import Config, Group
 from lm.config.tasks import layout_of
 from lm.devices.mesh import Devices
-from lm.models.decoder import zero_states
-from lm.models.encoder_decoder import EncoderDecoder
-from lm.models.readers import Reader
 from lm.training import optimizers
 
 
@@ -66,20 +64,18 @@ class Metrics(NamedTuple):
     grad_norm: jax.Array  # global norm of the mean gradient of what is not frozen, before clipping
 
 
-def initial_state(
-    model: EncoderDecoder | Reader, optimizer: optax.GradientTransformation, config: Config, params: Any
-) -> TrainState:
+def initial_state(answer: Answer, optimizer: optax.GradientTransformation, config: Config, params: Any) -> TrainState:
     """Before the first update, on one device; `carry` for the whole batch."""
     carry = ()
     if layout_of(config.data) == "streams":
-        carry = zero_states(config.model, config.data.batch_size)
+        carry = answer.first_carry(config.data.batch_size)
     learning, _ = optimizers.split(optimizers.groups_of(config), params)
     averaged = jax.tree.map(jnp.array, learning) if config.optimizer.ema_decay else ()
     return TrainState(jnp.int32(0), params, optimizer.init(learning), carry, averaged, seed_of(config))
 
 
 def make_train_step(
-    model: EncoderDecoder | Reader, optimizer: optax.GradientTransformation, config: Config, devices: Devices
+    answer: Answer, optimizer: optax.GradientTransformation, config: Config, devices: Devices
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """One update, for `devices.compile`.
 
@@ -88,12 +84,11 @@ def make_train_step(
     sampled softmax on (seed, step).
     """
     training, parts = config.training, config.training.accumulate
-    extra = (training.label_smoothing, training.z_loss, config.model.coverage)
     groups, decay = optimizers.groups_of(config), config.optimizer.ema_decay
 
     @functools.partial(jax.value_and_grad, has_aux=True)
     def gradient(learning, frozen, *rest):
-        return losses.teacher_forced(model, optimizers.joined(learning, frozen), *rest)
+        return answer.loss(optimizers.joined(learning, frozen), *rest)
 
     def device_gradient(learning, replicated, carried, device):
         """(gradients, (nats, tokens), carry) of one device's rows: sums, not means."""
@@ -106,11 +101,11 @@ def make_train_step(
             keys_b = jax.vmap(lambda row: jax.random.fold_in(step_key, row))(row_b)
         if training.sampled_softmax:  # the same for all rows; the key is that of no row
             key = jax.random.fold_in(step_key, 2**32 - 1)
-            candidates = sampled.draw_candidates(key, model.vocab_size, training.sampled_softmax)
+            candidates = sampled.draw_candidates(key, answer.model.vocab_size, training.sampled_softmax)
 
         def part_gradient(total, part):
             carry, part_batch, part_keys = part
-            (loss, (count, carry)), grads = gradient(learning, frozen, carry, part_batch, part_keys, *extra, candidates)
+            (loss, (count, carry)), grads = gradient(learning, frozen, carry, part_batch, Noise(part_keys, candidates))
             return jax.tree.map(jnp.add, total, (grads, (loss, count))), carry
 
         zeros = (jax.tree.map(jnp.zeros_like, learning), (jnp.float32(0), jnp.float32(0)))

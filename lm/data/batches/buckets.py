@@ -6,7 +6,8 @@ import numpy as np
 
 from lm.batch import Batch
 from lm.data.batches.corpus import Corpus, Pair
-from lm.data.batches.layout import Layout, chunks, decoded, end_to_end
+from lm.data.batches.layout import Layout, chunks, decoded
+from lm.data.front_ends import TEXT, FrontEnd
 
 MOST_SCORES = 2**24  # source times target positions of an evaluation batch: attention holds a score for each
 
@@ -17,8 +18,8 @@ class Buckets(Layout):
     Every epoch all pairs are used once; the last batch of a bucket is filled with empty rows.
     """
 
-    def __init__(self, corpus: Corpus, batch_size: int, buckets: int, seed: int):
-        self.corpus, self.batch_size, self.seed = corpus, batch_size, seed
+    def __init__(self, corpus: Corpus, batch_size: int, buckets: int, seed: int, front_end: FrontEnd = TEXT):
+        self.corpus, self.batch_size, self.seed, self._front_end = corpus, batch_size, seed, front_end
         lengths = [corpus.lengths(variant) + 1 for variant in range(corpus.variants)]
         self.shapes = _shapes(np.concatenate(lengths), buckets)
         self.members = [_assign(each, self.shapes) for each in lengths]  # of each variant
@@ -41,25 +42,27 @@ class Buckets(Layout):
 
     def make(self, plan: list, epoch: int, step: int, rows: range) -> Batch:
         shape, chosen = plan[step]
-        return pad_pairs(self.corpus.take(chosen[rows.start : rows.stop], epoch), shape, len(rows))
+        return pad_pairs(self.corpus.take(chosen[rows.start : rows.stop], epoch), shape, len(rows), self._front_end)
 
 
-def evaluation_buckets(corpus: Corpus, batch_size: int, buckets: int) -> Iterator[tuple[np.ndarray, Batch]]:
+def evaluation_buckets(
+    corpus: Corpus, batch_size: int, buckets: int, front_end: FrontEnd = TEXT
+) -> Iterator[tuple[np.ndarray, Batch]]:
     """One pass over all pairs, whatever their length: (numbers of the pairs, batch)."""
     lengths = corpus.lengths(0) + 1
     shapes = _shapes(lengths, buckets)
     for shape, members in zip(shapes, _assign(lengths, shapes), strict=True):
         rows = max(1, min(batch_size, MOST_SCORES // (shape[0] * shape[1])))
         for chosen in chunks(members, rows):
-            yield chosen, pad_pairs(corpus.take(chosen, 0), shape, rows)
+            yield chosen, pad_pairs(corpus.take(chosen, 0), shape, rows, front_end)
 
 
-def pad_pairs(pairs: Sequence[Pair], shape: tuple[int, int], rows: int) -> Batch:
+def pad_pairs(pairs: Sequence[Pair], shape: tuple[int, int], rows: int, front_end: FrontEnd = TEXT) -> Batch:
     """Pairs as a batch of `rows` rows and (source, target) lengths `shape`, EOS included."""
     row_k = np.arange(len(pairs))
-    source = end_to_end([source for source, _ in pairs], row_k, (rows, shape[0]))
+    source = front_end.pad([source for source, _ in pairs], row_k, (rows, shape[0]))
     batch = decoded([target for _, target in pairs], row_k, (rows, shape[1]))
-    return batch._replace(source_bs=source, resets_bt=np.zeros(batch.resets_bt.shape, bool))
+    return batch._replace(source=source, resets_bt=np.zeros(batch.resets_bt.shape, bool))
 
 
 LEVELS = 128  # lengths of a side that shapes are chosen from

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from lm.data.front_ends import TEXT, FrontEnd
 from lm.data.read.store import Records
 
 Pair = tuple[np.ndarray, np.ndarray]  # source ids (none for plain text), target ids
@@ -31,13 +32,13 @@ class Corpus(Protocol):
 
 
 class Stored:
-    """A corpus in the cache: records of ids, the source's before the target's, and a table of [source ids, target ids,
-    closed]."""
+    """A corpus in the cache: records of a source's values and a target's ids, and a table of [length of the source, of the
+    target, closed]."""
 
     variants = 1
 
-    def __init__(self, records: Records, dtype: str):
-        self._records, self._dtype = records, dtype
+    def __init__(self, records: Records, dtype: str, front_end: FrontEnd = TEXT):
+        self._records, self._dtype, self._front_end = records, np.dtype(dtype), front_end
         self.closed = records.table[:, 2].astype(bool)
 
     def __len__(self) -> int:
@@ -48,9 +49,16 @@ class Stored:
 
     def take(self, numbers: Sequence[int], epoch: int) -> list[Pair]:
         numbers = np.asarray(numbers, np.int64)
-        cuts = self._records.table[numbers, 0].tolist()
-        read = (np.frombuffer(record, self._dtype).astype(np.int32) for record in self._records.read(numbers))
-        return [(ids[:cut], ids[cut:]) for ids, cut in zip(read, cuts, strict=True)]
+        sizes = (self._records.table[numbers, 1] * self._dtype.itemsize).tolist()  # bytes of the target
+        return [
+            self._pair(record, len(record) - size)
+            for record, size in zip(self._records.read(numbers), sizes, strict=True)
+        ]
+
+    def _pair(self, record: bytes, begin: int) -> Pair:
+        """Of a record whose target begins at this byte."""
+        target = np.frombuffer(record, self._dtype, offset=begin).astype(np.int32)
+        return self._front_end.from_bytes(record[:begin], self._dtype), target
 
 
 class InMemory:

@@ -1,19 +1,21 @@
-"""What all layouts share: batches by number, and examples end to end in rows. Only numpy here."""
+"""What all layouts share: batches by number, and examples end to end in rows. JAX is here for its trees alone."""
 
 import bisect
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from lm.batch import BOS, EOS, PAD, Batch
 from lm.data.batches.corpus import Corpus, Recent
+from lm.data.front_ends import end_to_end
 
 
 def pad_rows(batch: Batch, rows: int) -> Batch:
     """The batch with empty rows added at its end: PAD everywhere, weight 0."""
     fill = rows - batch.inputs_bt.shape[0]
-    return Batch(*(None if a is None else np.pad(a, [(0, fill), (0, 0)]) for a in batch))
+    return jax.tree.map(lambda x: np.pad(x, [(0, fill)] + [(0, 0)] * (x.ndim - 1)), batch)
 
 
 class Layout:
@@ -59,23 +61,6 @@ class Layout:
         step = place - (self._ends[variant - 1] if variant else 0)
         epoch = round_ * self.corpus.variants + variant
         return self.make(self._plans(epoch), epoch, step, rows)
-
-
-def end_to_end(texts: Sequence[np.ndarray], row_k: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """int32 `shape`: the texts, each ended by EOS, one after the other in the rows `row_k`, ascending.
-
-    All at once, as an assignment for each short text takes longer than all else.
-    """
-    size_k = np.fromiter(map(len, texts), np.int64, len(texts)) + 1
-    end_k = np.cumsum(size_k)
-    inside = np.ones(size_k.sum(), bool)
-    inside[end_k - 1] = False
-    flat = np.full(len(inside), EOS, np.int32)
-    flat[inside] = np.concatenate([flat[:0], *texts])
-    used_b = np.bincount(row_k, size_k, shape[0])
-    ids = np.full(shape, PAD, np.int32)
-    ids[np.arange(shape[1]) < used_b[:, None]] = flat
-    return ids
 
 
 def decoded(texts: Sequence[np.ndarray], row_k: np.ndarray, shape: tuple[int, int]) -> Batch:

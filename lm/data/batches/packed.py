@@ -2,9 +2,10 @@
 
 import numpy as np
 
-from lm.batch import EOS, Batch
+from lm.batch import Batch
 from lm.data.batches.corpus import Corpus
-from lm.data.batches.layout import Layout, decoded, end_to_end
+from lm.data.batches.layout import Layout, decoded
+from lm.data.front_ends import FrontEnd
 
 OPEN = 128  # rows that are filled side by side
 
@@ -16,8 +17,9 @@ class Packed(Layout):
     side with more tokens is `width` positions long, the other in proportion.
     """
 
-    def __init__(self, corpus: Corpus, batch_size: int, width: int, has_source: bool, seed: int):
-        """No example may be longer than `width`, EOS included."""
+    def __init__(self, corpus: Corpus, batch_size: int, width: int, front_end: FrontEnd | None, seed: int):
+        """No example may be longer than `width`, its end included; `front_end` is None where there is no source."""
+        has_source = front_end is not None
         self.corpus, self.batch_size, self.seed = corpus, batch_size, seed
         lengths = [corpus.lengths(variant) + [int(has_source), 1] for variant in range(corpus.variants)]
         totals, longest = (
@@ -28,7 +30,7 @@ class Packed(Layout):
         self.shape = tuple(int(n) for n in np.maximum(np.ceil(width * share), longest))  # source, target
         self.rows = [pack(each, self.shape, seed) for each in lengths]  # of each variant
         self.most = max(len(row) for rows in self.rows for row in rows)  # examples in a row
-        self._has_source = has_source
+        self._front_end = front_end
         super().__init__()
         self.padding = 1 - int(lengths[0].sum()) / (self.steps(0) * batch_size * sum(self.shape))
 
@@ -47,12 +49,14 @@ class Packed(Layout):
         row_k = np.repeat(np.arange(len(chosen)), count_b)
         source_width, target_width = self.shape
         batch = decoded([target for _, target in pairs], row_k, (len(rows), target_width))
-        if not self._has_source:
+        if self._front_end is None:
             return batch
-        source = end_to_end([source for source, _ in pairs], row_k, (len(rows), source_width))
+        values = [source for source, _ in pairs]
+        first_b = np.cumsum(count_b) - count_b  # the number of each row's first example
+        end_k = np.cumsum([0, *(len(each) + 1 for each in values)])
         ends = np.full((len(rows), self.most), source_width, np.int32)
-        ends[row_k, np.arange(len(pairs)) - (np.cumsum(count_b) - count_b)[row_k]] = np.nonzero(source == EOS)[1]
-        return batch._replace(source_bs=source, source_ends_bk=ends)
+        ends[row_k, np.arange(len(pairs)) - first_b[row_k]] = end_k[1:] - 1 - end_k[first_b[row_k]]
+        return batch._replace(source=self._front_end.pad(values, row_k, (len(rows), source_width)), source_ends_bk=ends)
 
 
 def pack(lengths: np.ndarray, shape: tuple[int, int], seed: int) -> list[list[int]]:

@@ -124,7 +124,7 @@ def _window_batch(ids: np.ndarray, real: np.ndarray, cleared_b: np.ndarray) -> B
     resets = before == EOS
     resets[:, 0] |= cleared_b
     return Batch(
-        source_bs=None,
+        source=None,
         inputs_bt=np.where(real, np.where(resets, BOS, before), PAD).astype(np.int32),
         targets_bt=np.where(real, ids, PAD).astype(np.int32),
         weights_bt=real.astype(np.float32),

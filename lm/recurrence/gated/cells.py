@@ -1,4 +1,4 @@
-"""Gated cells: each is its pointwise part; the engine in `gated.py` does the matrix products.
+"""Gated cells: each is its pointwise part; the engine (`engine.py`) does the matrix products.
 
 `gates` are arrays [units, batch] (see `GatedCell.pointwise`), so a mean over units is one over axis -2.
 """
@@ -97,7 +97,7 @@ def _standardised(x):
 def _tangent(primals, tangents):
     x, scale = _standardised(*primals)
     d = scale * tangents[0]
-    # Changes nothing. In the gradient the choice stands between a product and its sum, of which XLA on a CPU makes one slow loop.
+    # The choice has no effect on the value (XLA-10).
     along = jnp.where(jnp.isnan(x), 0, (x * d).mean(axis=-2, keepdims=True))
     return x, d - d.mean(axis=-2, keepdims=True) - x * along
 
@@ -154,7 +154,7 @@ class SLSTM(GatedCell):
 
     @classmethod
     def initial_inner(cls, batch, hidden):
-        # Three arrays, for a loop that writes where it read must not find two in one place.
+        # Three arrays, though two are equal (XLA-11).
         return jnp.zeros((batch, hidden)), jnp.ones((batch, hidden)), jnp.zeros((batch, hidden))
 
     @classmethod

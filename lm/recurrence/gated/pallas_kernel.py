@@ -1,124 +1,126 @@
-"""A scan as one Pallas kernel, which keeps the carry and the recurrent matrix on chip from step to step.
+"""The driver that runs a gated layer as one Pallas kernel, on a GPU or a TPU: a program for each head, on a GPU also for each
+tile of the batch. Inside, a state array of a program is [units, batch].
 
-XLA's loop reads the matrix from memory anew at every step, and on a GPU launches several kernels for each. On a TPU the grid is
-time: what belongs to a step is copied in and out while the step before is computed, and the rest stays in VMEM. On a GPU
-(Triton) time is a loop inside, after FlashRNN (Pöppel et al., 2024, arXiv:2412.07752); on an H100 gradients of all gated cells
-were those of the scan within 1e-6, in a third of its time. No TPU has run it: that it computes what the scan does is tested by
-Pallas' interpreter, that it compiles by lowering alone, so it is off by default there.
+On an H100 an LSTM of 768 units in heads of 32, 64 and 128 takes 0.39, 0.33 and 0.46 of the time of XLA's loop over heads of 64.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+
+from lm.recurrence.base import Cell, Execution, State, Weights, dot, project, where
+from lm.recurrence.gated import equations, on_chip
+from lm.recurrence.gated.equations import BackwardInputs, Marks
+from lm.recurrence.gated.on_chip import Blocks
+from lm.recurrence.gated.order import FeatureMajor, cast, own_columns
+from lm.recurrence.gated.xla_loop import flattened
+
+UNITS = {"float32": (16, 32, 64), "bfloat16": (16, 32, 64, 128)}  # of a head whose matrices a multiprocessor holds
+TILE = 16  # examples of the batch that a program on a GPU has, the fewest of a product there
+FLAG = jnp.int32  # a type that kernels read, and that nothing else here has
 
 
-class Blocks(tuple):
-    """Arrays [u, b] that are one array [blocks, u, b] outside: a kernel for Triton cannot cut an array that it holds."""
+def forward(
+    platform: str, cell: type[Cell], how: Execution, weights: Weights, inputs_tbd: jax.Array, state: State, marks: Marks
+) -> tuple[tuple[State, jax.Array], tuple[Any, Any]]:
+    """All steps, see `drivers.Driver`; gates leave the chip step by step, like all else."""
+    order = FeatureMajor(cell, how, *state.output_bh.shape)
+    first, zero, starts_t = order.inward((state, equations.zero_like(cell, how.heads, state), marks.starts))
+    recurrent = cast(_by_gate(cell, weights.recurrent_kernel), how.dtype).mT
+    zero = jax.tree.map(lambda x: x[..., :1], zero)
+    constants = recurrent, zero, own_columns(weights, how.heads)
+    projected_t = order.turn(project(weights, inputs_tbd, how.dtype))
+    inputs = projected_t.reshape(len(inputs_tbd), cell.gates, *first.output_bh.shape)
+    over_time = inputs, _flags(marks.mask_tb), _flags(marks.reset_tb), starts_t
+    step = functools.partial(_step, cell, how.dtype)
+    found = _by_program(how.heads, platform, order.batch, step, constants, first, over_time, how.reverse)
+    final, (outputs_t, inner_t, gates_t) = found
+    return order.outward((final, outputs_t)), flattened(inner_t, gates_t)
 
 
-def scan(
-    body: Callable[[Any, Any, Any], tuple[Any, Any]],
-    constants: Any,
-    carry: Any,
-    xs: Any,
-    reverse: bool = False,
-    platform: str = "tpu",
-    interpret: bool = False,
+def _step(cell, dtype, constants, state, now):
+    recurrent, zero, own = constants
+    projected, mask_1b, reset_1b, start = now
+    before = where(reset_1b != 0, zero if start is None else start, state)
+    gates = equations.gates_of(cell, projected, [dot(block, before.output_bh, dtype) for block in recurrent])
+    state = where(mask_1b != 0, cell.pointwise(gates, before, own), before)
+    return state, (state.output_bh, before.inner, Blocks(gates))
+
+
+def backward(
+    platform: str,
+    cell: type[Cell],
+    how: Execution,
+    weights: Weights,
+    inputs_tbd: jax.Array,
+    before_tbh: jax.Array,
+    kept: tuple[Any, Any],
+    marks: Marks,
+    d_outputs_tbh: jax.Array,
+    d_final: State,
+) -> tuple[tuple[State, State | None], dict[str, jax.Array], jax.Array]:
+    """The gradient of all steps, see `drivers.Driver`."""
+    time, batch, hidden = before_tbh.shape
+    order, (inner_t, gates_t) = FeatureMajor(cell, how, batch, hidden), kept
+    before_t, d_outputs_t, d_final = order.inward((before_tbh, d_outputs_tbh, d_final))
+    before = State(before_t, jax.tree.map(lambda x: x.reshape(before_t.shape), inner_t))
+    own = own_columns(weights, how.heads)
+    constants = cast(_by_gate(cell, weights.recurrent_kernel), how.dtype), own
+    gates_t = gates_t.reshape(time, -1, *before_t.shape[1:])
+    over_time = gates_t, before, d_outputs_t, _flags(marks.mask_tb), _flags(marks.reset_tb)
+    step = functools.partial(_backward_step, cell, how.dtype, marks.starts is not None)
+    begun = d_final, jax.tree.map(jnp.zeros_like, own)
+    found = _by_program(how.heads, platform, batch, step, constants, begun, over_time, not how.reverse)
+    (d_first, d_own), (d_gates_t, d_starts_t) = found
+    d_gates_ng = order.turn(d_gates_t.reshape(time, order.width, batch)).reshape(time * batch, -1)
+    return order.outward((d_first, d_starts_t)), d_own, d_gates_ng
+
+
+def _backward_step(cell, dtype, started, constants, carry, now):
+    recurrent, own = constants
+    gates, before, d_output, mask_1b, reset_1b = now
+    given = BackwardInputs(tuple(gates), before, d_output, mask_1b != 0, reset_1b != 0)
+    through = functools.partial(_through_product, cell, dtype, recurrent)
+    return equations.backward(cell, own, carry, given, through, started)
+
+
+def _through_product(cell, dtype, recurrent, d_gates):
+    d_recurrent = d_gates[: cell.gates - cell.separate] + d_gates[cell.gates :]
+    products = [dot(block, each, dtype) for block, each in zip(recurrent, d_recurrent, strict=True)]
+    return Blocks(d_gates), functools.reduce(jnp.add, products)
+
+
+def _by_program(
+    heads: int, platform: str, batch: int, step: Callable, constants: Any, carry: Any, xs: Any, reverse: bool
 ) -> tuple[Any, Any]:
-    """`lax.scan(partial(body, constants), carry, xs, reverse=reverse)`; `body` sees no other array.
-
-    To it constants, the carry and a step's leaves have two axes, or are `Blocks` where they have three; what it returns too.
-    Constants, the carry and, on a TPU, two steps' leaves must fit on the chip together; on a GPU all axes must be powers of 2.
-    """
-    # Here, so that programs without kernels need no part of JAX that may still change.
-    from jax.experimental import pallas as pl
-
-    time = len(jax.tree.leaves(xs)[0])
-    step = jax.eval_shape(
-        lambda *given: _stacked(body(*_as_blocks(given))[1]), constants, carry, jax.tree.map(lambda x: x[0], xs)
-    )
-    given, given_def = jax.tree.flatten((constants, carry))
-    carry_def = jax.tree.structure(carry)
-    xs, xs_def = jax.tree.flatten(xs)
-    step, step_def = jax.tree.flatten(step)
-
-    def refs_of(refs):
-        """(what is given, what belongs to steps, the carry, what each step gives)."""
-        ends = [0, len(given), len(given) + len(xs), len(given) + len(xs) + carry_def.num_leaves, len(refs)]
-        return [refs[a:b] for a, b in zip(ends, ends[1:], strict=False)]
-
-    def kernel_tpu(*refs):
-        given_refs, x_refs, carry_refs, y_refs = refs_of(refs)
-
-        @pl.when(pl.program_id(0) == 0)
-        def _():
-            first = given_refs[len(given_refs) - carry_def.num_leaves :]
-            _write(carry_refs, [_read(ref) for ref in first])
-
-        constants, _ = given_def.unflatten([_read(ref) for ref in given_refs])
-        carry = carry_def.unflatten([_read(ref) for ref in carry_refs])
-        after, y = body(constants, carry, xs_def.unflatten([_read(ref) for ref in x_refs]))
-        _write(carry_refs, jax.tree.leaves(after))
-        _write(y_refs, jax.tree.leaves(y))
-
-    def kernel_gpu(*refs):
-        given_refs, x_refs, carry_refs, y_refs = refs_of(refs)
-        constants, first = given_def.unflatten([_read(ref) for ref in given_refs])
-
-        def one(i, carry):
-            t = time - 1 - i if reverse else i
-            after, y = body(constants, carry, xs_def.unflatten([_read(ref, t) for ref in x_refs]))
-            _write(y_refs, jax.tree.leaves(y), t)
-            return after
-
-        _write(carry_refs, jax.tree.leaves(lax.fori_loop(0, time, one, first)))
-
-    shapes = [*(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in jax.tree.leaves(carry))]
-    shapes += [jax.ShapeDtypeStruct((time, *y.shape), y.dtype) for y in step]
+    """`on_chip.loop` for each head, and on a GPU for each tile of the batch."""
+    loop = functools.partial(on_chip.loop, step, reverse=reverse, platform=platform)
     if platform == "gpu":
-        from jax.experimental.pallas import triton as plgpu
-
-        kernel, how = kernel_gpu, {"compiler_params": plgpu.CompilerParams(num_warps=8, num_stages=1)}
-    else:
-        from jax.experimental.pallas import tpu as pltpu
-
-        still = lambda x: pl.BlockSpec(x.shape, lambda t: (0,) * x.ndim)  # one block for all steps, copied once
-        at = lambda t: time - 1 - t if reverse else t
-        of_time = lambda x: pl.BlockSpec((None, *x.shape[1:]), lambda t: (at(t), *(0,) * (x.ndim - 1)))
-        count = carry_def.num_leaves
-        kernel, how = (
-            kernel_tpu,
-            {
-                "grid": (time,),
-                "in_specs": [*map(still, given), *map(of_time, xs)],
-                "out_specs": [*map(still, shapes[:count]), *map(of_time, shapes[count:])],
-                "compiler_params": pltpu.CompilerParams(dimension_semantics=("arbitrary",)),
-            },
-        )
-    found = pl.pallas_call(kernel, out_shape=shapes, interpret=interpret, **how)(*given, *xs)
-    return carry_def.unflatten(found[: carry_def.num_leaves]), step_def.unflatten(found[carry_def.num_leaves :])
+        loop = functools.partial(_by_tile, loop, batch)
+    if heads == 1:
+        return loop(constants, carry, xs)
+    axes = jax.tree.map(lambda x: None if x.dtype == FLAG else -3, (constants, carry, xs))  # flags are all heads'
+    return jax.vmap(loop, axes, -3)(constants, carry, xs)
 
 
-def _read(ref, *at):
-    rank = len(ref.shape) - len(at)
-    return ref[at] if rank == 2 else Blocks(ref[(*at, i)] for i in range(ref.shape[len(at)]))
+def _by_tile(loop: Callable, batch: int, constants: Any, carry: Any, xs: Any) -> tuple[Any, Any]:
+    """What has no batch in the carry begins at zero, and is summed over the tiles."""
+    has = lambda x: x.shape[-1] == batch
+    cut = lambda x: x.reshape(*x.shape[:-1], -1, TILE) if has(x) else x
+    join = lambda x: x.sum(-2) if x.shape[-1] == 1 else x.reshape(*x.shape[:-2], batch)
+    axes = jax.tree.map(lambda x: -2 if has(x) else None, (carry, xs))
+    return jax.tree.map(join, jax.vmap(loop, (None, *axes), -2)(constants, *jax.tree.map(cut, (carry, xs))))
 
 
-def _write(refs, values, *at):
-    for ref, value in zip(refs, values, strict=True):
-        if isinstance(value, Blocks):
-            for i, block in enumerate(value):
-                ref[(*at, i)] = block
-        else:
-            ref[at] = value
+def _by_gate(cell: type[Cell], kernel: jax.Array) -> jax.Array:
+    """A recurrent kernel by gates, [gates, u, u] or [gates, heads, u, u]."""
+    *heads, units, _ = kernel.shape
+    return jnp.moveaxis(kernel.reshape(*heads, units, cell.gates, units), -2, 0)
 
 
-def _as_blocks(tree):
-    return jax.tree.map(lambda x: x if x.ndim == 2 else Blocks(x), tree)
-
-
-def _stacked(tree):
-    return jax.tree.map(lambda x: jnp.stack(x) if isinstance(x, Blocks) else x, tree)
+def _flags(flags_tb: jax.Array) -> jax.Array:
+    """[t, 1, b]."""
+    return flags_tb[:, None].astype(FLAG)

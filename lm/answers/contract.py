@@ -1,0 +1,196 @@
+"""The contract of a kind of answer: its loss, the likelihood of what it is asked about, and what it answers."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import numpy as np
+from flax import linen as nn
+
+from lm.answers import shapes
+from lm.answers.sampled import Candidates
+from lm.batch import Batch
+from lm.config import Config
+from lm.config.tasks import ANSWER_KINDS
+from lm.data.front_ends import FRONT_ENDS, FrontEnd
+from lm.data.read.examples import Example, Examples
+from lm.data.text.tokenizers.tokenizer import Tokenizer
+from lm.search.options import Options
+
+
+@dataclasses.dataclass(frozen=True)
+class Generation:
+    """One output for a prompt."""
+
+    prompt: str
+    output: str
+    log_probability: float  # nats, of the generated tokens under the model as it is, EOS included where reached
+    tokens: int  # generated, EOS counted
+    ended: bool  # whether the model ended the text; else `max_new_tokens` did
+
+
+class Score(NamedTuple):
+    """The likelihood of one text under a model, from its beginning to its end (EOS included)."""
+
+    log_probability: float  # nats
+    tokens: int
+    bytes: int
+
+
+class Noise(NamedTuple):
+    """All that is random in a loss."""
+
+    keys_b: jax.Array | None = None  # a dropout key for each example; None: no dropout
+    candidates: Candidates | None = None  # the ids of a sampled softmax; None: it is over the vocabulary
+
+
+NO_NOISE = Noise()
+
+
+class Objective(NamedTuple):
+    """What a training loss has beside the likelihood."""
+
+    label_smoothing: float = 0.0  # share of the target distribution that is uniform (Szegedy et al., 2016)
+    z_loss: float = 0.0  # weight of the squared log of the softmax's normaliser (Chowdhery et al., 2022)
+    coverage: float = 0.0  # weight of the coverage loss (See et al., 2017)
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """A model, and what its answers are. Two are equal, and share compiled programs, if their models and objectives are.
+
+    A new kind of answer is a class like this one and a line in `ANSWERS`, a line in `ANSWER_KINDS`, and a task that names it.
+    """
+
+    model: nn.Module
+    objective: Objective = Objective()
+    tokenizer: Tokenizer | None = dataclasses.field(default=None, compare=False)
+    labels: tuple[str, ...] = dataclasses.field(
+        default=(), compare=False
+    )  # what is chosen from; () where nothing is listed
+
+    kind: ClassVar[str]  # its key in ANSWERS and ANSWER_KINDS
+
+    # ---- making one -------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def labels_of(cls, examples: Examples) -> tuple[str, ...]:
+        """Returns what answers are chosen from, read from training data; here nothing is listed."""
+        return ()
+
+    @classmethod
+    def build(cls, config: Config, tokenizer: Tokenizer, labels: Sequence[str] = ()) -> "Answer":
+        """Returns the answer of a configuration, with its model."""
+        training = config.training
+        objective = Objective(training.label_smoothing, training.z_loss, config.model.coverage)
+        return cls(cls.model_of(config, tokenizer, labels), objective, tokenizer, tuple(labels))
+
+    @classmethod
+    def model_of(cls, config: Config, tokenizer: Tokenizer, labels: Sequence[str]) -> nn.Module:
+        """Returns the Flax module. It has `config`, `source` (a key of INPUTS, or empty) and `vocab_size`."""
+        raise NotImplementedError
+
+    # ---- what is asked of it ----------------------------------------------------------------------------------------
+
+    def loss(
+        self, params: Any, carry: Any, batch: Batch, noise: Noise = NO_NOISE
+    ) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+        """Returns (sum of the training loss in nats, (number of real targets, state after the batch)), pure.
+
+        `carry` is the decoder's state before the batch; (): what a sequence starts from, and then () comes back.
+        """
+        raise NotImplementedError
+
+    def likelihood(self, params: Any, carry: Any, batch: Batch) -> tuple[jax.Array, Any]:
+        """Returns (nats_bt of each target, state after the batch), pure: no dropout, no smoothing; 0 where there is no target.
+
+        Nats of several targets that are one decision stand at the first of them. They are infinite where the answer cannot be
+        given. Every log-probability that is printed or returned comes from here.
+        """
+        raise NotImplementedError
+
+    def answer(
+        self,
+        params: Any,
+        prompts: Sequence[str],
+        options: Options,
+        beside: Sequence[tuple["Answer", Any]] = (),
+    ) -> list[list[Generation]]:
+        """Returns `options.num_samples` outputs for each prompt, best first where they are ranked.
+
+        `beside` are further answers with their parameters: probabilities are the mean over all of them. What a prompt gives
+        depends on the prompt, the seed and, if it is given several times, which time it is; not on the prompts beside it.
+        """
+        raise NotImplementedError
+
+    # ---- what all kinds share ---------------------------------------------------------------------------------------
+
+    @property
+    def among(self) -> str:
+        """What probabilities are of: texts, labels or spans."""
+        return ANSWER_KINDS[self.kind].among
+
+    @property
+    def front_end(self) -> FrontEnd | None:
+        """The host's half of what the model reads; None of a language model."""
+        return FRONT_ENDS.get(self.model.source)
+
+    def in_common(self) -> tuple:
+        """Returns what answers must have in common to answer together."""
+        return self.tokenizer.fingerprint, self.model.source, self.among, self.labels
+
+    def described(self, options: Options) -> dict[str, Any]:
+        """Returns how outputs were chosen, for the record of an evaluation."""
+        return {"labels": list(self.labels)} if self.labels else dataclasses.asdict(options)
+
+    def first_carry(self, rows: int) -> Any:
+        """Returns the state before a first batch: here there is none."""
+        return ()
+
+    def target_ids(self, examples: Sequence[Example]) -> list[np.ndarray]:
+        """Returns the ids of each target, without EOS."""
+        return self.tokenizer.encode_batch([example.target for example in examples])
+
+    def source_values(self, sources: Sequence[str]) -> list[np.ndarray]:
+        """Returns the values of each source, as evaluation data has them."""
+        return self.front_end.encode(sources, self.tokenizer, self.tokenizer.encode_batch)
+
+    def nats(self, params: Any, examples: Sequence[Example]) -> list[Score]:
+        """Returns the log-probability of each example's target (given its source), from a fresh state."""
+        targets = self.target_ids(examples)
+        sources = self.source_values([example.source for example in examples]) if self.front_end else None
+        order = sorted(range(len(examples)), key=lambda i: len(targets[i]))
+        results: list[Any] = [None] * len(examples)
+        for chosen in shapes.batches(order, [len(target) + 1 for target in targets], in_windows=sources is None):
+            batch = shapes.batch_of(
+                [targets[i] for i in chosen], sources and [sources[i] for i in chosen], self.front_end
+            )
+            nats_b = self._nats_of_rows(params, batch)
+            for row, i in enumerate(chosen):
+                results[i] = Score(-float(nats_b[row]), len(targets[i]) + 1, len(examples[i].target.encode()))
+        return results
+
+    def _nats_of_rows(self, params: Any, batch: Batch) -> np.ndarray:
+        """float64 [b]: without a source window by window, so that a text may be longer than memory holds features of."""
+        nats_b, carry = np.zeros(len(batch.targets_bt)), self.first_carry(len(batch.targets_bt))
+        length = batch.targets_bt.shape[1]
+        size = length if batch.source else shapes.WINDOW
+        for begin in range(0, length, size):
+            window = lambda x: x[:, begin : begin + size]  # noqa: B023
+            part = batch._replace(
+                **{
+                    name: window(getattr(batch, name))
+                    for name in ("inputs_bt", "targets_bt", "weights_bt", "resets_bt")
+                }
+            )
+            nats_bt, carry = likelihood(self, params, carry, part)
+            nats_b += np.asarray(nats_bt, np.float64).sum(axis=1)
+        return nats_b
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def likelihood(answer: Answer, params: Any, carry: Any, batch: Batch) -> tuple[jax.Array, Any]:
+    """`Answer.likelihood` as one program."""
+    return answer.likelihood(params, carry, batch)

@@ -1,0 +1,118 @@
+"""Answers that are one of known labels, which a decoder writes and nothing else."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from lm.answers import shapes
+from lm.answers.alternatives import IMPOSSIBLE, NOTHING, alternative_nats, label_table
+from lm.answers.ranking import Ranking, label_ids
+from lm.answers.written import Written, encode
+from lm.config.tasks import TASKS
+from lm.data.batches.layout import decoded
+from lm.models.decoder import Features, log_mixture
+from lm.models.encoder import Memory
+from lm.models.encoder_decoder import EncoderDecoder
+from lm.recurrence.base import dot
+from lm.search.beam import tile_beams
+
+
+class Ranker(EncoderDecoder):
+    """Each token's softmax is over those alone that go on with a label, so the labels' probabilities sum to one.
+
+    With a softmax over the whole vocabulary the first updates teach the decoder that it writes labels at all; that
+    drives its features to where they no longer depend on the source, and nothing brings them back: on TinyWorld's
+    sentiment the ranking then stays at chance. Here there is nothing to learn but which label.
+    """
+
+    labels: tuple[tuple[int, ...], ...] = ()  # the ids of each, its EOS included
+
+    def continuations(
+        self, features: Features, memory: Memory | None, targets_bt: jax.Array, resets_bt: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Returns what may stand at each position after the targets before it.
+
+        That is (logits_btu, float32, of the different tokens of all labels, `IMPOSSIBLE` of those that no label goes on
+        with; gold_btu: which of them is the target). A label begins at each reset and at the first position.
+        """
+        tokens_u = np.unique([token for label in self.labels for token in label])
+        kernel_dv, bias_v = self.head()
+        logits_btu = dot(features.values_btd, kernel_dv[:, tokens_u], self.config.dtype) + bias_v[tokens_u]
+        allowed_btu = self._allowed(tokens_u, targets_bt, resets_bt)
+        logits_btu = jnp.where(allowed_btu, logits_btu, IMPOSSIBLE)
+        if features.gate_bt is not None:
+            same_bsu = (memory.ids_bs[..., None] == tokens_u).astype(jnp.float32)
+            copied_btu = jnp.einsum("bts,bsu->btu", features.attention_bts, same_bsu)
+            mixed_btu = log_mixture(features.gate_bt[..., None], jax.nn.log_softmax(logits_btu), copied_btu)
+            logits_btu = jnp.where(allowed_btu, mixed_btu, IMPOSSIBLE)
+        return logits_btu, allowed_btu & (targets_bt[..., None] == tokens_u)
+
+    def _allowed(self, tokens_u, targets_bt, resets_bt):
+        """bool [b, t, u]: whether some label that has the targets so far goes on with the token."""
+        width, batch = max(map(len, self.labels)), len(targets_bt)
+        labels_wl = label_table(self.labels, width).T
+        places_wl = np.where(labels_wl == NOTHING, len(tokens_u), np.searchsorted(tokens_u, labels_wl))
+        at = lambda table_wl, place_b: jnp.take(table_wl, place_b, axis=0, mode="clip")
+
+        def body(carry, now):
+            fits_bl, place_b = carry  # labels that have the targets so far; how many these are
+            target_b, reset_b = now
+            fits_bl, place_b = fits_bl | reset_b[:, None], jnp.where(reset_b, 0, place_b)
+            counts_bu = jnp.zeros((batch, len(tokens_u)), jnp.int32)
+            counts_bu = counts_bu.at[jnp.arange(batch)[:, None], at(places_wl, place_b)].add(fits_bl, mode="drop")
+            return (fits_bl & (at(labels_wl, place_b) == target_b[:, None]), place_b + 1), counts_bu > 0
+
+        start = jnp.ones((batch, len(self.labels)), bool), jnp.zeros(batch, jnp.int32)
+        return lax.scan(body, start, (targets_bt.T, resets_bt.T))[1].swapaxes(0, 1)
+
+
+class Labels(Ranking, Written):
+    """The label that the decoder finds likeliest."""
+
+    kind = "labels"
+
+    @classmethod
+    def model_of(cls, config, tokenizer, labels):
+        ids = label_ids(tokenizer, labels)
+        return Ranker(config.model, tokenizer.vocab_size, TASKS[config.data.task].source, ids)
+
+    def cost(self, params, features, memory, batch, noise):
+        nats_bt = self._nats(params, features, memory, batch, self.objective.label_smoothing, self.objective.z_loss)
+        total = jnp.sum(jnp.where(batch.weights_bt > 0, nats_bt * batch.weights_bt, 0))
+        return total, jnp.sum(batch.weights_bt)
+
+    def position_nats(self, params, features, memory, batch):
+        return self._nats(params, features, memory, batch)
+
+    def _nats(self, params, features, memory, batch, label_smoothing=0.0, z_loss=0.0):
+        given = (features, memory, batch.targets_bt, batch.resets_bt)
+        found = self.model.apply({"params": params}, *given, method="continuations")
+        return alternative_nats(*found, label_smoothing, z_loss)
+
+    def label_nats(self, params, sources):
+        values = [self.front_end.prompt(source, self.tokenizer) for source in sources]
+        targets = [np.array(ids[:-1], np.int32) for ids in label_ids(self.tokenizer, self.labels)]
+        order = sorted(range(len(sources)), key=lambda i: len(values[i]))
+        found = np.zeros((len(sources), len(targets)))
+        rows = max(1, shapes.BATCH // len(targets))  # each source beside all labels
+        for at in range(0, len(order), rows):
+            chosen = order[at : at + rows]
+            count = shapes.power_of_two(len(chosen), 1)
+            read = encode(self.model, params, shapes.padded_source([values[i] for i in chosen], count, self.front_end))
+            memory, state = tile_beams(read, len(targets))
+            shape = count * len(targets), shapes.length_of(max(map(len, targets)) + 1)
+            batch = decoded(targets * count, np.arange(shape[0]), shape)
+            # A reset would clear the state that was read from the source.
+            batch = batch._replace(resets_bt=np.zeros(shape, bool))
+            nats_bt = _likelihood_after(self, params, memory, state, batch)
+            nats_bl = np.asarray(nats_bt, np.float64).sum(axis=1).reshape(count, len(targets))
+            found[chosen] = -nats_bl[: len(chosen)]
+        return found
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _likelihood_after(answer, params, memory, state, batch):
+    return answer.likelihood_after(params, memory, state, batch)[0]

@@ -1,0 +1,250 @@
+"""Answers that are text: the fused cross-entropy in training, sampling or beam search afterwards."""
+
+import functools
+import zlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lm.answers import shapes
+from lm.answers.contract import Generation
+from lm.answers.copying import copying_of
+from lm.answers.head import cross_entropy, position_nats
+from lm.answers.sampled import sampled_cross_entropy
+from lm.answers.written import Written, encode
+from lm.batch import BOS, EOS, PAD, UNK
+from lm.config.tasks import TASKS
+from lm.errors import UserError
+from lm.models.decoder import zero_states
+from lm.models.encoder_decoder import EncoderDecoder
+from lm.search import automata, beam, risk, sampling
+from lm.search.constraints import Constraints
+from lm.search.options import Options
+from lm.search.step_function import StepFn, ensemble
+
+
+class Text(Written):
+    """Any text: each token is one of the vocabulary."""
+
+    kind = "text"
+
+    @classmethod
+    def model_of(cls, config, tokenizer, labels):
+        return EncoderDecoder(config.model, tokenizer.vocab_size, TASKS[config.data.task].source)
+
+    def cost(self, params, features, memory, batch, noise):
+        head, dtype = self._head(params), self.model.config.dtype
+        given = (features.values_btd, head, batch.targets_bt, batch.weights_bt)
+        if noise.candidates is not None:
+            return sampled_cross_entropy(*given, noise.candidates, dtype)
+        copying = copying_of(features, memory, batch.targets_bt)
+        return cross_entropy(*given, self.objective.label_smoothing, self.objective.z_loss, dtype, copying)
+
+    def position_nats(self, params, features, memory, batch):
+        copying = copying_of(features, memory, batch.targets_bt)
+        head, dtype = self._head(params), self.model.config.dtype
+        return position_nats(features.values_btd, head, batch.targets_bt, dtype, copying)
+
+    def _head(self, params):
+        return self.model.apply({"params": params}, method="head")
+
+    def answer(self, params, prompts, options, beside=()):
+        members = [(self, params), *beside]
+        for member, _ in members:
+            attends = member.model.has_encoder and member.model.config.attention != "none"
+            if options.coverage_penalty and not attends:
+                raise UserError("--coverage_penalty", "the model has no attention to a source", "leave it out")
+        models, params = (tuple(each) for each in zip(*((one.model, own) for one, own in members), strict=True))
+        search = self._search(options)
+        values = [self._read(prompt) for prompt in prompts]
+        copies = 1 if options.beam_size else options.mbr_samples or options.num_samples
+        results: list[list[Generation]] = [[] for _ in prompts]
+        for chosen in _in_batches(_asked(prompts, copies), values):
+            given = [values[one.number] for one in chosen]
+            found = _decode(models, params, given, chosen, options, search, self.front_end)
+            for one, outputs in zip(chosen, found, strict=True):
+                for ids, log_probability, ended in outputs[: options.num_samples]:
+                    text = self.tokenizer.decode(ids)
+                    results[one.number].append(Generation(prompts[one.number], text, log_probability, len(ids), ended))
+        if options.mbr_samples:
+            for drawn in results:
+                best = risk.minimum_bayes_risk([one.output for one in drawn])
+                drawn[:] = [drawn[i] for i in best[: options.num_samples]]
+        return results
+
+    def _read(self, prompt: str) -> np.ndarray:
+        """Values of a source, or the ids of a text's beginning."""
+        if self.front_end is None:
+            return self.tokenizer.encode_marked(prompt)
+        return self.front_end.prompt(prompt, self.tokenizer)
+
+    def _search(self, options: Options) -> "_Search":
+        forbidden = (PAD, BOS, UNK, *self.tokenizer.unused)
+        must = automata.build(self.tokenizer, options.ban, options.force, forbidden)
+        return _Search(forbidden, Constraints(options.min_new_tokens, options.no_repeat_ngram, must))
+
+
+class _Search(NamedTuple):
+    """What may be generated."""
+
+    forbidden: tuple[int, ...]
+    constraints: Constraints
+
+
+class _Asked(NamedTuple):
+    """One output that is wanted: of which prompt, and what its random key is made of."""
+
+    number: int
+    checksum: int
+    time: int  # which time the same prompt is given, from 1
+
+
+def _asked(prompts: Sequence[str], copies: int) -> list[_Asked]:
+    seen: dict[str, int] = {}
+    asked = []
+    for number, prompt in enumerate(prompts):
+        for _ in range(copies):
+            seen[prompt] = seen.get(prompt, 0) + 1
+            asked.append(_Asked(number, zlib.crc32(prompt.encode(errors="surrogatepass")), seen[prompt]))
+    return asked
+
+
+def _in_batches(asked: list[_Asked], values: Sequence[np.ndarray]) -> list[list[_Asked]]:
+    """Prompts of like length side by side, so that little is padded."""
+    asked = sorted(asked, key=lambda one: len(values[one.number]))
+    return [asked[i : i + shapes.BATCH] for i in range(0, len(asked), shapes.BATCH)]
+
+
+def _decode(models, params, values, asked, options, search, front_end):
+    """For each prompt its outputs, best first: (ids, log-probability, ended)."""
+    count = shapes.power_of_two(len(values), 1)
+    usual = [max(256 if front_end is None else 2 * len(v) + 32, options.min_new_tokens + 1) for v in values]
+    limits = [options.max_new_tokens] * len(values) if options.max_new_tokens else usual
+    limits_b = np.array(limits + [0] * (count - len(values)), np.int32)  # rows that only fill up end at once
+    if front_end is None:
+        memories, (states, last_b) = (None,) * len(models), _ingested(models, params, values, count)
+    else:
+        source = shapes.padded_source(values, count, front_end)
+        memories, states = zip(*(encode(*each, source) for each in zip(models, params, strict=True)), strict=True)
+        last_b = np.full(count, BOS, np.int32)
+    given = (models, params, memories, tuple(states), last_b, limits_b, search.constraints)
+    # A few tokens are generated by the program of as many as is usual; room for many would slow them down.
+    length = shapes.power_of_two(max(*limits, min(max(usual), 256)), 32)
+    if options.beam_size:
+        penalties = (options.length_penalty, options.diversity_penalty, options.coverage_penalty)
+        how = (options.beam_size, options.beam_groups, options.coverage_penalty > 0)
+        found = _beam(*given, penalties, *how, length, search.forbidden)
+    else:
+        numbers = [one[1:] for one in asked] + [(0, 0)] * (count - len(asked))
+        keys_b = _keys(np.uint32(options.seed), np.array(numbers, np.uint32))
+        filters = (options.top_k, options.top_p, options.min_p, options.typical_p, options.repetition_penalty)
+        found = _sample(*given, keys_b, sampling.Sampling(options.temperature, *filters), length, search.forbidden)
+    ids_bkl, lengths_bk, log_prob_bk, ended_bk = jax.device_get(found)
+    return [
+        [
+            (ids_bkl[b, k, : lengths_bk[b, k]], float(log_prob_bk[b, k]), bool(ended_bk[b, k]))
+            for k in range(ids_bkl.shape[1])
+            if np.isfinite(log_prob_bk[b, k])
+        ]
+        for b in range(len(values))
+    ]
+
+
+def _ingested(models, params, values, count):
+    """(states after all ids of the prompts but the last, the last ones): what a language model goes on from."""
+    known = [[BOS, *ids] for ids in values]
+    last_b = np.array([ids[-1] for ids in known] + [BOS] * (count - len(known)), np.int32)
+    before_bt = shapes.padded_ids([ids[:-1] for ids in known], count)
+    states = [zero_states(model.config, count) for model in models]
+    for at in range(0, before_bt.shape[1], shapes.WINDOW):
+        window_bt = before_bt[:, at : at + shapes.WINDOW]
+        states = [_ingest(m, p, window_bt, s) for m, p, s in zip(models, params, states, strict=True)]
+    return states, last_b
+
+
+@jax.jit
+def _keys(seed, numbers_bn):
+    return jax.vmap(lambda numbers: functools.reduce(jax.random.fold_in, numbers, jax.random.key(seed)))(numbers_bn)
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=3)  # the state is written where it was read
+def _ingest(model, params, inputs_bt, state):
+    return model.apply({"params": params}, inputs_bt, state, method="unroll")[1]
+
+
+def _step(models, params, memories, covers=False) -> StepFn:
+    """The step of all models together. The state is a tuple of theirs: each is (the decoder's, the attention paid so far)."""
+
+    def of(model, params, memory):
+        def step(ids_b, state):
+            inner, paid_bs = state
+            variables = {"params": params}
+            features, inner = model.apply(variables, ids_b, inner, memory, method="step")
+            if covers:
+                paid_bs = paid_bs + features.attention_bts
+            return model.apply(variables, features, memory, method="logits"), (inner, paid_bs)
+
+        return step
+
+    return ensemble(*map(of, models, params, memories))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 9, 10))
+def _sample(models, params, memories, states, last_b, limits_b, constraints, keys_b, how, length, forbidden):
+    found = sampling.sample(
+        _step(models, params, memories),
+        last_b,
+        tuple((state, ()) for state in states),
+        keys_b,
+        options=how,
+        length=length,
+        limits_b=limits_b,
+        eos_id=EOS,
+        forbidden=forbidden,
+        constraints=constraints,
+    )
+    return jax.tree.map(lambda x: x[:, None], tuple(found))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 8, 9, 10, 11, 12))
+def _beam(
+    models,
+    params,
+    memories,
+    states,
+    last_b,
+    limits_b,
+    constraints,
+    penalties,
+    beam_size,
+    groups,
+    covers,
+    length,
+    forbidden,
+):
+    length_penalty, diversity_penalty, coverage_penalty = penalties
+    tiled = beam.tile_beams(memories, beam.beams(beam_size, constraints))
+    none_paid, bonus = (), None
+    if covers:
+        none_paid = jnp.zeros(memories[0].mask_bs.shape, jnp.float32)
+        mean_paid = lambda states: sum(paid_bs for _, paid_bs in states) / len(states)
+        bonus = beam.coverage(mean_paid, tiled[0].mask_bs, coverage_penalty)
+    found = beam.beam_search(
+        _step(models, params, tiled, covers),
+        last_b,
+        tuple((state, none_paid) for state in states),
+        beam_size=beam_size,
+        length_penalty=length_penalty,
+        length=length,
+        limits_b=limits_b,
+        eos_id=EOS,
+        forbidden=forbidden,
+        constraints=constraints,
+        groups=groups,
+        diversity_penalty=diversity_penalty,
+        bonus_fn=bonus,
+    )
+    return found.ids_bkl, found.lengths_bk, found.log_prob_bk, found.ended_bk

@@ -1,0 +1,72 @@
+"""What the answers that a decoder writes have in common: teacher forcing, and the state that is carried."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lm.answers.contract import NO_NOISE, Answer, Noise
+from lm.answers.copying import coverage_loss
+from lm.batch import Batch, Source
+from lm.models.decoder import DecoderState, Features, zero_states
+from lm.models.encoder import Memory
+from lm.models.encoder_decoder import EncoderDecoder
+
+
+class Written(Answer):
+    """Answers of an `EncoderDecoder`. A kind says what a position costs, in training and as it is."""
+
+    def cost(
+        self, params: Any, features: Features, memory: Memory | None, batch: Batch, noise: Noise
+    ) -> tuple[jax.Array, jax.Array]:
+        """Returns (sum of nats with what the objective adds to them, number of real targets)."""
+        raise NotImplementedError
+
+    def position_nats(self, params: Any, features: Features, memory: Memory | None, batch: Batch) -> jax.Array:
+        """Returns nats_bt of each target; what stands where there is none means nothing."""
+        raise NotImplementedError
+
+    def first_carry(self, rows):
+        return () if self.model.has_encoder else zero_states(self.model.config, rows)
+
+    def loss(self, params, carry, batch, noise=NO_NOISE):
+        memory, state = self._start(params, carry, batch, noise.keys_b)
+        features, state = self._unroll(params, memory, state, batch, noise.keys_b)
+        total, count = self.cost(params, features, memory, batch, noise)
+        if self.objective.coverage:
+            total += self.objective.coverage * coverage_loss(features.attention_bts, batch.weights_bt)
+        return total, (count, state if carry else ())
+
+    def likelihood(self, params, carry, batch):
+        memory, state = self._start(params, carry, batch)
+        nats_bt, state = self.likelihood_after(params, memory, state, batch)
+        return nats_bt, state if carry else ()
+
+    def likelihood_after(
+        self, params: Any, memory: Memory | None, state: DecoderState, batch: Batch
+    ) -> tuple[jax.Array, DecoderState]:
+        """As `likelihood`, of targets whose source was read already."""
+        features, state = self._unroll(params, memory, state, batch)
+        nats_bt = self.position_nats(params, features, memory, batch)
+        return jnp.where(batch.weights_bt > 0, nats_bt * batch.weights_bt, 0), state
+
+    def _start(self, params, carry, batch, keys_b=None):
+        """(memory of the source, state before the targets)."""
+        if not self.model.has_encoder:
+            return None, carry or zero_states(self.model.config, batch.inputs_bt.shape[0])
+        variables = {"params": params}
+        memory = self.model.apply(variables, batch.source, keys_b, batch.source_ends_bk, method="encode")
+        return memory, self.model.apply(variables, memory, method="initial_state")
+
+    def _unroll(self, params, memory, state, batch, keys_b=None):
+        """Teacher forcing: the features of the gold tokens, and the state after them."""
+        given = (batch.inputs_bt, state, memory, batch.resets_bt, keys_b)
+        return self.model.apply({"params": params}, *given, method="unroll")
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def encode(model: EncoderDecoder, params: Any, source: Source) -> tuple[Memory, DecoderState]:
+    """Returns (memory of the source, the decoder's state before a target), as one program."""
+    memory = model.apply({"params": params}, source, method="encode")
+    return memory, model.apply({"params": params}, memory, method="initial_state")

@@ -1,0 +1,214 @@
+"""What goes wrong in a long run: what it does then, what it says, and that nothing is lost."""
+
+import pathlib
+import shutil
+import signal
+import time
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+from support.configs import tiny_config
+from support.programs import run_program
+from support.training import steps_of
+
+from benchmarks import kill
+from lm import changed
+from lm.config import Config
+from lm.data.batches.streams import Streams
+from lm.devices.mesh import Fsdp
+from lm.errors import UserError
+from lm.runs import log
+from lm.runs.run import load
+from lm.training import console, loop, watch
+
+pytestmark = pytest.mark.usefixtures("quick_training")
+
+
+@pytest.fixture(scope="module")
+def short(sources) -> Config:
+    changes = {"training.steps": 16, "training.eval_every": 8, "training.checkpoint_every": 4, "training.log_every": 2}
+    return tiny_config("streams", sources["lm"], changes)
+
+
+def poison(monkeypatch, indices: set[int], seeds: set[int]) -> None:
+    """Batches whose loss is not a number, in the data orders of these seeds."""
+    healthy = Streams.part
+
+    def poisoned(self, index, rows):
+        batch = healthy(self, index, rows)
+        bad = index in indices and self.seed in seeds
+        return batch._replace(weights_bt=batch.weights_bt * np.float32(np.nan)) if bad else batch
+
+    monkeypatch.setattr(Streams, "part", poisoned)
+
+
+def records(directory: pathlib.Path) -> list[dict]:
+    return [r for r in log.read_metrics(epath.Path(directory)) if r["split"] == "train"]
+
+
+# ---- loss or gradient not finite --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["pmap", "fsdp"])
+def test_an_update_that_is_not_finite_is_skipped_counted_and_said(mode, short, tmp_path, monkeypatch, capsys):
+    if mode == "fsdp":
+        monkeypatch.setattr(loop, "devices_for", lambda *_: Fsdp(jax.devices()[:2]))
+    config = changed(short, {"training.not_finite": "skip", "training.not_finite_most": 2})
+    poison(monkeypatch, {4, 9}, {0})
+    loop.train(config, epath.Path(tmp_path / "run"))
+    assert [r.get("skipped", 0) for r in records(tmp_path / "run")] == [0, 0, 1, 1, 2, 2, 2, 2]
+    assert "NaN" not in (tmp_path / "run" / "metrics.jsonl").read_text()
+    assert "step 5: the loss or its gradient is not finite: update skipped, 1 of at most 2" in capsys.readouterr().out
+    run = load(str(tmp_path / "run"), "latest")
+    assert run.step == 16 and all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(run.params))
+    poison(monkeypatch, {4, 9, 13}, {0})
+    with pytest.raises(UserError, match="^error: step 14: .* last good checkpoint is 12, 2 updates skipped"):
+        loop.train(config, epath.Path(tmp_path / "again"))
+
+
+def test_a_skipped_update_leaves_the_state_as_it_was(short, tmp_path, monkeypatch):
+    """Each of the last updates is skipped, so the parameters and moments are those before them."""
+    config = changed(short, {"training.not_finite": "skip", "training.checkpoint_every": 12, "training.eval_every": 16})
+    poison(monkeypatch, {12, 13, 14, 15}, {0})
+    loop.train(config, epath.Path(tmp_path / "run"))
+    before, after = (kill._leaves(tmp_path / "run" / "checkpoints" / step) for step in ("12", "16"))
+    different = {name for name, value in before.items() if isinstance(value, tuple) and value != after[name]}
+    assert different == {"rest['step']"}
+
+
+def test_a_run_goes_back_to_its_last_checkpoint_and_on_with_another_data_order(short, tmp_path, monkeypatch, capsys):
+    config = changed(short, {"training.not_finite": "rewind", "training.not_finite_most": 1})
+    poison(monkeypatch, {9}, {0})
+    loop.train(config, epath.Path(tmp_path / "run"))
+    out = capsys.readouterr().out
+    assert "step 10: the loss or its gradient is not finite: back to step 8 with another data order, rewind 1" in out
+    assert [(r["step"], r.get("rewinds", 0)) for r in records(tmp_path / "run")] == [
+        *((step, 0) for step in (2, 4, 6, 8)),
+        *((step, 1) for step in (10, 12, 14, 16)),
+    ]
+    # Stopped after that, a run goes on in the order that it had.
+    shutil.copytree(tmp_path / "run", tmp_path / "resumed")
+    for step in steps_of(tmp_path / "run")[1:]:
+        shutil.rmtree(tmp_path / "resumed" / "checkpoints" / str(step))
+    loop.train(config, epath.Path(tmp_path / "resumed"))
+    assert kill.differences(tmp_path / "resumed", tmp_path / "run") == []
+    poison(monkeypatch, {9}, {0, 1})
+    with pytest.raises(UserError, match="^error: step 10: .* last good checkpoint is 8, 1 rewinds"):
+        loop.train(config, epath.Path(tmp_path / "again"))
+
+
+def test_a_run_without_a_checkpoint_goes_back_to_its_start(short, tmp_path, monkeypatch):
+    config = changed(short, {"training.not_finite": "rewind"})
+    poison(monkeypatch, {1}, {0, 1})
+    loop.train(config, epath.Path(tmp_path / "run"))
+    assert [r["rewinds"] for r in records(tmp_path / "run")] == [2] * 8
+
+
+def test_a_loss_that_rises_and_stays_is_said_once():
+    falling, risen = [4 - 0.02 * i for i in range(100)], [5.0] * 30
+    seen = watch.Divergence()
+    said = [seen.seen(loss) for loss in [*falling, *risen, *falling[50:], *risen]]
+    assert [bool(text) for text in said].count(True) == 2
+    first = next(i for i, text in enumerate(said) if text)
+    assert 100 <= first < 120 and "training diverges" in said[first]
+    rng = np.random.default_rng(0)
+    shaky = watch.Divergence()
+    said = [shaky.seen(loss) for loss in [*(3 + rng.normal(0, 0.2, 500)), *(5 + rng.normal(0, 0.2, 5000))]]
+    assert [bool(text) for text in said].count(True) == 1
+    for losses in (
+        3 + rng.normal(0, 0.5, 1000),
+        rng.choice([0.2, 0.4, 0.6, 1.5, 2.5], 1000),
+    ):  # noisy; of several lengths
+        steady = watch.Divergence()
+        assert not any(steady.seen(loss) for loss in losses)
+
+
+def test_a_second_signal_ends_a_run_at_once_and_the_end_of_training_gives_signals_back():
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
+    stop = watch.StopSignal()
+    for each in before:
+        assert signal.getsignal(each) != before[each]
+    signal.raise_signal(signal.SIGTERM)  # is remembered, and that is all
+    assert stop.number == signal.SIGTERM
+    assert {each: signal.getsignal(each) for each in before} == before  # the next one meets what it would without us
+    stop.restore()
+    assert {each: signal.getsignal(each) for each in before} == before
+
+
+# ---- checkpoints ------------------------------------------------------------------------------------------------
+
+
+def test_checkpoints_are_also_kept_by_minutes_and_their_cost_is_said(short, tmp_path, capsys):
+    config = changed(short, {"training.checkpoint_every": 1000, "training.eval_every": 1000, "training.steps": 6})
+    loop.train(config, epath.Path(tmp_path / "steps"))
+    assert steps_of(tmp_path / "steps") == [6]
+    loop.train(changed(config, {"training.checkpoint_minutes": 1e-9}), epath.Path(tmp_path / "minutes"))
+    assert steps_of(tmp_path / "minutes") == [5, 6]
+    out = capsys.readouterr().out
+    assert out.count("Checkpoints delayed it by") == 2 and "programs compiled in" in out
+
+
+def test_a_clock_that_is_moved_changes_nothing(short, tmp_path, monkeypatch):
+    loop.train(short, epath.Path(tmp_path / "steady"))
+    real, calls = time.time, iter(range(2**62))
+    monkeypatch.setattr(time, "time", lambda: real() - 86400 * (next(calls) > 100))  # put back, once
+    loop.train(short, epath.Path(tmp_path / "moved"))
+    assert next(calls) > 300
+    assert kill.differences(tmp_path / "moved", tmp_path / "steady") == []
+    # Put forward while Orbax waits for a write, which reads the same clock: the run ends, and goes on.
+    monkeypatch.setattr(time, "time", lambda: real() + 86400 * (next(calls) % 3))
+    with pytest.raises(UserError, match="could not be written .TimeoutError.*start again"):
+        loop.train(short, epath.Path(tmp_path / "forward"))
+    monkeypatch.undo()
+    loop.train(short, epath.Path(tmp_path / "forward"))
+    assert kill.differences(tmp_path / "forward", tmp_path / "steady") == []
+
+
+def test_a_directory_that_is_removed_while_training_goes_on_is_named(short, tmp_path, monkeypatch):
+    update = console.Bar.update
+
+    def update_and_remove(self, fetched, *rest):
+        update(self, fetched, *rest)
+        if fetched == 6:
+            while not (tmp_path / "run" / "checkpoints" / "4").exists():  # it is being written
+                time.sleep(0.01)
+            shutil.move(tmp_path / "run", tmp_path / "elsewhere")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(console.Bar, "update", update_and_remove)
+        with pytest.raises(UserError, match="run: its config.json is gone.*put it back"):
+            loop.train(short, epath.Path(tmp_path / "run"))
+    assert not (tmp_path / "run" / "checkpoints" / "8").exists()
+    shutil.rmtree(tmp_path / "run", ignore_errors=True)
+    shutil.move(tmp_path / "elsewhere", tmp_path / "run")  # the mend
+    loop.train(short, epath.Path(tmp_path / "run"))
+    loop.train(short, epath.Path(tmp_path / "steady"))
+    assert kill.differences(tmp_path / "run", tmp_path / "steady") == []
+
+
+# ---- looking into it --------------------------------------------------------------------------------------------
+
+
+def test_a_trace_of_the_steps_asked_for_is_written(short, tmp_path, capsys):
+    loop.train(changed(short, {"training.steps": 5}), epath.Path(tmp_path / "run"), profile=(3, 4))
+    said = capsys.readouterr().out
+    assert f"steps 3 to 4 are traced in {tmp_path}/run/profile" in said
+    # And what a device holds, by module: of Adam two moments beside each parameter.
+    rows = [line.split() for line in said[said.index("MiB a device") :].splitlines()]
+    held = {row[0]: [float(cell) for cell in row[1:4]] for row in rows if len(row) == 4 and row[0] != "MiB"}
+    params = load(str(tmp_path / "run"), "latest").params
+    assert set(params) < set(held)
+    assert held["all"][0] == pytest.approx(sum(leaf.nbytes for leaf in jax.tree.leaves(params)) / 2**20, abs=1e-3)
+    assert held["decoder"][1] == pytest.approx(2 * held["decoder"][0], abs=2e-3) and held["decoder"][0] > 0
+    assert list((tmp_path / "run" / "profile").rglob("*.xplane.pb"))
+    loop.train(changed(short, {"training.steps": 5}), epath.Path(tmp_path / "run"))  # is still a run
+
+
+def test_debug_shows_the_operation_that_made_the_first_nan(short, tmp_path):
+    changes = {"optimizer.learning_rate": 1e300, "optimizer.warmup": 0, "optimizer.clip_norm": 0.0}
+    config = changed(short, changes | {"optimizer.name": "sgd", "training.eval_every": 100})
+    done = run_program(*kill.command(config, tmp_path / "run")[1:], "--debug", devices=2)
+    assert done.returncode not in (0, 2) and "Traceback" in done.stderr
+    assert "FloatingPointError" in done.stderr, done.stderr
