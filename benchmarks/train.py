@@ -62,11 +62,12 @@ def lm(case: dict, cell: str = "lstm", devices: int = 1):
     import jax
 
     from lm.devices import mesh
+    from lm.training.gradient import summed_gradient
     from lm.training.step import TrainState, make_train_step
 
     config, model, optimizer, state, batch = setting(case, cell)
     devices = mesh.Devices(jax.local_devices()[:devices])
-    step = devices.compile(make_train_step(model, optimizer, config, devices), TrainState)
+    step = devices.compile(make_train_step(summed_gradient(model, config, devices), optimizer, config), TrainState)
     state, batch = devices.place(jax.device_get(state)), devices.put(batch)
 
     def call():

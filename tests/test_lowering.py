@@ -15,6 +15,7 @@ from lm.models.encoder_decoder import EncoderDecoder
 from lm.recurrence import Execution
 from lm.recurrence.gated.engine import has_kernel
 from lm.training import optimizers
+from lm.training.gradient import summed_gradient
 from lm.training.step import initial_state, make_train_step
 
 ROWS, TIME, VOCAB = 16, 8, 12
@@ -36,7 +37,7 @@ def step_and_arguments(cell: str, attention: str = "dot", width: int = 8, **how)
     state = jax.eval_shape(lambda: initial_state(model, optimizer, config, parameters.initial_params(model, 0)))
     ids, flags = np.ones((ROWS, TIME), np.int32), np.zeros((ROWS, TIME), bool)
     batch = Batch(ids, ids, ids, np.ones((ROWS, TIME), np.float32), flags, np.full((ROWS, 2), TIME, np.int32))
-    step = make_train_step(model, optimizer, config, Devices(jax.local_devices()[:1]))
+    step = make_train_step(summed_gradient(model, config, Devices(jax.local_devices()[:1])), optimizer, config)
     add_axis = lambda tree: jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), tree)
     return jax.vmap(step, axis_name=AXIS), (add_axis(state), add_axis(batch))
 
