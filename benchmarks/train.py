@@ -98,13 +98,13 @@ def part(name: str):
 
         config, answer, optimizer, state, batch = setting(case)
         params, carry, width = state.params, state.carry, case["width"]
-        apply = functools.partial(model.apply, method="unroll")
+        apply = functools.partial(answer.model.apply, method="unroll")
 
         def features(params):
             return apply({"params": params}, batch.inputs_bt, carry)[0].values_btd
 
         given = features(params)
-        kernel, bias = model.apply({"params": params}, method="head")
+        kernel, bias = answer.model.apply({"params": params}, method="head")
 
         def head(kernel, bias, given):
             return cross_entropy(given, (kernel, bias), batch.targets_bt, batch.weights_bt)[0]
