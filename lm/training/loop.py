@@ -213,7 +213,7 @@ def _count(
     config: Config, divergence: Divergence, bar: console.Bar, step: int, metrics: Metrics, progress: Progress
 ) -> Fault | None:
     """Adds an update to `progress`, or counts it as skipped; returns a fault where it can be neither."""
-    training = config.training
+    mode, most = config.training.not_finite, config.training.not_finite_most
     if np.isfinite(metrics.loss_sum) and np.isfinite(metrics.grad_norm):
         progress.add(metrics)
         loss = float(metrics.loss_sum / metrics.tokens)
@@ -222,19 +222,18 @@ def _count(
             output.say(f"step {step:,}: {said}")
         return None
     fault = Fault(step, "the loss or its gradient")
-    if training.not_finite != "skip" or progress.skipped >= training.not_finite_most:
+    if mode != "skip" or progress.skipped >= most:
         return fault
     progress.skipped += 1
-    counted = f"{progress.skipped} of at most {training.not_finite_most}"
-    output.say(f"step {step:,}: {fault}: update skipped, {counted}")
+    output.say(f"step {step:,}: {fault}: update skipped, {progress.skipped} of at most {most}")
     return None
 
 
 def _rewound(fault: Fault, setup: Setup, saved: Saved, progress: Progress) -> tuple[TrainState, Progress]:
     """Returns the last good state and the progress with it; raises `UserError` where the run ends instead."""
-    training = setup.config.training
+    mode, most = setup.config.training.not_finite, setup.config.training.not_finite_most
     saved.wait()  # a checkpoint that is still being written is a good one
-    if training.not_finite != "rewind" or progress.rewinds >= training.not_finite_most:
+    if mode != "rewind" or progress.rewinds >= most:
         kept = saved.steps()
         left = f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
         done = {
@@ -242,14 +241,13 @@ def _rewound(fault: Fault, setup: Setup, saved: Saved, progress: Progress) -> tu
             "skip": f", {progress.skipped} updates skipped",
             "rewind": f", {progress.rewinds} rewinds",
         }
-        what = f"{fault} ({left}{done[training.not_finite]})"
+        what = f"{fault} ({left}{done[mode]})"
         raise UserError(f"step {fault.step}", what, "lower config.optimizer.learning_rate, or set clip_norm")
     rewinds = progress.rewinds + 1
     state, progress = saved.latest()
     progress.rewinds = rewinds
-    counted = f"rewind {rewinds} of at most {training.not_finite_most}"
-    where = f"back to step {int(state.step):,} with another data order"
-    output.say(f"step {fault.step}: {fault}: {where}, {counted}")
+    back = f"back to step {int(state.step):,} with another data order, rewind {rewinds} of at most {most}"
+    output.say(f"step {fault.step}: {fault}: {back}")
     return setup.devices.place(state), progress
 
 
