@@ -15,7 +15,6 @@ import time
 import numpy as np
 from absl import flags
 
-from lm.batch import PAD
 from lm.config import Config, DataConfig, TokenizerConfig, validated
 from lm.config.tasks import TASKS, layout_of
 from lm.data import encoding, feed, splits
@@ -46,7 +45,7 @@ def batches(data: feed.TrainingData) -> tuple[float, float]:
             begun = time.process_time()
             batch = data.batches[index]
             spent += time.process_time() - begun
-            sources += 0 if batch.source.values is None else np.count_nonzero(batch.source.values != PAD)
+            sources += 0 if batch.source is None else np.count_nonzero(batch.source.mask_bs)
             targets += batch.weights_bt.sum()
             index += 1
         return (sources + targets) / spent, targets / spent

@@ -4,7 +4,6 @@ Sampling 256 tokens from a 2-layer LSTM language model of 256 ids at temperature
 one, which calls `nn.LSTM` for each token. Milliseconds for all tokens.
 """
 
-import functools
 import json
 
 from absl import flags
@@ -31,12 +30,15 @@ def lm(case: dict, cell: str = "lstm"):
     from lm.search import sampling
 
     config = ModelConfig(cell=cell, embed_dim=case["width"], hidden_dim=case["width"], layers=LAYERS)
-    model = EncoderDecoder(config, VOCAB, has_encoder=False)
+    model = EncoderDecoder(config, VOCAB)
     params, batch = parameters.initial_params(model, 0), case["batch"]
 
     @jax.jit
     def sample(params, state, keys_b):
-        step = functools.partial(model.apply, {"params": params}, memory=None, method="step")
+        def step(ids_b, state):
+            features, state = model.apply({"params": params}, ids_b, state, method="step")
+            return model.apply({"params": params}, features, method="logits"), state
+
         # No text ends, so that all are of one length.
         how = {"options": sampling.Sampling(), "length": TOKENS, "eos_id": EOS, "forbidden": (EOS,)}
         return sampling.sample(step, jnp.full(batch, BOS), state, keys_b, limits_b=jnp.full(batch, TOKENS), **how)

@@ -34,9 +34,10 @@ def ids_of(case: dict) -> tuple[np.ndarray, np.ndarray]:
 
 
 def setting(case: dict, cell: str = "lstm", dtype: str = "float32"):
-    """(config, model, optimizer, state, batch) of a language model."""
+    """(config, answer, optimizer, state, batch) of a language model."""
     import optax
 
+    from lm.answers.text import Text
     from lm.batch import Batch
     from lm.config import Config, DataConfig, ModelConfig, OptimizerConfig
     from lm.models import parameters
@@ -49,24 +50,25 @@ def setting(case: dict, cell: str = "lstm", dtype: str = "float32"):
         model=ModelConfig(cell=cell, embed_dim=case["width"], hidden_dim=case["width"], layers=LAYERS, dtype=dtype),
         optimizer=OptimizerConfig(name="adam", learning_rate=RATE, clip_norm=0.0),
     )
-    model = EncoderDecoder(config.model, case["vocab"], has_encoder=False)
-    params = parameters.initial_params(model, 0)
+    answer = Text(EncoderDecoder(config.model, case["vocab"]))
+    params = parameters.initial_params(answer.model, 0)
     optimizer = optimizers.optimizer(config.optimizer, optax.constant_schedule(RATE), params)
-    state = initial_state(model, optimizer, config, params)
+    state = initial_state(answer, optimizer, config, params)
     inputs, targets = ids_of(case)
     batch = Batch(None, inputs, targets, np.ones(inputs.shape, np.float32), np.zeros(inputs.shape, bool))
-    return config, model, optimizer, state, batch
+    return config, answer, optimizer, state, batch
 
 
 def lm(case: dict, cell: str = "lstm", devices: int = 1):
     import jax
 
     from lm.devices import mesh
+    from lm.training.gradient import summed_gradient
     from lm.training.step import TrainState, make_train_step
 
-    config, model, optimizer, state, batch = setting(case, cell)
+    config, answer, optimizer, state, batch = setting(case, cell)
     devices = mesh.Devices(jax.local_devices()[:devices])
-    step = devices.compile(make_train_step(model, optimizer, config, devices), TrainState)
+    step = devices.compile(make_train_step(summed_gradient(answer, config, devices), optimizer, config), TrainState)
     state, batch = devices.place(jax.device_get(state)), devices.put(batch)
 
     def call():
@@ -94,15 +96,15 @@ def part(name: str):
 
         from lm.answers.head import cross_entropy
 
-        config, model, optimizer, state, batch = setting(case)
+        config, answer, optimizer, state, batch = setting(case)
         params, carry, width = state.params, state.carry, case["width"]
-        apply = functools.partial(model.apply, method="unroll")
+        apply = functools.partial(answer.model.apply, method="unroll")
 
         def features(params):
             return apply({"params": params}, batch.inputs_bt, carry)[0].values_btd
 
         given = features(params)
-        kernel, bias = model.apply({"params": params}, method="head")
+        kernel, bias = answer.model.apply({"params": params}, method="head")
 
         def head(kernel, bias, given):
             return cross_entropy(given, (kernel, bias), batch.targets_bt, batch.weights_bt)[0]

@@ -6,7 +6,6 @@ none of which ends. Ours beside Joey NMT's (`pip install joeynmt importlib_metad
 which ours has not. Milliseconds a batch.
 """
 
-import functools
 import json
 
 from absl import flags
@@ -22,7 +21,7 @@ def lm(case: dict):
     import jax.numpy as jnp
     import numpy as np
 
-    from lm.batch import BOS, EOS
+    from lm.batch import BOS, EOS, Source
     from lm.config import ModelConfig
     from lm.models import parameters
     from lm.models.encoder_decoder import EncoderDecoder
@@ -30,15 +29,20 @@ def lm(case: dict):
 
     width, batch = case["width"], case["batch"]
     config = ModelConfig(embed_dim=width, hidden_dim=width, layers=1, attention="dot", tied=True)
-    model = EncoderDecoder(config, case["vocab"], has_encoder=True)
+    model = EncoderDecoder(config, case["vocab"], "text")
     variables = {"params": parameters.initial_params(model, 0)}
     ids = np.random.default_rng(0).integers(4, case["vocab"], (batch, TOKENS)).astype(np.int32)
 
     @jax.jit
     def translate(variables, source_bs):
-        memory = model.apply(variables, source_bs, method="encode")
+        memory = model.apply(variables, Source(source_bs, source_bs > 0), method="encode")
         state = model.apply(variables, memory, method="initial_state")
-        step = functools.partial(model.apply, variables, memory=beam.tile_beams(memory, BEAM), method="step")
+        tiled = beam.tile_beams(memory, BEAM)
+
+        def step(ids_n, state):
+            features, state = model.apply(variables, ids_n, state, tiled, method="step")
+            return model.apply(variables, features, tiled, method="logits"), state
+
         how = {"beam_size": BEAM, "length_penalty": 1.0, "length": TOKENS, "eos_id": EOS, "forbidden": (EOS,)}
         return beam.beam_search(step, jnp.full(batch, BOS), state, limits_b=jnp.full(batch, TOKENS), **how)
 

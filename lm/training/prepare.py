@@ -1,6 +1,7 @@
 """What a run needs before its first update: data, tokenizer, model, optimizer, parameters."""
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -9,8 +10,9 @@ from etils import epath
 from flax.traverse_util import flatten_dict
 
 from lm import answers
-from lm.answers import ANSWERS
+from lm.answers import ANSWERS, Answer
 from lm.answers.ranking import check_labels
+from lm.batch import Batch
 from lm.config import Config
 from lm.config.tasks import answer_of
 from lm.data import encoding, feed
@@ -21,28 +23,66 @@ from lm.data.text.tokenizers.tokenizer import Tokenizer
 from lm.devices import hosts, memory
 from lm.devices.mesh import Devices
 from lm.errors import UserError
+from lm.evaluation.evaluator import Evaluator
 from lm.models.parameters import initial_params
 from lm.runs import checkpoints, transfer
 from lm.terminal import output
 from lm.training import console, optimizers
+from lm.training.gradient import summed_gradient
 from lm.training.schedule import Schedule
-from lm.training.step import initial_state
+from lm.training.step import Metrics, TrainState, initial_state, make_train_step
 
 
 class Inputs(NamedTuple):
     """What a run reads."""
 
     splits: dict[str, sources.Split]
-    labels: tuple[str, ...]  # that are ranked, or none
-    origin: transfer.Origin | None  # what `init_from` names
+    labels: tuple[str, ...]  # the labels that a task ranks; () where it ranks none
+    origin: transfer.Origin | None  # the run that `init_from` names
     tokenizer: Tokenizer
     encoded: dict[str, encoding.Encoded]
     data: feed.TrainingData
-    resumed: bool  # there are checkpoints
+    resumed: bool  # whether the run has a checkpoint of its own
+
+
+class Learner(NamedTuple):
+    """What learns, and how."""
+
+    schedule: Schedule
+    rate: optax.Schedule
+    answer: Answer
+    optimizer: optax.GradientTransformation
+    params: Any  # on the host: what the run begins with where it has no checkpoint
+    update: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]  # on all devices; takes the memory of its state
+
+
+class Setup(NamedTuple):
+    """What a run has before its first update, and keeps as it is until its last."""
+
+    config: Config
+    directory: epath.Path
+    devices: Devices
+    inputs: Inputs
+    learner: Learner
+    evaluator: Evaluator
+
+
+def prepare(
+    config: Config, directory: epath.Path, devices: Devices, profile: tuple[int, int] | None, debug: bool
+) -> Setup:
+    """Returns all that `lm.training.loop.train` sets out with. Writes nothing in `directory`.
+
+    Raises:
+        UserError: data, tokenizer, model and configuration do not fit each other, or the model does not fit in memory.
+    """
+    inputs = read_inputs(config, directory)
+    learner = build(config, inputs, devices, profile, debug)
+    evaluator = Evaluator(learner.answer, config, devices, inputs.encoded["validation"])
+    return Setup(config, directory, devices, inputs, learner, evaluator)
 
 
 def read_inputs(config: Config, directory: epath.Path) -> Inputs:
-    """Data and tokenizer: the run's own, else that of `init_from`, else one made of the training data."""
+    """Returns data and tokenizer: the run's own tokenizer, else that of `init_from`, else one made of the training data."""
     with hosts.first_then_others():
         splits = load_splits(config.data)
         labels = ANSWERS[answer_of(config)].labels_of(splits["train"].examples)
@@ -64,40 +104,43 @@ def read_inputs(config: Config, directory: epath.Path) -> Inputs:
     return Inputs(splits, labels, origin, tokenizer, encoded, data, resumed)
 
 
-class Learner(NamedTuple):
-    """What learns, and how."""
+def build(config: Config, inputs: Inputs, devices: Devices, profile: tuple[int, int] | None, debug: bool) -> Learner:
+    """Returns model, optimizer, update and first parameters, once it is known that they fit in memory.
 
-    schedule: "Schedule"
-    rate: optax.Schedule
-    answer: answers.Answer
-    optimizer: optax.GradientTransformation
-    params: Any  # on the host: what the run begins with, from the seed and from `init_from`
-
-
-def build(config: Config, inputs: Inputs, devices: Devices, profile: tuple[int, int] | None) -> Learner:
-    training, tokenizer = config.training, inputs.tokenizer
+    With `debug` an update leaves the memory of its state as it is: JAX runs it again where it made a NaN.
+    """
+    training, vocab_size = config.training, inputs.tokenizer.vocab_size
     schedule = Schedule(config, inputs.data, profile)
     rate = optimizers.schedule(config.optimizer, schedule.warmup, schedule.steps)
-    answer = answers.build(config, tokenizer, inputs.labels)
-    if training.sampled_softmax >= tokenizer.vocab_size:
-        what = f"{training.sampled_softmax} of a vocabulary of {tokenizer.vocab_size} ids"
+    answer = answers.build(config, inputs.tokenizer, inputs.labels)
+    if training.sampled_softmax >= vocab_size:
+        what = f"{training.sampled_softmax} of a vocabulary of {vocab_size} ids"
         raise UserError("config.training.sampled_softmax", what, "give fewer, or 0 for all")
     shapes = jax.eval_shape(lambda: initial_params(answer.model, config.seed))
     optimizer = optimizers.optimizer(config.optimizer, rate, shapes, schedule.groups)
-    fresh = functools.partial(initial_state, answer, optimizer, config)
-    memory.require(shapes, jax.eval_shape(fresh, shapes), devices)
-    params = jax.device_get(initial_params(answer.model, config.seed))
-    loaded: list[str] = []
+    memory.require(shapes, jax.eval_shape(functools.partial(initial_state, answer, optimizer, config), shapes), devices)
+    step = make_train_step(summed_gradient(answer, config, devices), optimizer, config)
+    update = devices.compile(step, TrainState, donate=not debug)
+    return Learner(schedule, rate, answer, optimizer, first_params(config, inputs, answer, schedule), update)
+
+
+def first_params(config: Config, inputs: Inputs, answer: Answer, schedule: Schedule) -> Any:
+    """Returns the parameters that a run begins with, on the host."""
+    params, loaded = jax.device_get(initial_params(answer.model, config.seed)), []
+    # A run goes on from its own latest checkpoint. Without one it starts from the run that `init_from` names. Without
+    # either it starts from scratch, which is its seed; word vectors take the place of an embedding that was not loaded.
+    if inputs.resumed:
+        return params  # `Saved.latest` has the checkpoint's
     if origin := inputs.origin:
         params, report = transfer.initialise(params, origin)
         loaded = report["loaded"]
         frozen = optimizers.split(schedule.groups, params)[1]
         report["new, and frozen as they are"] = sorted(set(report["new"]) & set(flatten_dict(frozen, sep="/")))
         console.transferred(origin.where, report)
-    if training.word_vectors and not inputs.resumed:
+    if vectors := config.training.word_vectors:
         if any(name.startswith(transfer.EMBEDDING) for name in loaded):
             what, mend = f"{origin.where} has an embedding already", "leave one out, or load others by init_params"
             raise UserError("config.training.word_vectors", what, mend)
-        params, count = transfer.with_word_vectors(params, tokenizer, training.word_vectors)
-        output.say(f"from {training.word_vectors}: vectors of {count:,} of {tokenizer.unused.start:,} pieces")
-    return Learner(schedule, rate, answer, optimizer, params)
+        params, count = transfer.with_word_vectors(params, inputs.tokenizer, vectors)
+        output.say(f"from {vectors}: vectors of {count:,} of {inputs.tokenizer.unused.start:,} pieces")
+    return params

@@ -1,4 +1,4 @@
-"""The durations of a configuration in whole updates."""
+"""When a run logs, evaluates, saves and ends, in whole updates."""
 
 from lm.config import Config, in_steps
 from lm.data import feed
@@ -15,7 +15,7 @@ class Schedule:
 
         training = config.training
         self.steps = steps(training.steps, "config.training.steps")
-        if self.steps >= 2**31:  # a state counts them in 32 bits
+        if self.steps >= 2**31:  # `TrainState.step` has 32 bits
             raise UserError("config.training.steps", f"{self.steps} updates are too many", f"give less than {2**31}")
         self.warmup = steps(config.optimizer.warmup, "config.optimizer.warmup")
         self.log_every = steps(training.log_every, "config.training.log_every")
@@ -30,6 +30,9 @@ class Schedule:
         if profile and profile[1] > self.steps:
             what = f"step {profile[1]} is after the end of training, step {self.steps}"
             raise UserError("--profile", what, "give steps that are trained")
+
+    def logs(self, step: int) -> bool:
+        return step % self.log_every == 0 or step == self.steps
 
     def evaluates(self, step: int) -> bool:
         return step % self.eval_every == 0 or step == self.steps

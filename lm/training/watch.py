@@ -2,7 +2,7 @@
 
 import math
 import signal
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -14,15 +14,25 @@ def _all_finite(tree: Any) -> jax.Array:
 
 
 def all_finite(tree: Any) -> bool:
-    """Of arrays on the devices, whichever way they are placed."""
+    """Returns whether every number of the arrays on the devices is finite, however they are placed."""
     return bool(_all_finite(tree).addressable_data(0))
 
 
-class Divergence:
-    """Sees a loss that rises and stays up: each of the last steps against the lowest mean of as many so far.
+class Fault(NamedTuple):
+    """A number that is not finite, for which training cannot go on from this state."""
 
-    Their own mean would not do: a batch of short texts may have a fraction of the loss of one of long texts. Where it has, a
-    loss that doubles goes unseen; one that does not come down is seen.
+    step: int
+    which: str
+
+    def __str__(self) -> str:
+        return f"{self.which} is not finite"
+
+
+class Divergence:
+    """Sees a loss that rises and stays up: every one of the last steps is far above the lowest mean of as many steps so far.
+
+    The mean of the last steps would not do: a batch of short texts may have a fraction of the loss of a batch of long
+    texts. With such batches a loss that doubles goes unseen, and a loss that does not come down is seen.
     """
 
     STEPS, FACTOR = 20, 1.5
@@ -33,7 +43,7 @@ class Divergence:
         self._said = False
 
     def seen(self, loss: float) -> str:
-        """What to say after a step with this loss (nats a token), once for each rise; else empty."""
+        """Returns what to say after a step with this loss (nats per token): a text once for each rise, else an empty one."""
         self._recent = [*self._recent[1 - self.STEPS :], loss]
         if len(self._recent) < self.STEPS:
             return ""
@@ -51,7 +61,7 @@ class Divergence:
 
 
 class StopSignal:
-    """Remembers SIGTERM or SIGINT, so that the loop can save first; a second signal ends the process at once."""
+    """Remembers SIGTERM or SIGINT, so that the loop can save first. A second signal ends the process at once."""
 
     def __init__(self):
         self.number = 0
@@ -62,5 +72,12 @@ class StopSignal:
         self.restore()
 
     def restore(self) -> None:
+        """Gives both signals back to the handlers of before."""
         for each, before in self._before.items():
             signal.signal(each, before)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.restore()

@@ -48,6 +48,7 @@ from lm.devices.mesh import Devices
 from lm.errors import UserError
 from lm.models import parameters
 from lm.training import loop, optimizers
+from lm.training.gradient import summed_gradient
 from lm.training.schedule import Schedule
 from lm.training.step import TrainState, initial_state, make_train_step
 
@@ -699,7 +700,9 @@ def test_a_config_file_is_valid_and_its_model_shrunk_fits_a_step_of_training(fil
     state = jax.eval_shape(lambda params: initial_state(answer, optimizer, config, params), params)
     mapped = lambda tree: jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), tree)
     state = state._replace(carry=mapped(state.carry))
-    step = devices.compile(make_train_step(answer, optimizer, config, devices), TrainState, donate=False)
+    step = devices.compile(
+        make_train_step(summed_gradient(answer, config, devices), optimizer, config), TrainState, donate=False
+    )
     after, metrics = jax.eval_shape(step, state, mapped(data.batches[0]))
     assert after == state and metrics.loss_sum.shape == ()
     assert data.batches[0].weights_bt.sum() > 0

@@ -7,7 +7,8 @@ import numpy as np
 import optax
 import pytest
 
-from lm.batch import Batch
+from lm.answers.text import Text
+from lm.batch import Batch, Source
 from lm.config import Config, DataConfig, ModelConfig, OptimizerConfig, TrainingConfig
 from lm.devices.mesh import AXIS, Devices
 from lm.models import parameters
@@ -15,6 +16,7 @@ from lm.models.encoder_decoder import EncoderDecoder
 from lm.recurrence import Execution
 from lm.recurrence.gated.drivers import has_kernel
 from lm.training import optimizers
+from lm.training.gradient import summed_gradient
 from lm.training.step import initial_state, make_train_step
 
 ROWS, TIME, VOCAB = 16, 8, 12
@@ -30,13 +32,15 @@ def step_and_arguments(cell: str, attention: str = "dot", width: int = 8, **how)
         optimizer=OptimizerConfig(),
         training=TrainingConfig(),
     )
-    model = EncoderDecoder(config.model, VOCAB, "text")
-    params = jax.eval_shape(lambda: parameters.initial_params(model, 0))
+    answer = Text(EncoderDecoder(config.model, VOCAB, "text"))
+    params = jax.eval_shape(lambda: parameters.initial_params(answer.model, 0))
     optimizer = optimizers.optimizer(config.optimizer, optax.constant_schedule(1e-3), params)
-    state = jax.eval_shape(lambda: initial_state(model, optimizer, config, parameters.initial_params(model, 0)))
+    state = jax.eval_shape(lambda: initial_state(answer, optimizer, config, parameters.initial_params(answer.model, 0)))
     ids, flags = np.ones((ROWS, TIME), np.int32), np.zeros((ROWS, TIME), bool)
-    batch = Batch(ids, ids, ids, np.ones((ROWS, TIME), np.float32), flags, np.full((ROWS, 2), TIME, np.int32))
-    step = make_train_step(model, optimizer, config, Devices(jax.local_devices()[:1]))
+    batch = Batch(
+        Source(ids, ids > 0), ids, ids, np.ones((ROWS, TIME), np.float32), flags, np.full((ROWS, 2), TIME, np.int32)
+    )
+    step = make_train_step(summed_gradient(answer, config, Devices(jax.local_devices()[:1])), optimizer, config)
     add_axis = lambda tree: jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), tree)
     return jax.vmap(step, axis_name=AXIS), (add_axis(state), add_axis(batch))
 

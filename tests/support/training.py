@@ -1,6 +1,7 @@
 """The parts of training that tests take one by one, and what its runs leave behind."""
 
 import pathlib
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -18,7 +19,8 @@ from lm.models import names
 from lm.models.parameters import initial_params
 from lm.runs.run import load
 from lm.training import optimizers, schedule
-from lm.training.step import Metrics, TrainState, initial_state, make_train_step
+from lm.training.gradient import summed_gradient
+from lm.training.step import Gradient, Metrics, TrainState, initial_state, make_train_step
 
 LAYOUTS = ("streams", "buckets")
 SPECS = {"streams": "lm", "buckets": "seq2seq"}
@@ -46,11 +48,16 @@ class Setup:
         groups = schedule.Schedule(self.config, self.data).groups
         return optimizers.optimizer(self.config.optimizer, rate, self.params, groups)
 
-    def updates(self, devices: Devices, given: list[Batch]) -> tuple[list[Metrics], TrainState]:
-        """The metrics of an update by each batch, and the state after them."""
-        optimizer = self.optimizer()
-        step_fn = devices.compile(make_train_step(self.answer, optimizer, self.config, devices), TrainState)
-        state = initial_state(self.answer, optimizer, self.config, self.params)
+    def compiled(self, devices: Devices, gradient: Gradient | None = None) -> Callable:
+        gradient = gradient or summed_gradient(self.answer, self.config, devices)
+        return devices.compile(make_train_step(gradient, self.optimizer(), self.config), TrainState)
+
+    def updates(
+        self, devices: Devices, given: list[Batch], gradient: Gradient | None = None
+    ) -> tuple[list[Metrics], TrainState]:
+        """The metrics of an update by each batch, and the state after them; `gradient` None is that of every run."""
+        step_fn = self.compiled(devices, gradient)
+        state = initial_state(self.answer, self.optimizer(), self.config, self.params)
         state, found = devices.place(jax.device_get(state)), []
         for batch in given:
             state, metrics = step_fn(state, devices.put(batch))

@@ -34,14 +34,14 @@ def short(sources) -> Config:
 
 def poison(monkeypatch, indices: set[int], seeds: set[int]) -> None:
     """Batches whose loss is not a number, in the data orders of these seeds."""
-    healthy = Streams.part
+    healthy = Streams.share
 
     def poisoned(self, index, rows):
         batch = healthy(self, index, rows)
         bad = index in indices and self.seed in seeds
         return batch._replace(weights_bt=batch.weights_bt * np.float32(np.nan)) if bad else batch
 
-    monkeypatch.setattr(Streams, "part", poisoned)
+    monkeypatch.setattr(Streams, "share", poisoned)
 
 
 def records(directory: pathlib.Path) -> list[dict]:

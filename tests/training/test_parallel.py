@@ -80,11 +80,9 @@ def test_a_device_holds_an_eighth_of_parameters_and_optimizer(layout, sources, l
 
 def compiled_step(setup: Setup, devices: Devices) -> tuple[str, step.TrainState]:
     """The text of the compiled step, and a state that it takes."""
-    optimizer = setup.optimizer()
-    make = step.make_train_step(setup.model, optimizer, setup.config, devices)
-    state = step.initial_state(setup.model, optimizer, setup.config, setup.params)
+    state = step.initial_state(setup.answer, setup.optimizer(), setup.config, setup.params)
     state = devices.place(jax.device_get(state))
-    lowered = devices.compile(make, step.TrainState).lower(state, devices.put(setup.data.batches[0]))
+    lowered = setup.compiled(devices).lower(state, devices.put(setup.data.batches[0]))
     return lowered.compile().as_text(), state
 
 

@@ -33,7 +33,7 @@ from lm.models.parameters import initial_params
 from lm.runs import log, workdir
 from lm.runs.run import load
 from lm.training import console, loop
-from lm.training.step import TrainState, initial_state, make_train_step
+from lm.training.step import TrainState, initial_state
 
 pytestmark = pytest.mark.usefixtures("quick_training")
 
@@ -66,9 +66,9 @@ def uninterrupted(tmp_path_factory, short) -> dict[str, pathlib.Path]:
     return {layout: folder / layout for layout in LAYOUTS}
 
 
-def changed_parameters(setup: Setup, state: TrainState) -> dict[str, np.ndarray]:
+def changed_parameters(setup: Setup, devices: Devices, state: TrainState) -> dict[str, np.ndarray]:
     """By how much each parameter differs from its initial value, by name."""
-    params = Devices(jax.devices()[:2]).saved(state).params
+    params = devices.saved(state).params
     named = jax.tree_util.tree_leaves_with_path(jax.tree.map(lambda a, b: a - np.asarray(b), params, setup.params))
     return {names.name_of(path): leaf for path, leaf in named}
 
@@ -105,12 +105,11 @@ def test_every_seed_has_the_same_program(short):
     texts = set()
     for seed in (0, 1, 2**32 - 1):
         setup = Setup(changed(short["streams"], {"seed": seed}))
-        optimizer, devices = setup.optimizer(), Devices(jax.devices()[:1])
-        step = devices.compile(make_train_step(setup.model, optimizer, setup.config, devices), TrainState)
-        state = initial_state(setup.model, optimizer, setup.config, setup.params)
+        devices = Devices(jax.devices()[:1])
+        state = initial_state(setup.answer, setup.optimizer(), setup.config, setup.params)
         assert state.seed == seed
         given = devices.place(jax.device_get(state)), devices.put(setup.data.batches[0])
-        texts.add(step.lower(*given).as_text())
+        texts.add(setup.compiled(devices).lower(*given).as_text())
     assert len(texts) == 1
 
 
@@ -124,9 +123,10 @@ def test_micro_batches_with_unequal_token_counts_equal_one_batch(layout, short):
         # The last window of an epoch, where streams end at different places.
         batch = setup.data.batches[setup.data.steps_per_epoch - 1]
         counts[parts] = batch.weights_bt.reshape(2, parts, -1).sum(axis=2)
-        metrics, state = setup.updates(Devices(jax.devices()[:2]), [batch])
+        devices = Devices(jax.devices()[:2])
+        metrics, state = setup.updates(devices, [batch])
         assert metrics[0].tokens == counts[parts].sum()
-        updates[parts] = changed_parameters(setup, state)
+        updates[parts] = changed_parameters(setup, devices, state)
     assert max(np.abs(update).max() for update in updates[1].values()) > 1e-3
     for parts in (2, 4):
         assert len(set(counts[parts].flat)) > 1
@@ -165,6 +165,34 @@ def test_a_line_of_training_metrics_is_nats_over_tokens_of_its_steps(layout, sho
     total, tokens = sum(one.loss_sum for one in metrics), sum(one.tokens for one in metrics)
     assert line["loss"] == pytest.approx(total / tokens, rel=1e-4)
     assert line["tokens_per_second"] == pytest.approx(tokens / line["seconds"], rel=1e-2, abs=0.1)
+
+
+def test_metrics_are_fetched_when_the_next_update_is_under_way_and_before_what_is_due():
+    happened = []
+
+    def update(state, batch):
+        happened.append(f"update {state + 1} by {batch}")
+        return state + 1, f"metrics {state + 1}"
+
+    def fetch(metrics):
+        happened.append(f"fetch {metrics}")
+        return metrics
+
+    due_after = {3: "an evaluation"}.get
+    found = []
+    for one in loop.updates(update, 0, "abcd", 1, due_after, fetch):
+        happened.append(f"see {one[0]}")
+        found.append(one)
+    assert found == [
+        (1, None, "metrics 1", None),
+        (2, None, "metrics 2", None),
+        (3, 3, "metrics 3", "an evaluation"),
+        (4, 4, "metrics 4", None),
+    ]
+    expected = (
+        "update 1 by a|update 2 by b|fetch metrics 1|see 1|update 3 by c|fetch metrics 2|see 2|fetch metrics 3|see 3"
+    )
+    assert happened == [*expected.split("|"), "update 4 by d", "fetch metrics 4", "see 4"]
 
 
 # ---- stopping and resuming --------------------------------------------------------------------------------------
@@ -219,14 +247,14 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_good_checkp
     layout, short, uninterrupted, tmp_path, monkeypatch
 ):
     kind = {"streams": Streams, "buckets": Buckets}[layout]
-    healthy = kind.part
+    healthy = kind.share
 
     def poisoned(self, index, rows):
         batch = healthy(self, index, rows)
         return batch._replace(weights_bt=batch.weights_bt * np.float32(np.nan)) if index >= 9 else batch
 
     with monkeypatch.context() as patch:
-        patch.setattr(kind, "part", poisoned)
+        patch.setattr(kind, "share", poisoned)
         with pytest.raises(UserError, match="^error: step 10: .* not finite .* checkpoint is 8"):
             loop.train(short[layout], epath.Path(tmp_path / "run"))
     run = load(str(tmp_path / "run"), "latest")

@@ -1,0 +1,64 @@
+"""What is saved of a run, and where training goes on from."""
+
+import functools
+import time
+
+import jax
+
+from lm.runs import writing
+from lm.runs.checkpoints import Checkpoints
+from lm.terminal import output
+from lm.training.prepare import Setup
+from lm.training.progress import Progress
+from lm.training.step import TrainState, initial_state, parted, whole
+from lm.training.watch import Fault, all_finite
+
+
+class Saved:
+    """The checkpoints of a run: each holds a state, all of whose parameters are finite, and the progress at its step."""
+
+    def __init__(self, setup: Setup):
+        self._setup, training = setup, setup.config.training
+        self._checkpoints = Checkpoints(setup.directory / "checkpoints", training.keep_checkpoints)
+        self.restart()
+
+    def latest(self) -> tuple[TrainState, Progress]:
+        """Returns the state of the latest checkpoint, on the host, and its progress; without one, those of the start."""
+        config, learner = self._setup.config, self._setup.learner
+        start = functools.partial(initial_state, learner.answer, learner.optimizer, config)
+        shapes = jax.eval_shape(start, learner.params)
+        found = self._checkpoints.restore_latest(*parted(shapes), output.say)
+        if found is None:
+            return jax.device_get(start(learner.params)), Progress()
+        params, rest, progress = found
+        return whole(config, learner.schedule.groups, params, rest), Progress.of(progress)
+
+    def save(self, step: int, state: TrainState, progress: Progress) -> Fault | None:
+        """Begins to write a checkpoint, unless a parameter is not finite, which is returned."""
+        paused = time.perf_counter()
+        if not all_finite(state.params):
+            return Fault(step, "a parameter")
+        writing.require_there(self._setup.directory)
+        self._checkpoints.save(step, *parted(self._setup.devices.saved(state)), vars(progress))
+        progress.saving += time.perf_counter() - paused
+        self.restart()
+        return None
+
+    def restart(self) -> None:
+        """Makes `overdue` count from now."""
+        self._since = time.monotonic()
+
+    def overdue(self) -> bool:
+        """Returns whether the last checkpoint is more than `training.checkpoint_minutes` old."""
+        minutes = self._setup.config.training.checkpoint_minutes
+        return bool(minutes) and time.monotonic() - self._since > 60 * minutes
+
+    def steps(self) -> list[int]:
+        return self._checkpoints.steps()
+
+    def wait(self) -> None:
+        """Returns when the last checkpoint is on the disk."""
+        self._checkpoints.wait()
+
+    def close(self) -> None:
+        self._checkpoints.close()
