@@ -196,7 +196,9 @@ def _all_ended(processes: list[subprocess.Popen]) -> list[int]:
     except subprocess.TimeoutExpired:
         for process in processes:
             process.kill()
-        raise UserError("a host", "went on for a minute after another one was killed", "see lm/devices/hosts.py") from None
+        raise UserError(
+            "a host", "went on for a minute after another one was killed", "see lm/devices/hosts.py"
+        ) from None
 
 
 def _lines_in(log: pathlib.Path) -> list[tuple[int, str]]:

@@ -1,5 +1,6 @@
 """Likelihoods, labels and comparisons: what lm.evaluate says of runs."""
 
+import dataclasses
 import json
 import pathlib
 import re
@@ -119,7 +120,7 @@ def test_each_source_of_a_mixture_has_the_figures_that_it_has_alone(runs):
     assert [name.split(" | ")[1] for name in names] == ["classify: {source}", "reverse: {source}"]
     for name, part, floor in zip(names, (classes, reverse), (False, True), strict=True):
         config = changed(run.config, {"data.test": name})
-        spec = types.SimpleNamespace(**{**vars(run), "config": config, "workdir": runs["several"] / "none"})
+        spec = dataclasses.replace(run, config=config, workdir=runs["several"] / "none")
         alone = evaluate(spec, "test", options).figures
         assert ("floor_nats_per_example" in part) == floor
         assert set(alone) == set(part) - {"intervals"}
