@@ -2,7 +2,7 @@
 
 import os
 
-__version__ = "0.2.1"
+__version__ = "0.3.0"
 
 # Buckets are read as where there is no TensorFlow: with it, etils would import it and raise its errors.
 os.environ.setdefault("EPATH_USE_TF", "0")

@@ -617,14 +617,14 @@ NOISE = {f"data.noise.{name}" for name in "kind rate mean_span infilling deletio
 PREFIX = {"data.prefix_least", "data.prefix_most"}
 SEGMENTED = {f"data.tokenizer.{name}" for name in "normalization pieces copies".split()}  # the texts' are characters
 STREAMED = {"data.window", "data.reset_rate", "data.evaluation_streams"}
-CHOSEN = {"data.span", "model.pool"}  # of tasks that choose
+CHOSEN = {"data.span"}  # of tasks that choose
 WRITTEN = {"model.self_attention"}  # of tasks that write
 UNREAD = {
     "lm": {"data.max_length", "data.buckets", "model.attention", "model.copy", *NOISE, *PREFIX, *SEGMENTED, *CHOSEN},
     "seq2seq": {*STREAMED, *NOISE, *PREFIX, *CHOSEN},
     "classify": {*STREAMED, *NOISE, *PREFIX, "data.span"},
     "classify mean": {*STREAMED, *NOISE, *PREFIX, "data.span", "model.attention", "model.copy", "model.tied", *WRITTEN},
-    "extract": {*STREAMED, *NOISE, *PREFIX, "model.copy", "model.tied", "model.pool", *WRITTEN},
+    "extract": {*STREAMED, *NOISE, *PREFIX, "model.copy", "model.tied", *WRITTEN},
     "prefix": {*STREAMED, *NOISE, *SEGMENTED, *CHOSEN},
     "denoise": {
         *(*STREAMED, *PREFIX, *SEGMENTED, *CHOSEN),
