@@ -77,6 +77,14 @@ def contents(directory: pathlib.Path) -> dict[str, object]:
     return found
 
 
+def apart(old: dict[str, object], new: dict[str, object], names: list[str]) -> float:
+    """The largest difference between two arrays that differ, relative to the largest number of the array."""
+    values = lambda found: np.frombuffer(found[2], found[0])
+    both = [(old[name], new[name]) for name in names if isinstance(old.get(name), tuple) and name in new]
+    sizes = [np.abs(values(a) - values(b)).max() / np.abs(values(a)).max() for a, b in both if a[:2] == b[:2]]
+    return float(max(sizes, default=0))
+
+
 def main() -> None:
     flags.DEFINE_string("folder", "", "where the runs of both lie; empty: nowhere afterwards")
     before, after = map(pathlib.Path, flags.FLAGS(sys.argv)[1:])
@@ -88,7 +96,11 @@ def main() -> None:
         other = [each for each in names if old.get(each) != new.get(each)]
         different += len(other)
         arrays = sum(isinstance(value, tuple) for value in old.values())
-        said = f"different: {', '.join(other)}" if other else "the same"
+        said = (
+            f"{len(other)} different: {', '.join(other[:8])} ..., arrays by {apart(old, new, other):.1e}"
+            if other
+            else "the same"
+        )
         print(f"{name:<20} {len(names)} things compared, {arrays} of them arrays of checkpoints: {said}", flush=True)
     sys.exit(1 if different else 0)
 

@@ -146,7 +146,7 @@ class DataConfig(_Section):
     )
     history: int = _field(0, "conversations: turns before a reply that its source holds at most; 0: all", low=0)
     cleaning: Names = _field(
-        Names(), "steps of cleaning in order, each a name or name(numbers): see lm/data/cleaning.py"
+        Names(), "steps of cleaning in order, each a name or name(numbers): see lm/data/text/cleaning/steps.py"
     )
     task: str = _field("seq2seq", f"how examples become batches: one of {', '.join(TASKS)}", choices=TASKS)
     layout: str = _field("", "streams, buckets or packed (several examples a row); empty: the task's own")

@@ -79,7 +79,7 @@ class Run:
 
         made = [example(given) for given in examples]
         check_examples(Listed(made), self.config.data.task, "examples")
-        return self.answer.nats(self.params, made)
+        return self.answer.score(self.params, made)
 
 
 def _labels(directory: epath.Path, config: Config) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from support.training import Setup
 
 from benchmarks import kill
 from lm import changed
-from lm.answers import head
+from lm.answers import cross_entropy as head
 from lm.answers.alternatives import IMPOSSIBLE, alternative_nats
 from lm.answers.choice import Classifier
 from lm.answers.span import Extractor

@@ -195,7 +195,7 @@ def test_adapters_start_as_the_origin_and_alone_learn(trained, sources, tmp_path
     config = tiny_config("buckets", sources["seq2seq"], SHORT | changes)
     answer = answers.build(config, origin.tokenizer)
     begun, report = transfer.initialise(initial_params(answer.model, 0), transfer.origin(config))
-    nats = lambda answer, params: [score.log_probability for score in answer.nats(params, EXAMPLES)]
+    nats = lambda answer, params: [score.log_probability for score in answer.score(params, EXAMPLES)]
     np.testing.assert_allclose(nats(answer, begun), nats(origin.answer, origin.params), rtol=1e-6)
     assert report["new"] and all("_lora_" in name for name in report["new"]) and not report["skipped"]
 
