@@ -494,7 +494,12 @@ def test_every_field_says_what_it_is():
 
 @pytest.mark.parametrize(
     ("wrong", "right"),
-    [("cell", "model.cell"), ("model.learning_rate", "optimizer.learning_rate"), ("data.bach_size", "data.batch_size")],
+    [
+        ("kind", "data.tokenizer.kind"),
+        ("cell", "model.cell"),
+        ("model.learning_rate", "optimizer.learning_rate"),
+        ("data.bach_size", "data.batch_size"),
+    ],
 )
 def test_an_unknown_path_is_answered_with_the_nearest_of_all_sections(wrong, right):
     with pytest.raises(UserError, match=f"^error: config.{wrong}: there is no such field; did you mean {right}[?]"):
