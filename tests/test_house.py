@@ -86,3 +86,22 @@ def test_opening_a_run_imports_nothing_of_training(trained):
     alone.add("ml_collections")
     assert rooms & {"lm.training", "lm.evaluation", "lm.lab", *alone} == set()
     assert "lm.runs" in rooms and "tensorstore" in rooms
+
+
+def test_models_training_steps_and_benchmarks_import_without_the_libraries_of_data():
+    """So that a machine with an accelerator needs JAX, Flax and Optax to measure them, and no more."""
+    of_data = {"corpus", "data", "sampled", "tinyworld"}  # these measure what is read
+    names = {file.stem for file in (PACKAGE.parent / "benchmarks").glob("[a-z]*.py")} - of_data
+    benchmarks = [f"benchmarks.{name}" for name in sorted(names)]
+    rooms = [
+        "lm.recurrence",
+        "lm.layers.recurrent",
+        "lm.models.encoder_decoder",
+        "lm.answers.text",
+        "lm.training.gradient",
+    ]
+    blocked = ["grain", "tensorflow_datasets", "ml_collections", "sentencepiece", "sacrebleu"]
+    code = f"import sys, importlib; sys.modules.update(dict.fromkeys({blocked}))\n"
+    code += f"for name in {rooms + benchmarks}: importlib.import_module(name)"
+    done = run_alone("-c", code)
+    assert done.returncode == 0, done.stderr
