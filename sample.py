@@ -13,113 +13,66 @@ import json
 import sys
 
 from absl import flags
-from etils import epath
 
 from lm.errors import UserError
-from lm.terminal import decoding_flags
+from lm.terminal import decoding_flags, prompts
 from lm.terminal.program import program
 
-WORKDIR = flags.DEFINE_multi_string(
-    "workdir", None, "the run's directory; given many times, the mean of the runs' probabilities, with one tokenizer"
-)
-CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", "best", "best (by validation loss), latest, a step, or mean:N of the last N"
-)
+MANY = "the run's directory; given many times, the mean of the runs' probabilities, with one tokenizer"
+WORKDIR = flags.DEFINE_multi_string("workdir", None, MANY)
+STEPS = "best (by validation loss), latest, a step, or mean:N of the last N"
+CHECKPOINT = flags.DEFINE_string("checkpoint", "best", STEPS)
 PROMPT = flags.DEFINE_multi_string("prompt", [], "a prompt; may be given many times")
 INPUT_FILE = flags.DEFINE_string("input_file", None, "a file with a prompt on each line; - is standard input")
 INTERACTIVE = flags.DEFINE_bool("interactive", False, "answer each line of standard input at once; keep conversations")
 JSON = flags.DEFINE_bool("json", False, "one JSON object a line: prompt, output, log_probability (nats), ...")
 decoding_flags.define_flags()
+SHOWN = ("prompt", "output", "log_probability", "tokens", "ended")
 
 
-def prompts() -> list[str]:
-    """All prompts, from the flags, the file and standard input in this order."""
-    for prompt in PROMPT.value:
-        if any("\ud800" <= character <= "\udfff" for character in prompt):
-            raise UserError("--prompt", "is not UTF-8", "give it in a file: --input_file")
-    if INPUT_FILE.value is None:
-        if PROMPT.value:
-            return PROMPT.value
-        return [] if sys.stdin is None or sys.stdin.isatty() else lines(sys.stdin.buffer.read(), "standard input")
-    if INPUT_FILE.value == "-":
-        return PROMPT.value + lines(sys.stdin.buffer.read(), "standard input")
-    return PROMPT.value + lines(epath.Path(INPUT_FILE.value).read_bytes(), INPUT_FILE.value)
-
-
-def lines(content: bytes, where: str) -> list[str]:
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise UserError(f"{where}:{line}", f"is not UTF-8 (byte {error.start})", "convert it to UTF-8") from None
-    return text.replace("\r\n", "\n").removesuffix("\n").split("\n") if text else []
-
-
-def show(runs, prompt_list: list[str], how) -> list:
+def show(runs, given: list[str], how) -> list:
     """Generates and prints, in the order of the prompts; returns what was generated."""
     from lm.runs.run import generate_together
 
-    found = generate_together(runs, prompt_list, how)
-    for outputs in found:
-        for one in outputs:
-            if JSON.value:
-                fields = {
-                    "prompt": one.prompt,
-                    "output": one.output,
-                    "log_probability": one.log_probability,
-                    "tokens": one.tokens,
-                    "ended": one.ended,
-                }
-                print(json.dumps(fields, ensure_ascii=False), flush=True)
-            else:
-                print(one.output if runs[0].model.has_encoder else one.prompt + one.output, flush=True)
+    found = generate_together(runs, given, how)
+    for one in [one for outputs in found for one in outputs]:
+        text = one.output if runs[0].model.has_encoder else one.prompt + one.output
+        print(json.dumps({name: getattr(one, name) for name in SHOWN}, ensure_ascii=False) if JSON.value else text)
+        sys.stdout.flush()
     return found
 
 
-def asked() -> str | None:
-    """The next line of standard input; None at its end."""
-    if sys.stdin.isatty():
-        print("> ", end="", file=sys.stderr, flush=True)
-    line = sys.stdin.buffer.readline()
-    return (lines(line, "standard input") or [""])[0] if line else None
-
-
 def converse(runs, how) -> None:
-    """Replies to each line, with all that was said; an empty line begins a new conversation."""
-    opening = prompts() if PROMPT.value else []
+    """Replies to each line: with all that was said, where the run keeps conversations; an empty line begins a new one."""
+    keeps = bool(runs[0].config.data.turns)
+    opening = prompts.read(PROMPT.value, None) if PROMPT.value else []
     said = [*opening]
-    while (line := asked()) is not None:
-        if not line:
+    while (line := prompts.asked()) is not None:
+        if not keeps:
+            show(runs, [line], how)
+        elif not line:
             said = [*opening]
             print("a new conversation", file=sys.stderr)
-            continue
-        said.append(line)
-        ((first, *_),) = show(runs, [runs[0].conversation(said)], how)
-        said.append(first.output)
+        else:
+            said.append(line)
+            ((first, *_),) = show(runs, [runs[0].conversation(said)], how)
+            said.append(first.output)
 
 
 def main() -> None:
-    from lm.runs.run import generate_together, load
+    from lm.runs.run import generate_together, load  # after the flags, so that --help and mistakes answer at once
 
     if INTERACTIVE.value and INPUT_FILE.value:
         raise UserError("--interactive", "reads prompts from standard input", "leave out --input_file")
     runs = [load(directory, CHECKPOINT.value) for directory in WORKDIR.value]
-    keeps = bool(runs[0].config.data.turns)
-    if INTERACTIVE.value and PROMPT.value and not keeps:
+    if INTERACTIVE.value and PROMPT.value and not runs[0].config.data.turns:
         raise UserError("--interactive", "reads prompts from standard input", "leave out --prompt")
     how = decoding_flags.from_flags(runs[0].config.data.task)
-    given = [] if INTERACTIVE.value else prompts() or [""]
+    given = [] if INTERACTIVE.value else prompts.read(PROMPT.value, INPUT_FILE.value) or [""]
     generate_together(runs, [], how)  # without prompts it only says what does not fit
     for directory, run in zip(WORKDIR.value, runs, strict=True):
         print(f"{directory}, step {run.step}", file=sys.stderr)
-    if not INTERACTIVE.value:
-        show(runs, given, how)
-        return
-    if keeps:
-        converse(runs, how)
-        return
-    while (line := asked()) is not None:
-        show(runs, [line], how)
+    converse(runs, how) if INTERACTIVE.value else show(runs, given, how)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,16 @@
 """python train.py [--config=configs/NAME.py] [--workdir=runs/NAME] [--config.section.field=value ...]
 
 Trains a model, or goes on where the workdir's last checkpoint was. A config file is Python: its get_config() returns
-an lm.config.Config, whose fields lm/config.py describes and --config.section.field=value replaces.
+an lm.config.Config, whose fields lm/config/schema.py describes and --config.section.field=value replaces.
 """
 
 from absl import flags
 from etils import epath
 from ml_collections import config_flags
 
+import lm
 from lm import config as configuration
-from lm.errors import UserError, nearest
+from lm.errors import UserError
 from lm.terminal.program import program
 
 
@@ -35,7 +36,6 @@ PROCESS = flags.DEFINE_integer("process", -1, "many hosts: which one this is, fr
 
 def define_config(argv: list[str]) -> None:
     """Defines --config, when all is refused that ml_collections would answer with a bare KeyError or a traceback."""
-    names = [path for path, _, _ in configuration.fields(configuration.Config())]
     file = "configs/tinyworld.py"
     argv = flags.FLAGS.read_flags_from_files(argv[1:], force_gnu=False)
     for i, argument in enumerate(argv):
@@ -43,16 +43,19 @@ def define_config(argv: list[str]) -> None:
         if argument.startswith("-") and name == "config":
             file = value or (argv[i + 1] if i + 1 < len(argv) else "")
         if argument.startswith("-") and name.startswith("config."):
-            field = name.removeprefix("config.")
-            if field not in names:
-                section = [other for other in names if other.startswith(field.rpartition(".")[0] + ".")]
-                raise UserError(f"--{name}", "there is no such field", nearest(field, section or names))
+            configuration.check_path(name.removeprefix("config."), "--config.")
     configuration.from_file(file)
     config_flags.DEFINE_config_file("config", "configs/tinyworld.py", "the configuration, a Python file")
 
 
+def chosen() -> configuration.Config:
+    """Returns the configuration of the file with the values of the flags, which ml_collections parsed."""
+    flag = flags.FLAGS["config"]
+    return lm.changed(configuration.from_file(flag.config_filename), config_flags.get_override_values(flag))
+
+
 def main() -> None:
-    chosen, profile = configuration.validated(flags.FLAGS.config), steps_of(PROFILE.value)
+    config, profile = chosen(), steps_of(PROFILE.value)
 
     from lm.devices import hosts
     from lm.runs import workdir  # after the flags, so that --help and mistakes answer at once
@@ -60,7 +63,7 @@ def main() -> None:
 
     hosts.join(COORDINATOR.value, PROCESSES.value, PROCESS.value)
     directory = epath.Path(WORKDIR.value or workdir.usual(flags.FLAGS["config"].config_filename)).expanduser()
-    train(chosen, directory, profile, flags.FLAGS.debug)
+    train(config, directory, profile, flags.FLAGS.debug)
 
 
 def steps_of(text: str) -> tuple[int, int] | None:

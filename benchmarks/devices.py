@@ -15,7 +15,7 @@ from absl import flags
 from etils import epath
 
 from benchmarks import kill
-from lm.config import editable, validated
+from lm.config import changed
 from lm.runs.log import read_metrics
 from lm.terminal.program import program
 
@@ -45,15 +45,14 @@ def main() -> None:
     base.mkdir(parents=True, exist_ok=True)
     worst = 0.0
     for layout in layouts:
-        config = editable(kill.small_config(layout, kill.write_data(layout, base)))
-        config.training.steps, config.training.log_every, config.training.checkpoint_every = values.steps, 1, 20
+        often = {"training.steps": values.steps, "training.log_every": 1, "training.checkpoint_every": 20}
+        config = changed(kill.small_config(layout, kill.write_data(layout, base)), often)
         expected: dict[tuple[int, str], float] = {}
         before: pathlib.Path | None = None
         for mode, processes, devices in SETTINGS:
-            config.training.parallel = mode
             name = f"{layout}-{mode}-{processes}x{devices}"
-            command = kill.command(validated(config), base / name)
-            run(command, processes, devices, base / name)
+            here = changed(config, {"training.parallel": mode})
+            run(kill.command(here, base / name), processes, devices, base / name)
             found = losses(base / name)
             expected = expected or found
             apart = max(abs(found[key] / expected[key] - 1) for key in expected)
@@ -63,7 +62,7 @@ def main() -> None:
                 shutil.copytree(before, base / "read")
                 latest = max((base / "read" / "checkpoints").iterdir(), key=lambda path: int(path.name))
                 shutil.rmtree(latest)
-                run(kill.command(validated(config), base / "read"), processes, devices, base / "read")
+                run(kill.command(here, base / "read"), processes, devices, base / "read")
                 found = losses(base / "read")
                 read = max(abs(found[key] / expected[key] - 1) for key in expected)
                 shutil.rmtree(base / "read")

@@ -34,8 +34,8 @@ def value(name: str):
     import jax.numpy as jnp
     import optax
 
-    from lm.answers.head import cross_entropy
-    from lm.answers.sampled import draw_candidates, sampled_cross_entropy
+    from lm.answers.cross_entropy import cross_entropy
+    from lm.answers.sampled_softmax import draw_candidates, sampled_cross_entropy
 
     def ours(features, kernel, bias, targets):
         weights = jnp.ones((1, POSITIONS))

@@ -65,7 +65,8 @@ def contents(directory: pathlib.Path) -> dict[str, object]:
         found[f"metrics.jsonl:{number + 1}"] = {k: v for k, v in json.loads(line).items() if k not in TIMED}
     for path in sorted((directory / "evaluations").iterdir()):
         record = json.loads(path.read_text())
-        found[path.name] = {k: v for k, v in record.items() if not k.endswith("_signature")}
+        # Older checkouts record less of what was asked for.
+        found[path.name] = {k: v for k, v in record.items() if not k.endswith("_signature") and k != "options"}
     for step in sorted((directory / "checkpoints").iterdir()):
         for item in ("params", "rest"):
             arrays = ocp.StandardCheckpointer().restore(step / item)
@@ -74,6 +75,14 @@ def contents(directory: pathlib.Path) -> dict[str, object]:
                 where = f"{step.name}/{item}/{jax.tree_util.keystr(path, simple=True, separator='/')}"
                 found[where] = (str(leaf.dtype), leaf.shape, leaf.tobytes())
     return found
+
+
+def apart(old: dict[str, object], new: dict[str, object], names: list[str]) -> float:
+    """The largest difference between two arrays that differ, relative to the largest number of the array."""
+    values = lambda found: np.frombuffer(found[2], found[0])
+    both = [(old[name], new[name]) for name in names if isinstance(old.get(name), tuple) and name in new]
+    sizes = [np.abs(values(a) - values(b)).max() / np.abs(values(a)).max() for a, b in both if a[:2] == b[:2]]
+    return float(max(sizes, default=0))
 
 
 def main() -> None:
@@ -87,7 +96,11 @@ def main() -> None:
         other = [each for each in names if old.get(each) != new.get(each)]
         different += len(other)
         arrays = sum(isinstance(value, tuple) for value in old.values())
-        said = f"different: {', '.join(other)}" if other else "the same"
+        said = (
+            f"{len(other)} different: {', '.join(other[:8])} ..., arrays by {apart(old, new, other):.1e}"
+            if other
+            else "the same"
+        )
         print(f"{name:<20} {len(names)} things compared, {arrays} of them arrays of checkpoints: {said}", flush=True)
     sys.exit(1 if different else 0)
 

@@ -24,7 +24,7 @@ from absl import flags
 from etils import epath
 
 from lm import config as configuration
-from lm.config import Config, DataConfig, ModelConfig, OptimizerConfig, TokenizerConfig, TrainingConfig, editable
+from lm.config import Config, DataConfig, ModelConfig, OptimizerConfig, TokenizerConfig, TrainingConfig
 from lm.errors import UserError
 from lm.runs.checkpoints import Checkpoints
 from lm.runs.log import read_metrics
@@ -196,7 +196,9 @@ def _all_ended(processes: list[subprocess.Popen]) -> list[int]:
     except subprocess.TimeoutExpired:
         for process in processes:
             process.kill()
-        raise UserError("a host", "went on for a minute after another one was killed", "see lm/hosts.py") from None
+        raise UserError(
+            "a host", "went on for a minute after another one was killed", "see lm/devices/hosts.py"
+        ) from None
 
 
 def _lines_in(log: pathlib.Path) -> list[tuple[int, str]]:
@@ -295,9 +297,9 @@ def main() -> None:
         if folder.exists() and any(folder.iterdir()):
             raise UserError(str(folder), "is not empty", "choose another --workdir")
         folder.mkdir(parents=True, exist_ok=True)
-        config = editable(small_config(layout, write_data(layout, folder)))
-        config.training.steps = values.steps
-        config = configuration.validated(config)
+        config = configuration.changed(
+            small_config(layout, write_data(layout, folder)), {"training.steps": values.steps}
+        )
         seconds = run(
             command(config, folder / "uninterrupted"), environment, values.hosts, folder / "uninterrupted.log"
         )

@@ -21,7 +21,7 @@ def memory() -> dict[str, dict[str, float]]:
     import jax
     import jax.numpy as jnp
 
-    from lm.answers import head
+    from lm.answers import cross_entropy as head
     from lm.layers.recurrent import RecurrentLayer
     from lm.recurrence import BACKWARD
     from lm.recurrence import CELLS as KNOWN

@@ -20,7 +20,7 @@ from typing import NamedTuple
 from absl import flags
 
 from benchmarks import kill
-from lm.config import editable, validated
+from lm.config import changed
 from lm.errors import UserError
 from lm.terminal.program import program
 
@@ -60,11 +60,12 @@ def main() -> None:
     base.mkdir(parents=True, exist_ok=True)
     processes, looks = {}, {}
     for layout in layouts:
-        config = editable(kill.small_config(layout, kill.write_data(layout, base)))
-        training = config.training
-        training.steps, training.log_every, training.eval_every, training.checkpoint_every = 10**8, 100, 500, 10**8
-        training.checkpoint_minutes = values.seconds / 60
-        command = kill.command(validated(config), base / layout)
+        endless = {"steps": 10**8, "log_every": 100, "eval_every": 500, "checkpoint_every": 10**8}
+        endless["checkpoint_minutes"] = values.seconds / 60
+        changes = {f"training.{name}": value for name, value in endless.items()}
+        command = kill.command(
+            changed(kill.small_config(layout, kill.write_data(layout, base)), changes), base / layout
+        )
         processes[layout] = kill.start(command, dict(os.environ), 1, base / f"{layout}.log")[0]
         looks[layout] = []
     begun = time.monotonic()

@@ -94,7 +94,7 @@ def part(name: str):
         import jax.numpy as jnp
         import optax
 
-        from lm.answers.head import cross_entropy
+        from lm.answers.cross_entropy import cross_entropy
 
         config, answer, optimizer, state, batch = setting(case)
         params, carry, width = state.params, state.carry, case["width"]

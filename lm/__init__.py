@@ -2,7 +2,7 @@
 
 import os
 
-__version__ = "0.2.1"
+__version__ = "0.3.0"
 
 # Buckets are read as where there is no TensorFlow: with it, etils would import it and raise its errors.
 os.environ.setdefault("EPATH_USE_TF", "0")
@@ -18,4 +18,8 @@ def __getattr__(name: str):
         from lm.search.options import Options
 
         return Options
+    if name == "changed":
+        from lm.config import changed
+
+        return changed
     raise AttributeError(f"module 'lm' has no attribute {name!r}")

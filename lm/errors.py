@@ -1,4 +1,4 @@
-"""TO WRITE"""
+"""The exceptions that a user sees as one line: a mistake that they can correct, and a stop by a signal."""
 
 import difflib
 from collections.abc import Iterable

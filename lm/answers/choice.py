@@ -53,7 +53,7 @@ class Choice(Ranking, Reading):
         ids = label_ids(tokenizer, labels)
         return Classifier(config.model, tokenizer.vocab_size, TASKS[config.data.task].source, ids)
 
-    def label_nats(self, params, sources):
+    def label_log_probs(self, params, sources):
         values = [self.front_end.prompt(source, self.tokenizer) for source in sources]
         order = sorted(range(len(sources)), key=lambda i: len(values[i]))
         found = np.zeros((len(sources), len(self.labels)))

@@ -1,4 +1,4 @@
-"""The contract of a kind of answer: its loss, the likelihood of what it is asked about, and what it answers."""
+"""The contract of a kind of answer: its loss in training, the negative log-probability of given targets, and its outputs."""
 
 import dataclasses
 import functools
@@ -10,7 +10,7 @@ import numpy as np
 from flax import linen as nn
 
 from lm.answers import shapes
-from lm.answers.sampled import Candidates
+from lm.answers.sampled_softmax import Candidates
 from lm.batch import Batch
 from lm.config import Config
 from lm.config.tasks import ANSWER_KINDS
@@ -26,7 +26,8 @@ class Generation:
 
     prompt: str
     output: str
-    log_probability: float  # nats, of the generated tokens under the model as it is, EOS included where reached
+    # Nats, of the generated tokens (EOS included where reached) under the model as it is; of several models, under their mean.
+    log_probability: float
     tokens: int  # generated, EOS counted
     ended: bool  # whether the model ended the text; else `max_new_tokens` did
 
@@ -61,15 +62,15 @@ class Objective(NamedTuple):
 class Answer:
     """A model, and what its answers are. Two are equal, and share compiled programs, if their models and objectives are.
 
-    A new kind of answer is a class like this one and a line in `ANSWERS`, a line in `ANSWER_KINDS`, and a task that names it.
+    A new kind of answer is a class like this one, a line in `ANSWERS` (`answers/__init__.py`), a line in `ANSWER_KINDS` and a task that
+    names it (`config/tasks.py`).
     """
 
     model: nn.Module
     objective: Objective = Objective()
     tokenizer: Tokenizer | None = dataclasses.field(default=None, compare=False)
-    labels: tuple[str, ...] = dataclasses.field(
-        default=(), compare=False
-    )  # what is chosen from; () where nothing is listed
+    # The labels that are chosen from; () where nothing is listed.
+    labels: tuple[str, ...] = dataclasses.field(default=(), compare=False)
 
     kind: ClassVar[str]  # its key in ANSWERS and ANSWER_KINDS
 
@@ -89,7 +90,11 @@ class Answer:
 
     @classmethod
     def model_of(cls, config: Config, tokenizer: Tokenizer, labels: Sequence[str]) -> nn.Module:
-        """Returns the Flax module. It has `config`, `source` (a key of INPUTS, or empty) and `vocab_size`."""
+        """Returns the Flax module.
+
+        It has `config`, `vocab_size`, `source` (a key of INPUTS, or empty) and `has_encoder`. Its call takes input ids and a `Source`
+        or None, and touches every parameter.
+        """
         raise NotImplementedError
 
     # ---- what is asked of it ----------------------------------------------------------------------------------------
@@ -99,15 +104,16 @@ class Answer:
     ) -> tuple[jax.Array, tuple[jax.Array, Any]]:
         """Returns (sum of the training loss in nats, (number of real targets, state after the batch)), pure.
 
-        `carry` is the decoder's state before the batch; (): what a sequence starts from, and then () comes back.
+        `carry` is the decoder's state before the batch. With () each row starts as a new sequence does, and the returned state is ().
         """
         raise NotImplementedError
 
-    def likelihood(self, params: Any, carry: Any, batch: Batch) -> tuple[jax.Array, Any]:
-        """Returns (nats_bt of each target, state after the batch), pure: no dropout, no smoothing; 0 where there is no target.
+    def nats(self, params: Any, carry: Any, batch: Batch) -> tuple[jax.Array, Any]:
+        """Returns (nats_bt, state after the batch), pure: the negative log-probability of each target token, at least 0.
 
-        Nats of several targets that are one decision stand at the first of them. They are infinite where the answer cannot be
-        given. Every log-probability that is printed or returned comes from here.
+        There is no dropout and no smoothing in it, and it is 0 where there is no target. Where several tokens are one decision, as
+        those of a label that a head chooses, their nats stand at the first one. It is infinite where an answer cannot be given.
+        The figures of an evaluation and `score` come from here; a search sums the same quantity for the tokens that it writes.
         """
         raise NotImplementedError
 
@@ -118,7 +124,7 @@ class Answer:
         options: Options,
         beside: Sequence[tuple["Answer", Any]] = (),
     ) -> list[list[Generation]]:
-        """Returns `options.num_samples` outputs for each prompt, best first where they are ranked.
+        """Returns at most `options.num_samples` outputs for each prompt, best first where they are ranked.
 
         `beside` are further answers with their parameters: probabilities are the mean over all of them. What a prompt gives
         depends on the prompt, the seed and, if it is given several times, which time it is; not on the prompts beside it.
@@ -157,7 +163,7 @@ class Answer:
         """Returns the values of each source, as evaluation data has them."""
         return self.front_end.encode(sources, self.tokenizer, self.tokenizer.encode_batch)
 
-    def nats(self, params: Any, examples: Sequence[Example]) -> list[Score]:
+    def score(self, params: Any, examples: Sequence[Example]) -> list[Score]:
         """Returns the log-probability of each example's target (given its source), from a fresh state."""
         targets = self.target_ids(examples)
         sources = self.source_values([example.source for example in examples]) if self.front_end else None
@@ -173,24 +179,20 @@ class Answer:
         return results
 
     def _nats_of_rows(self, params: Any, batch: Batch) -> np.ndarray:
-        """float64 [b]: without a source window by window, so that a text may be longer than memory holds features of."""
+        """Returns float64 [b], the sum over each row. A text without a source is taken window by window: it may be long."""
         nats_b, carry = np.zeros(len(batch.targets_bt)), self.first_carry(len(batch.targets_bt))
         length = batch.targets_bt.shape[1]
         size = length if batch.source else shapes.WINDOW
         for begin in range(0, length, size):
-            window = lambda x: x[:, begin : begin + size]  # noqa: B023
-            part = batch._replace(
-                **{
-                    name: window(getattr(batch, name))
-                    for name in ("inputs_bt", "targets_bt", "weights_bt", "resets_bt")
-                }
-            )
-            nats_bt, carry = likelihood(self, params, carry, part)
+            over_time = (batch.inputs_bt, batch.targets_bt, batch.weights_bt, batch.resets_bt)
+            inputs, targets, weights, resets = (x[:, begin : begin + size] for x in over_time)
+            window = batch._replace(inputs_bt=inputs, targets_bt=targets, weights_bt=weights, resets_bt=resets)
+            nats_bt, carry = nats_of(self, params, carry, window)
             nats_b += np.asarray(nats_bt, np.float64).sum(axis=1)
         return nats_b
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def likelihood(answer: Answer, params: Any, carry: Any, batch: Batch) -> tuple[jax.Array, Any]:
-    """`Answer.likelihood` as one program."""
-    return answer.likelihood(params, carry, batch)
+def nats_of(answer: Answer, params: Any, carry: Any, batch: Batch) -> tuple[jax.Array, Any]:
+    """`Answer.nats` as one program."""
+    return answer.nats(params, carry, batch)

@@ -92,7 +92,7 @@ class Labels(Ranking, Written):
         found = self.model.apply({"params": params}, *given, method="continuations")
         return alternative_nats(*found, label_smoothing, z_loss)
 
-    def label_nats(self, params, sources):
+    def label_log_probs(self, params, sources):
         values = [self.front_end.prompt(source, self.tokenizer) for source in sources]
         targets = [np.array(ids[:-1], np.int32) for ids in label_ids(self.tokenizer, self.labels)]
         order = sorted(range(len(sources)), key=lambda i: len(values[i]))
@@ -107,12 +107,12 @@ class Labels(Ranking, Written):
             batch = decoded(targets * count, np.arange(shape[0]), shape)
             # A reset would clear the state that was read from the source.
             batch = batch._replace(resets_bt=np.zeros(shape, bool))
-            nats_bt = _likelihood_after(self, params, memory, state, batch)
+            nats_bt = _nats_after(self, params, memory, state, batch)
             nats_bl = np.asarray(nats_bt, np.float64).sum(axis=1).reshape(count, len(targets))
             found[chosen] = -nats_bl[: len(chosen)]
         return found
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _likelihood_after(answer, params, memory, state, batch):
-    return answer.likelihood_after(params, memory, state, batch)[0]
+def _nats_after(answer, params, memory, state, batch):
+    return answer.nats_after(params, memory, state, batch)[0]

@@ -23,14 +23,14 @@ class Ranking(Answer):
     def labels_of(cls, examples):
         return labels_of(examples)
 
-    def label_nats(self, params: Any, sources: Sequence[str]) -> np.ndarray:
+    def label_log_probs(self, params: Any, sources: Sequence[str]) -> np.ndarray:
         """Returns float64 [sources, labels]: nats of each label, EOS included, given each source."""
         raise NotImplementedError
 
     def answer(self, params, prompts, options, beside=()):
         if options.num_samples > len(self.labels):
             raise UserError("--num_samples", f"there are {len(self.labels)} labels", "lower it")
-        each = [answer.label_nats(own, prompts) for answer, own in ((self, params), *beside)]
+        each = [answer.label_log_probs(own, prompts) for answer, own in ((self, params), *beside)]
         nats_nl = np.logaddexp.reduce(each, axis=0) - np.log(len(each))
         tokens = [len(self.tokenizer.encode(label)) + 1 for label in self.labels]
         found = []

@@ -65,7 +65,7 @@ class Reading(Answer):
         nats_b = self._nats(params, batch, noise.keys_b, self.objective.label_smoothing, self.objective.z_loss)
         return jnp.sum(jnp.where(batch.weights_bt[:, 0] > 0, nats_b, 0)), (jnp.sum(batch.weights_bt), ())
 
-    def likelihood(self, params, carry, batch):
+    def nats(self, params, carry, batch):
         nats_b = self._nats(params, batch)
         first_bt = (jnp.arange(batch.targets_bt.shape[1]) == 0) & (batch.weights_bt > 0)
         return jnp.where(first_bt, nats_b[:, None], 0), ()

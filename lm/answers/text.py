@@ -12,8 +12,8 @@ import numpy as np
 from lm.answers import shapes
 from lm.answers.contract import Generation
 from lm.answers.copying import copying_of
-from lm.answers.head import cross_entropy, position_nats
-from lm.answers.sampled import sampled_cross_entropy
+from lm.answers.cross_entropy import cross_entropy, position_nats
+from lm.answers.sampled_softmax import sampled_cross_entropy
 from lm.answers.written import Written, encode
 from lm.batch import BOS, EOS, PAD, UNK
 from lm.config.tasks import TASKS

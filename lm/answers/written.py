@@ -38,15 +38,15 @@ class Written(Answer):
             total += self.objective.coverage * coverage_loss(features.attention_bts, batch.weights_bt)
         return total, (count, state if carry else ())
 
-    def likelihood(self, params, carry, batch):
+    def nats(self, params, carry, batch):
         memory, state = self._start(params, carry, batch)
-        nats_bt, state = self.likelihood_after(params, memory, state, batch)
+        nats_bt, state = self.nats_after(params, memory, state, batch)
         return nats_bt, state if carry else ()
 
-    def likelihood_after(
+    def nats_after(
         self, params: Any, memory: Memory | None, state: DecoderState, batch: Batch
     ) -> tuple[jax.Array, DecoderState]:
-        """As `likelihood`, of targets whose source was read already."""
+        """As `nats`, of targets whose source was read already."""
         features, state = self._unroll(params, memory, state, batch)
         nats_bt = self.position_nats(params, features, memory, batch)
         return jnp.where(batch.weights_bt > 0, nats_bt * batch.weights_bt, 0), state

@@ -1,10 +1,12 @@
 """The configuration: one tree of typed fields, fixed once validated.
 
-A config file's `get_config()` returns a `Config`; `--config.section.field=value` replaces one field.
+A config file's `get_config()` returns a `Config`; `changed` and `--config.section.field=value` give
+other values to fields.
 """
 
 from lm.config.durations import UNITS, in_steps, parse_duration
 from lm.config.groups import Group, parse_group
+from lm.config.overrides import changed, check_path, from_text
 from lm.config.rules import validated
 from lm.config.schema import (
     NORMALIZATIONS,
@@ -18,11 +20,10 @@ from lm.config.schema import (
     OptimizerConfig,
     TokenizerConfig,
     TrainingConfig,
-    editable,
     fields,
     get,
 )
-from lm.config.serialization import defined, differences, from_file, from_json, override, to_json
+from lm.config.serialization import defined, differences, from_file, from_json, to_json
 
 __all__ = [
     "NORMALIZATIONS",
@@ -38,15 +39,16 @@ __all__ = [
     "OptimizerConfig",
     "TokenizerConfig",
     "TrainingConfig",
+    "changed",
+    "check_path",
     "defined",
     "differences",
-    "editable",
     "fields",
     "from_file",
     "from_json",
+    "from_text",
     "get",
     "in_steps",
-    "override",
     "parse_duration",
     "parse_group",
     "to_json",

@@ -98,3 +98,8 @@ class Formats:
         so on; each on a line."""
         kept = said[-self.history :]
         return "\n".join(fill(self.turns[(len(kept) - at + 1) % 2], {"turn": turn}) for at, turn in enumerate(kept))
+
+
+def formats_of(data: Any) -> Formats:
+    """How the records of a `DataConfig`'s sources become examples."""
+    return Formats(data.source_format, data.target_format, tuple(data.turns), data.history)

@@ -8,7 +8,7 @@ from typing import Any
 from lm.config import formats
 from lm.config.durations import parse_duration
 from lm.config.groups import check_pattern, parse_group
-from lm.config.schema import TOKENIZERS, Config, Duration, Names, editable, fields, get, split_names
+from lm.config.schema import TOKENIZERS, Config, Duration, Names, copied, fields, get, split_names
 from lm.config.tasks import ANSWER_KINDS, TASKS, answer_of, layout_of
 from lm.errors import UserError, nearest
 from lm.recurrence import CELLS, GatedCell
@@ -18,7 +18,7 @@ def validated(config: Config) -> Config:
     """A copy that cannot be changed; raises `UserError` that names the first field that breaks a rule."""
     if not isinstance(config, Config):
         raise UserError("config", f"get_config() returned {type(config).__name__}", "return lm.config.Config(...)")
-    config = editable(config)  # it may be a variant of a validated configuration
+    config = copied(config)  # it may be a variant of a validated configuration
     for path, section, field in fields(config):
         _check_type(path, section, field)
         _check_value(path, getattr(section, field.name), field.metadata)

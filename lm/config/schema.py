@@ -3,7 +3,6 @@
 A field says its meaning, its default and the values that it may have. `rules.validated` checks them.
 """
 
-import copy
 import dataclasses
 import math
 import re
@@ -147,7 +146,7 @@ class DataConfig(_Section):
     )
     history: int = _field(0, "conversations: turns before a reply that its source holds at most; 0: all", low=0)
     cleaning: Names = _field(
-        Names(), "steps of cleaning in order, each a name or name(numbers): see lm/data/cleaning.py"
+        Names(), "steps of cleaning in order, each a name or name(numbers): see lm/data/text/cleaning/steps.py"
     )
     task: str = _field("seq2seq", f"how examples become batches: one of {', '.join(TASKS)}", choices=TASKS)
     layout: str = _field("", "streams, buckets or packed (several examples a row); empty: the task's own")
@@ -385,10 +384,9 @@ def get(config: Config, path: str) -> Any:
     return config
 
 
-def editable(config: Config) -> Config:
-    """A copy that can be changed."""
-    config = copy.deepcopy(config)
-    for _, section, _ in fields(config):
-        section.__dict__.pop("_fixed", None)
-    config.__dict__.pop("_fixed", None)
-    return config
+def copied(value: Any) -> Any:
+    """Returns a copy of a configuration or of a section that can be written to; any other value as it is."""
+    if not isinstance(value, _Section):
+        return value
+    names = [field.name for field in dataclasses.fields(value)]
+    return type(value)(**{name: copied(getattr(value, name)) for name in names})

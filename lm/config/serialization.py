@@ -1,4 +1,4 @@
-"""A configuration from a Python file, from a command line, and to and from JSON.
+"""A configuration from a Python file, and to and from JSON.
 
 `to_json` and `from_json` are exact inverses, so a run's `config.json` holds all that was asked for.
 """
@@ -8,11 +8,11 @@ import json
 import pathlib
 import runpy
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from lm.config.rules import validated
-from lm.config.schema import Config, Duration, Names, fields, get
+from lm.config.schema import Config, fields, get
 from lm.errors import UserError, nearest
 
 RENAMED = {"model.scan": "model.driver"}  # fields of runs of earlier versions
@@ -48,20 +48,6 @@ def _of_the_user(spec: str, run: Callable[[], Any]) -> Any:
         where = f"{name}:{frames[-1]}" if frames else f"--config={spec}"
         what = "defines no get_config()" if str(error) == "'get_config'" else f"{type(error).__name__}: {error}"
         raise UserError(where, what, "mend the file") from error
-
-
-def override(config: Config, values: Iterable[tuple[str, str]]) -> None:
-    """Sets fields, by dotted paths, from what stands on a command line."""
-    known = {path: (section, field) for path, section, field in fields(config)}
-    for path, text in values:
-        if path not in known:
-            raise UserError(f"--config.{path}", "there is no such field", nearest(path, known))
-        section, field = known[path]
-        try:
-            value = {"true": True, "false": False}[text.lower()] if field.type is bool else field.type(text)
-        except (ValueError, KeyError):
-            raise UserError(f"--config.{path}", f"{text!r} is no {field.type.__name__}", "give one") from None
-        setattr(section, field.name, text if field.type in (Duration, Names) else value)
 
 
 def to_json(config: Config) -> str:

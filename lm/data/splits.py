@@ -3,13 +3,10 @@
 import dataclasses
 from collections.abc import Collection
 
-import numpy as np
-
 from lm.config import DataConfig
-from lm.config.formats import Formats
-from lm.config.tasks import TASKS
+from lm.config.formats import formats_of
 from lm.data.read import sources
-from lm.data.read.examples import Examples, Joined
+from lm.data.read.examples import Joined, check_examples
 from lm.data.read.sources import Split
 from lm.data.text.cleaning import cleaner, steps
 from lm.errors import UserError
@@ -35,19 +32,3 @@ def load_splits(config: DataConfig, wanted: Collection[str] = ("train", "validat
             raise UserError("config.data.cleaning", "drops every training example", "take a step out of it")
         splits["train"] = dataclasses.replace(splits["train"], examples=kept, report=report)
     return {name: split for name, split in splits.items() if name in wanted}
-
-
-def formats_of(config: DataConfig) -> Formats:
-    """How the records of a configuration's sources become examples."""
-    return Formats(config.source_format, config.target_format, tuple(config.turns), config.history)
-
-
-def check_examples(examples: Examples, task: str, where: str) -> None:
-    """Raises `UserError` if an example has no source and the task needs one, or the other way round."""
-    wants = TASKS[task].pairs
-    wrong = np.flatnonzero((examples.table[:, 0] >= 0) != wants)
-    if len(wrong):
-        has, needs = ("text", "source and target") if wants else ("source and target", "text")
-        other = "lm" if wants else "seq2seq"
-        what = f"example {wrong[0] + 1} is {has}, the task {task!r} needs {needs}"
-        raise UserError(where, what, f"use other data, or config.data.task={other}")

@@ -31,7 +31,7 @@ def make_eval_step(answer: Answer) -> Callable[[Any, Any, Batch], tuple[jax.Arra
     """(params, carry, batch) -> (sum of nats, real targets, carry), sums over all devices; no dropout, no smoothing."""
 
     def eval_step(params, carry, batch):
-        nats_bt, carry = answer.likelihood(params, carry, batch)
+        nats_bt, carry = answer.nats(params, carry, batch)
         return *lax.psum((nats_bt.sum(), batch.weights_bt.sum()), AXIS), carry
 
     return eval_step
@@ -42,7 +42,7 @@ def make_row_step(answer: Answer) -> Callable[[Any, Any, Batch], tuple[jax.Array
     """(params, carry, batch) -> (nats_b, carry): as `make_eval_step`, but for each row."""
 
     def row_step(params, carry, batch):
-        nats_bt, carry = answer.likelihood(params, carry, batch)
+        nats_bt, carry = answer.nats(params, carry, batch)
         return nats_bt.sum(axis=1), carry
 
     return row_step

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import sacrebleu
 
+from lm.errors import UserError, nearest
 from lm.evaluation.statistics import Metric, ratio
 
 
@@ -107,6 +108,17 @@ SCORES = {
     "accuracy": accuracy,
     "macro_f1": macro_f1,
 }
+
+
+def check_tokenizer(name: str) -> None:
+    """Raises `UserError` where sacrebleu has no such tokenizer for BLEU, or it needs a package that is not there."""
+    if name and name not in sacrebleu.BLEU.TOKENIZERS:
+        raise UserError("--bleu_tokenize", f"{name!r} is unknown", nearest(name, sacrebleu.BLEU.TOKENIZERS))
+    try:
+        sacrebleu.BLEU(tokenize=name or None)
+    except (RuntimeError, ImportError) as error:  # some need a package more
+        what = " ".join(str(error).split())
+        raise UserError("--bleu_tokenize", f"{name!r} cannot be had ({what})", "install it") from None
 
 
 def measure(

@@ -47,13 +47,17 @@ def write_manifest(workdir: epath.Path, config: Config, fingerprints: dict[str, 
     write_whole(workdir / "manifest.json", json.dumps(manifest, indent=2) + "\n")
 
 
+READ_TOO = ("0.2",)  # minor versions whose parameters have the names and the meaning that they have in this one
+
+
 def require_version(workdir: epath.Path) -> None:
-    """Raises `UserError` for a run of another minor version of lm: its parameters may mean something else here."""
+    """Raises `UserError` for a run of a minor version of lm whose parameters may mean something else here."""
     try:
         made = str((read_manifest(workdir) or {})["starts"][0]["versions"]["lm"])
     except (LookupError, TypeError):
         return  # a run without a record of its start
-    if made.split(".")[:2] != lm.__version__.split(".")[:2]:
+    minor = lambda version: ".".join(version.split(".")[:2])
+    if minor(made) not in (minor(lm.__version__), *READ_TOO):
         what = f"is a run of lm {made}, whose parameters mean something else in {lm.__version__}"
         raise UserError(str(workdir), what, f"train it anew, or read it with lm {made}")
 

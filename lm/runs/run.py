@@ -13,14 +13,14 @@ from lm import answers
 from lm.answers.contract import Answer, Generation, Score
 from lm.answers.ranking import labels_of
 from lm.config import Config
+from lm.config.formats import formats_of
 from lm.config.tasks import ANSWER_KINDS, answer_of
-from lm.data import splits
-from lm.data.read.examples import Example, Listed
+from lm.data.read.examples import Example, Listed, check_examples
 from lm.data.text.tokenizers.saved import load_tokenizer
 from lm.data.text.tokenizers.tokenizer import Tokenizer
 from lm.errors import UserError
 from lm.models.parameters import initial_params
-from lm.runs import checkpoints, transfer, workdir
+from lm.runs import checkpoints, workdir
 from lm.search.options import Options
 
 
@@ -64,7 +64,7 @@ class Run:
         oldest turns, where there are more than `data.history` or, in all, more tokens than training pairs have."""
         data = self.config.data
         for first in range(len(said)):
-            source = splits.formats_of(data).conversation(said[first:])
+            source = formats_of(data).conversation(said[first:])
             if len(self.tokenizer.encode(source)) < data.max_length:
                 break
         return source
@@ -78,8 +78,8 @@ class Run:
             return given if isinstance(given, Example) else Example(*given)
 
         made = [example(given) for given in examples]
-        splits.check_examples(Listed(made), self.config.data.task, "examples")
-        return self.answer.nats(self.params, made)
+        check_examples(Listed(made), self.config.data.task, "examples")
+        return self.answer.score(self.params, made)
 
 
 def _labels(directory: epath.Path, config: Config) -> tuple[str, ...]:
@@ -87,7 +87,9 @@ def _labels(directory: epath.Path, config: Config) -> tuple[str, ...]:
         return ()
     path = directory / "labels.json"
     if not path.exists():  # a run of before it was written
-        return labels_of(splits.load_splits(config.data, ("train",))["train"].examples)
+        from lm.data.splits import load_splits  # all that reads and cleans, of which other runs have no use
+
+        return labels_of(load_splits(config.data, ("train",))["train"].examples)
     try:
         labels = json.loads(path.read_text())
         if isinstance(labels, list) and labels and all(isinstance(label, str) for label in labels):
@@ -125,12 +127,11 @@ def load(directory: str, checkpoint: str = "best") -> Run:
     path = epath.Path(directory).expanduser()
     config = workdir.read_config(path)
     saved = checkpoints.open_to_read(path / "checkpoints")
-    steps, weights = transfer.steps_of(saved, checkpoint)
+    steps, weights = checkpoints.steps_of(saved, checkpoint)
     if decay := config.optimizer.ema_decay:
         weights = f"EMA {decay:g}" if weights == "one step" else f"{weights} of EMA {decay:g}"
     tokenizer = load_tokenizer(path / "tokenizer")
     answer = answers.build(config, tokenizer, _labels(path, config))
     shapes = jax.eval_shape(lambda: initial_params(answer.model, config.seed))
-    params = transfer.mean([saved.restore(step, shapes)[0] for step in steps])
-    saved.close()
+    params = checkpoints.mean([saved.restore(step, shapes)[0] for step in steps])
     return Run(path, steps[-1], config, answer, params, weights)

@@ -33,26 +33,6 @@ class Origin:
     new_ids: int = 0  # that the tokenizer has here and had not there
 
 
-def steps_of(saved: checkpoints.Checkpoints, which: str) -> tuple[list[int], str]:
-    """The steps that best, latest, a number or mean:N names, ascending, and what their weights are called."""
-    if not which.startswith("mean:"):
-        return [checkpoints.resolve(saved, which)], "one step"
-    count, steps = which.removeprefix("mean:"), saved.steps()
-    if not count.isdecimal() or not 0 < int(count) <= len(steps):
-        what = f"{which!r} is no mean of the checkpoints {', '.join(map(str, steps))}"
-        mend = f"give mean:1 to mean:{len(steps)}, or keep more: config.training.keep_checkpoints"
-        raise UserError("--checkpoint", what, mend)
-    chosen = steps[-int(count) :]
-    return chosen, f"mean of {'+'.join(map(str, chosen))}"
-
-
-def mean(trees: list[Any]) -> Any:
-    """Parameter by parameter, float32 (Polyak and Juditsky, 1992; of checkpoints: Vaswani et al., 2017, section 6.1)."""
-    if len(trees) == 1:
-        return trees[0]
-    return jax.tree.map(lambda *leaves: np.mean(leaves, axis=0, dtype=np.float64).astype(leaves[0].dtype), *trees)
-
-
 def origin(config: Config) -> Origin | None:
     """What `config.training.init_from` names, or None."""
     training = config.training
@@ -71,8 +51,8 @@ def origin(config: Config) -> Origin | None:
     directory = epath.Path(place).expanduser()
     alpha = workdir.read_config(directory).model.lora_alpha
     saved = checkpoints.open_to_read(directory / "checkpoints")
-    params = mean([merged(saved.restore_params(step), alpha) for step in steps_of(saved, which)[0]])
-    saved.close()
+    steps, _ = checkpoints.steps_of(saved, which)
+    params = checkpoints.mean([merged(saved.arrays(step, "params"), alpha) for step in steps])
     theirs = load_tokenizer(directory / "tokenizer")
     tokenizer = theirs.extended(config.data.tokenizer.pieces, config.data.tokenizer.sentinels)
     new = tokenizer.unused.start - theirs.unused.start

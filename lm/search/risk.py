@@ -3,14 +3,14 @@
 import collections
 from collections.abc import Sequence
 
-import sacrebleu
-
 
 def minimum_bayes_risk(texts: Sequence[str]) -> list[int]:
     """Numbers of the texts, those first that have most in common with all: the mean of chrF against each.
 
     Eikema and Aziz (2020), "Is MAP Decoding All You Need?", section 5, with chrF as the utility.
     """
+    import sacrebleu  # few outputs are chosen so, and opening a run would import all its scores
+
     metric, counts = sacrebleu.CHRF(), collections.Counter(texts)
     utility = {
         text: sum(count * metric.sentence_score(text, [other]).score for other, count in counts.items())

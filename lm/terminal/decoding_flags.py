@@ -5,12 +5,9 @@ from typing import Any
 
 from absl import flags
 
-from lm.errors import UserError
 from lm.search.options import NAMES, Options
 
 flags.disclaim_key_flags()  # they are the program's, whose --help shows them
-
-_DRAWING = ("top_k", "top_p", "min_p", "typical_p", "mbr_samples")
 
 
 def define_flags(*without: str) -> None:
@@ -37,19 +34,6 @@ def given() -> dict[str, Any]:
 
 def from_flags(task: str) -> Options:
     """Those of the command line, for a task; raises `UserError` where they contradict each other or have no use there."""
-    from lm.config.tasks import ANSWER_KINDS, TASKS  # its package imports JAX, and --help is to answer at once
+    from lm.search import asked  # tasks lie in a package that imports JAX, and --help is to answer at once
 
-    asked, chooses = given(), ANSWER_KINDS[TASKS[task].answer].how
-    unused = [name for name in asked if name != "num_samples"]
-    if chooses and unused:
-        raise UserError(f"--{unused[0]}", f"the task {task} {chooses}", "leave it out")
-    greedy = asked.pop("greedy", False)
-    drawing = "temperature" in asked or any(name in asked for name in _DRAWING)
-    if greedy and (drawing or "beam_size" in asked):
-        raise UserError("--greedy", "contradicts the other flags for drawing or beams", "give one of them")
-    if "beam_size" in asked and drawing:
-        raise UserError("--beam_size", "contradicts the flags for drawing", "give one of them")
-    cold = greedy or (TASKS[task].has_source and not drawing)
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in asked.items()}
-    # Where a task chooses, its n best are no draws.
-    return Options(**({} if chooses else {"temperature": 0.0 if cold else 1.0}) | values)
+    return asked.for_task(task, given())

@@ -31,29 +31,6 @@ def program(
         positional: the flag, one that may be given many times, that arguments without a name are values of.
     """
 
-    def parse(argv: list[str]) -> list[str]:
-        try:
-            if before_parsing:
-                before_parsing(argv)
-            rest = app.parse_flags_with_usage(argv) if {"--help", "-h", "--helpfull"} & set(argv) else flags.FLAGS(argv)
-        except flags.Error as error:
-            what = str(error).strip().splitlines()[-1]
-            raise UserError("command line", what.rstrip("."), "--help lists the flags") from error
-        except UnicodeDecodeError as error:
-            raise UserError("--flagfile", "is not text", "give a file of flags, one a line") from error
-        if not flags.FLAGS["verbosity"].present:
-            absl.logging.set_verbosity(absl.logging.WARNING)  # libraries log at INFO what is of no use to a user
-            for name in ("absl", "asyncio"):  # Orbax logs each error that it raises, asyncio what follows from it
-                logging.getLogger(name).setLevel("CRITICAL")
-        if rest[1:] and positional:
-            flags.FLAGS[positional].parse(rest[1:])
-        elif rest[1:]:
-            raise UserError("command line", f"{rest[1]!r} is not a flag", "--help lists the flags")
-        for name in required:
-            if not flags.FLAGS[name].value:
-                raise UserError(f"--{name}", "is missing", f"give --{name}=...")
-        return rest
-
     def run(argv: list[str]) -> None:
         _use_compilation_cache()
         from lm.devices import memory  # after the flags, so that mistakes answer at once
@@ -66,7 +43,7 @@ def program(
     flags.FLAGS.set_gnu_getopt()  # flags may follow arguments, and files of flags hold fields of the configuration
     _silence_threads()
     try:
-        app.run(run, flags_parser=parse)
+        app.run(run, flags_parser=lambda argv: _parsed(argv, required, before_parsing, positional))
     except UserError as error:
         _end(2, str(error), error)
     except Stopped as stopped:
@@ -82,13 +59,45 @@ def program(
         message = str(UserError(str(where), error.strerror or str(error), "mend the path, its rights or the disk"))
         _end(2, message, error)
     except Exception as error:
-        if _hosts() and (lost := _hosts().lost(error)):
-            _end(2, str(lost), error)
-        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
-            what = f"there is too little ({(str(error).strip() or 'nothing was left').splitlines()[0][:160]})"
-            _end(2, str(UserError("memory", what, "ask for less: a smaller batch, model, beam or prompt")), error)
-        _leave(1, f"{type(error).__name__}: {error}", error)
+        _fail(error)
         raise
+
+
+def _parsed(
+    argv: list[str], required: Sequence[str], before_parsing: Callable[[list[str]], None] | None, positional: str
+) -> list[str]:
+    """Parses the flags as `program` says, and returns what is left of the command line; raises `UserError`."""
+    try:
+        if before_parsing:
+            before_parsing(argv)
+        rest = app.parse_flags_with_usage(argv) if {"--help", "-h", "--helpfull"} & set(argv) else flags.FLAGS(argv)
+    except flags.Error as error:
+        what = str(error).strip().splitlines()[-1]
+        raise UserError("command line", what.rstrip("."), "--help lists the flags") from error
+    except UnicodeDecodeError as error:
+        raise UserError("--flagfile", "is not text", "give a file of flags, one a line") from error
+    if not flags.FLAGS["verbosity"].present:
+        absl.logging.set_verbosity(absl.logging.WARNING)  # libraries log at INFO what is of no use to a user
+        for name in ("absl", "asyncio"):  # Orbax logs each error that it raises, asyncio what follows from it
+            logging.getLogger(name).setLevel("CRITICAL")
+    if rest[1:] and positional:
+        flags.FLAGS[positional].parse(rest[1:])
+    elif rest[1:]:
+        raise UserError("command line", f"{rest[1]!r} is not a flag", "--help lists the flags")
+    for name in required:
+        if not flags.FLAGS[name].value:
+            raise UserError(f"--{name}", "is missing", f"give --{name}=...")
+    return rest
+
+
+def _fail(error: Exception) -> None:
+    """Ends the process where a host was lost or memory is short; returns where the error is one of the program's own."""
+    if _hosts() and (lost := _hosts().lost(error)):
+        _end(2, str(lost), error)
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+        what = f"there is too little ({(str(error).strip() or 'nothing was left').splitlines()[0][:160]})"
+        _end(2, str(UserError("memory", what, "ask for less: a smaller batch, model, beam or prompt")), error)
+    _leave(1, f"{type(error).__name__}: {error}", error)
 
 
 def _hosts() -> Any:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lm.answers import Answer, sampled
+from lm.answers import Answer, sampled_softmax
 from lm.answers.contract import Noise
 from lm.batch import Batch
 from lm.config import Config
@@ -62,5 +62,5 @@ def _noise(config: Config, vocab_size: int, seed, step, device, rows: int):
         keys_b = jax.vmap(lambda row: jax.random.fold_in(step_key, row))(row_b)
     if config.training.sampled_softmax:  # the same candidates for all rows, by a key that is no row's
         key = jax.random.fold_in(step_key, 2**32 - 1)
-        candidates = sampled.draw_candidates(key, vocab_size, config.training.sampled_softmax)
+        candidates = sampled_softmax.draw_candidates(key, vocab_size, config.training.sampled_softmax)
     return keys_b, candidates

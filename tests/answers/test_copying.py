@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 from support.answers import answer_of, loss_of, text_source
-from support.configs import changed, tiny_config
+from support.configs import tiny_config
 from support.losses import case as plain_case
 from support.losses import close
 from support.models import VOCAB, batch_of, built, compiled, config, encode, forced, packed, pairs_of, unroll
 from support.training import Setup
 
+from lm import changed
 from lm.answers import copying, head
-from lm.answers.head import cross_entropy
+from lm.answers.cross_entropy import cross_entropy
 from lm.answers.labels import Ranker
 from lm.answers.ranking import label_ids
 from lm.batch import EOS, PAD
@@ -187,7 +188,7 @@ def test_the_score_of_what_is_generated_is_its_score_under_unroll(how, random_mo
     found = random_model[0].answer(random_model[1], SOURCES, Options(max_new_tokens=8, **how))
     compared = 0
     for outputs in found:
-        scores = random_model[0].nats(random_model[1], [Example(one.prompt, one.output) for one in outputs])
+        scores = random_model[0].score(random_model[1], [Example(one.prompt, one.output) for one in outputs])
         for one, expected in zip(outputs, scores, strict=True):
             if one.ended and one.tokens == expected.tokens:  # the same ids: bytes that are no UTF-8 are lost in a text
                 np.testing.assert_allclose(one.log_probability, expected.log_probability, atol=1e-4)
@@ -211,8 +212,8 @@ def test_labels_are_ranked_by_the_mixture(random_model):
     ids = label_ids(text.tokenizer, labels)
     ranker = Ranker(text.model.config, text.model.vocab_size, "text", ids)
     answer = answer_of(ranker, tokenizer=text.tokenizer, labels=labels)
-    nats = answer.label_nats(params, SOURCES)
-    scores = answer.nats(params, [Example(source, label) for source in SOURCES for label in labels])
+    nats = answer.label_log_probs(params, SOURCES)
+    scores = answer.score(params, [Example(source, label) for source in SOURCES for label in labels])
     np.testing.assert_allclose(nats.ravel(), [one.log_probability for one in scores], rtol=1e-4)
 
 

@@ -10,8 +10,8 @@ import pytest
 from jax.test_util import check_grads
 from support.losses import B, D, T, V, case, close
 
-from lm.answers import head
-from lm.answers.sampled import Candidates, draw_candidates, sampled_cross_entropy
+from lm.answers import cross_entropy as head
+from lm.answers.sampled_softmax import Candidates, draw_candidates, sampled_cross_entropy
 
 
 def fused(features, kernel, bias, targets, weights, smoothing, z=0.0, dtype="float32"):

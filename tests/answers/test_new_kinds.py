@@ -70,10 +70,10 @@ class Count(Answer):
         return rate_b - count_b * jnp.log(rate_b) + jax.lax.lgamma(count_b + 1)
 
     def loss(self, params, carry, batch, noise=NO_NOISE):
-        nats_bt, _ = self.likelihood(params, carry, batch)
+        nats_bt, _ = self.nats(params, carry, batch)
         return nats_bt.sum(), (batch.weights_bt.sum(), ())
 
-    def likelihood(self, params, carry, batch):
+    def nats(self, params, carry, batch):
         first_bt = (jnp.arange(batch.targets_bt.shape[1]) == 0) & (batch.weights_bt > 0)
         return jnp.where(first_bt, self._nats(params, batch)[:, None], 0), ()
 
@@ -198,6 +198,6 @@ def test_padding_of_frames_changes_nothing(hearing):
     noisy = batch._replace(
         source=batch.source._replace(values=np.where(batch.source.mask_bs[..., None], batch.source.values, 7.0))
     )
-    nats = lambda batch: jax.jit(setup.answer.likelihood)(setup.params, (), batch)[0]
+    nats = lambda batch: jax.jit(setup.answer.nats)(setup.params, (), batch)[0]
     np.testing.assert_array_equal(nats(noisy), nats(batch))
     assert (~batch.source.mask_bs).any() and np.abs(nats(batch)).max() > 0

@@ -12,13 +12,14 @@ from etils import epath
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.answers import loss_of, text_source
-from support.configs import changed, tiny_config
+from support.configs import tiny_config
 from support.models import compiled, config
 from support.programs import run_programs
 from support.training import Setup
 
 from benchmarks import kill
-from lm.answers import head
+from lm import changed
+from lm.answers import cross_entropy as head
 from lm.answers.alternatives import IMPOSSIBLE, alternative_nats
 from lm.answers.choice import Classifier
 from lm.answers.span import Extractor
@@ -34,7 +35,7 @@ from lm.data.text.tokenizers.learning import train_tokenizer
 from lm.data.text.tokenizers.vocabulary import Bytes
 from lm.devices.mesh import Devices, Fsdp
 from lm.errors import UserError
-from lm.evaluate import evaluate
+from lm.evaluation.scoring import evaluate
 from lm.runs.run import generate_together, load
 from lm.search.options import Options
 from lm.training import loop

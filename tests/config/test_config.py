@@ -23,7 +23,7 @@ from support.configs import tiny_config
 from support.programs import ROOT, run_alone
 
 import lm
-from lm import answers
+from lm import answers, changed
 from lm import config as configuration
 from lm.config import (
     Config,
@@ -150,14 +150,6 @@ def base() -> Config:
     )
 
 
-def changed(config: Config, values: dict) -> Config:
-    """`config`, written to at dotted paths."""
-    for path, value in values.items():
-        section, _, name = path.rpartition(".")
-        setattr(configuration.get(config, section) if section else config, name, value)
-    return config
-
-
 def flat(tree: dict, prefix: str = "") -> dict:
     leaves = {}
     for name, value in tree.items():
@@ -183,7 +175,7 @@ for given in json.load(sys.stdin):
         delattr(flags.FLAGS, name)
     train.define_config(sys.argv)
     flags.FLAGS(sys.argv)
-    print(json.dumps(config.to_json(config.validated(flags.FLAGS.config))))
+    print(json.dumps(config.to_json(train.chosen())))
 """
 
 
@@ -239,7 +231,7 @@ def test_json_there_and_back_is_exact(data):
         values
     ):
         values.pop("training.sampled_softmax", None)  # for a softmax over the vocabulary, and that alone
-    config = validated(changed(base(), values))
+    config = changed(base(), values)
     text = configuration.to_json(config)
     again = configuration.from_json(text, "config.json")
     assert again == config and configuration.to_json(again) == text
@@ -255,7 +247,7 @@ def test_differences_name_the_fields_that_differ_and_their_values():
     shown = lambda value: tuple(value) if isinstance(value, list) else value
     for path, value in OTHER.items():
         also = ALSO.get(path, {})
-        old, new = validated(changed(base(), also)), validated(changed(base(), {path: value, **also}))
+        old, new = changed(base(), also), changed(base(), {path: value, **also})
         assert configuration.differences(old, new) == [f"{path}: {configuration.get(old, path)!r} -> {shown(value)!r}"]
 
 
@@ -433,9 +425,9 @@ INVALID = [
 
 @pytest.mark.parametrize(("path", "value", "rest"), INVALID, ids=lambda x: str(x)[:40])
 def test_an_invalid_value_is_refused_in_one_line_that_names_its_field(path, value, rest):
-    validated(changed(base(), {"data.tokenizer.vocab_size": 512, **rest}))  # so it is this value that is refused
+    changed(base(), {"data.tokenizer.vocab_size": 512, **rest})  # so it is this value that is refused
     with pytest.raises(UserError) as caught:
-        validated(changed(base(), {**rest, path: value}))
+        changed(base(), {**rest, path: value})
     assert caught.value.where == f"config.{path}"
     assert str(caught.value).startswith(f"error: config.{path}: ") and "\n" not in str(caught.value)
     assert caught.value.what and caught.value.mend
@@ -449,7 +441,7 @@ def test_an_unknown_name_is_answered_with_the_nearest():
     }
     for path, (wrong, right) in misspelt.items():
         with pytest.raises(UserError, match=f"did you mean {right}?"):
-            validated(changed(base(), {path: wrong}))
+            changed(base(), {path: wrong})
 
 
 def test_only_a_config_is_a_config():
@@ -459,8 +451,13 @@ def test_only_a_config_is_a_config():
 
 
 def test_a_whole_number_is_taken_as_a_float():
-    config = validated(changed(base(), {"optimizer.learning_rate": 1}))
+    config = changed(base(), {"optimizer.learning_rate": 1})
     assert type(config.optimizer.learning_rate) is float and config.optimizer.learning_rate == 1.0
+
+
+def write(config: Config, path: str, value: object) -> None:
+    section, _, name = path.rpartition(".")
+    setattr(configuration.get(config, section) if section else config, name, value)
 
 
 def test_a_validated_configuration_cannot_be_changed_and_is_a_copy():
@@ -469,9 +466,10 @@ def test_a_validated_configuration_cannot_be_changed_and_is_a_copy():
     for path in ["data", "model", "optimizer", "training", "data.tokenizer", *paths()]:
         before = configuration.get(config, path)
         with pytest.raises(AttributeError, match="never changed"):
-            changed(config, {path: OTHER.get(path, before)})
+            write(config, path, OTHER.get(path, before))
         assert configuration.get(config, path) == before
-    changed(given, OTHER)
+    for path, value in OTHER.items():
+        write(given, path, value)
     assert config == validated(base())
 
 
@@ -492,6 +490,28 @@ def test_a_variant_of_a_validated_configuration_can_be_validated():
 def test_every_field_says_what_it_is():
     for path, _, field in configuration.fields(Config()):
         assert len(field.metadata["help"]) > 10, path
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("kind", "data.tokenizer.kind"),
+        ("cell", "model.cell"),
+        ("model.learning_rate", "optimizer.learning_rate"),
+        ("data.bach_size", "data.batch_size"),
+    ],
+)
+def test_an_unknown_path_is_answered_with_the_nearest_of_all_sections(wrong, right):
+    with pytest.raises(UserError, match=f"^error: config.{wrong}: there is no such field; did you mean {right}[?]"):
+        changed(base(), {wrong: 3})
+
+
+def test_a_change_leaves_the_given_configuration_as_it_was_and_a_whole_section_can_be_changed():
+    given = base()
+    tokenizer = TokenizerConfig(kind="bytes")
+    config = changed(given, {"data.tokenizer": tokenizer, "data.tokenizer.multiple_of": 128})
+    assert (config.data.tokenizer.kind, config.data.tokenizer.multiple_of) == ("bytes", 128)
+    assert given == base() and tokenizer == TokenizerConfig(kind="bytes")
 
 
 # ---- durations --------------------------------------------------------------------------------------------------
@@ -552,7 +572,7 @@ def test_the_schedule_of_a_run_is_the_durations_in_steps():
         "training.log_every": 3,
         "optimizer.warmup": "0.3 epochs",
     }
-    config = validated(changed(base(), values))
+    config = changed(base(), values)
     data = feed.training_data(
         encoding.encode(train, encoding.make_tokenizer(config.data, train), config.data), config.data, 0
     )
@@ -602,14 +622,14 @@ NOISE = {f"data.noise.{name}" for name in "kind rate mean_span infilling deletio
 PREFIX = {"data.prefix_least", "data.prefix_most"}
 SEGMENTED = {f"data.tokenizer.{name}" for name in "normalization pieces copies".split()}  # the texts' are characters
 STREAMED = {"data.window", "data.reset_rate", "data.evaluation_streams"}
-CHOSEN = {"data.span", "model.pool"}  # of tasks that choose
+CHOSEN = {"data.span"}  # of tasks that choose
 WRITTEN = {"model.self_attention"}  # of tasks that write
 UNREAD = {
     "lm": {"data.max_length", "data.buckets", "model.attention", "model.copy", *NOISE, *PREFIX, *SEGMENTED, *CHOSEN},
     "seq2seq": {*STREAMED, *NOISE, *PREFIX, *CHOSEN},
     "classify": {*STREAMED, *NOISE, *PREFIX, "data.span"},
     "classify mean": {*STREAMED, *NOISE, *PREFIX, "data.span", "model.attention", "model.copy", "model.tied", *WRITTEN},
-    "extract": {*STREAMED, *NOISE, *PREFIX, "model.copy", "model.tied", "model.pool", *WRITTEN},
+    "extract": {*STREAMED, *NOISE, *PREFIX, "model.copy", "model.tied", *WRITTEN},
     "prefix": {*STREAMED, *NOISE, *SEGMENTED, *CHOSEN},
     "denoise": {
         *(*STREAMED, *PREFIX, *SEGMENTED, *CHOSEN),
@@ -665,7 +685,7 @@ def test_a_config_file_is_valid_and_its_model_shrunk_fits_a_step_of_training(fil
         assert weighed.split("*")[-1] in sources.SCHEMES and location
     rows, accumulate = 8, config.training.accumulate
     small = {"model.embed_dim": 8, "model.hidden_dim": 8, "data.batch_size": rows * accumulate, "data.window": 8}
-    config = validated(changed(load(file), small))
+    config = changed(load(file), small)
 
     vocab, rng = 300, np.random.default_rng(0)
     task, labels = TASKS[config.data.task], {"no": [4], "so so": [5, 6]}
@@ -700,7 +720,7 @@ def test_a_tenth_of_the_embedded_text_gives_the_pieces_that_its_config_asks_for(
     config, sizes = load(ROOT / "configs" / f"{name}.py"), r"tfds:\1/train=3000,validation=20,test=20"
     specs = {role: getattr(config.data, role) for role in ("train", "validation", "test")}
     few = {f"data.{role}": re.sub(r"tfds:(tinyworld/\w+)(/train=\d+)?", sizes, spec) for role, spec in specs.items()}
-    data = validated(changed(config, few)).data
+    data = changed(config, few).data
     assert data.tokenizer.kind == "unigram"
     tokenizer = encoding.make_tokenizer(data, splits.load_splits(data)["train"])
     assert tokenizer.vocab_size >= data.tokenizer.vocab_size

@@ -5,9 +5,9 @@ import importlib.util
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from support.configs import changed
 from support.programs import ROOT
 
+from lm import changed
 from lm.config import validated
 from lm.data import encoding, feed
 from lm.data.read import datasets

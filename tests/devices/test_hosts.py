@@ -8,10 +8,11 @@ import subprocess
 import time
 
 import pytest
-from support.configs import changed, tiny_config
+from support.configs import tiny_config
 from support.programs import ROOT, environment, run_program, run_programs
 
 from benchmarks import kill
+from lm import changed
 from lm.config import to_json
 from lm.devices import hosts
 

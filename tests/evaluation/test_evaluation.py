@@ -1,5 +1,6 @@
 """Likelihoods, labels and comparisons: what lm.evaluate says of runs."""
 
+import dataclasses
 import json
 import pathlib
 import re
@@ -10,19 +11,21 @@ import jax
 import numpy as np
 import pytest
 from etils import epath
-from support.configs import changed, tiny_config
+from support.configs import tiny_config
 from support.programs import run_programs
 
+from lm import changed
 from lm.answers import ranking
 from lm.data import encoding, splits
 from lm.data.read.examples import Example, Listed
 from lm.data.read.sources import Split
 from lm.devices.mesh import Devices
 from lm.errors import UserError
-from lm.evaluate import Evaluation, differing, evaluate, show_comparison
 from lm.evaluation import metrics, statistics
 from lm.evaluation.evaluator import Evaluator
+from lm.evaluation.scoring import Evaluation, evaluate
 from lm.evaluation.signature import signature
+from lm.evaluation.summary import comparison, differing
 from lm.runs.run import load
 from lm.search.options import Options
 from lm.training import loop, progress
@@ -117,7 +120,7 @@ def test_each_source_of_a_mixture_has_the_figures_that_it_has_alone(runs):
     assert [name.split(" | ")[1] for name in names] == ["classify: {source}", "reverse: {source}"]
     for name, part, floor in zip(names, (classes, reverse), (False, True), strict=True):
         config = changed(run.config, {"data.test": name})
-        spec = types.SimpleNamespace(**{**vars(run), "config": config, "workdir": runs["several"] / "none"})
+        spec = dataclasses.replace(run, config=config, workdir=runs["several"] / "none")
         alone = evaluate(spec, "test", options).figures
         assert ("floor_nats_per_example" in part) == floor
         assert set(alone) == set(part) - {"intervals"}
@@ -296,7 +299,7 @@ def test_figures_of_other_signatures_are_marked_and_not_tested(answers):
     assert "batch:3x16" in answers["streams"].stdout and "batch:5x16" in answers["streams"].stdout
 
 
-def test_what_a_token_costs_is_tested_under_one_signature_and_a_byte_under_any_tokenizer(capsys):
+def test_what_a_token_costs_is_tested_under_one_signature_and_a_byte_under_any_tokenizer():
     def evaluated(signature, shift):
         metric = statistics.ratio(np.arange(9.0) + shift, signature=signature)
         return Evaluation({}, {"figure": metric}, [])
@@ -309,8 +312,7 @@ def test_what_a_token_costs_is_tested_under_one_signature_and_a_byte_under_any_t
         (one.format("byte"), other.format("byte"), True, True),
         (one.format("byte"), one.format("byte").replace("one", "mean"), True, False),
     ):
-        show_comparison([run, run], [evaluated(first, 0), evaluated(second, 1)])
-        line, *notes = capsys.readouterr().out.splitlines()[3:]
+        line, *notes = comparison([run, run], [evaluated(first, 0), evaluated(second, 1)])[3:]
         assert ("*" in line) == bool(notes) == marked and ("[1, 1]" in line) == tested, line
 
 

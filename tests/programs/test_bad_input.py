@@ -11,11 +11,11 @@ import subprocess
 import jax
 import numpy as np
 import pytest
-from support.configs import changed
 from support.programs import run_alone, run_program, run_programs, tree_of
 
 import lm
 from benchmarks import kill
+from lm import changed
 from lm.config import to_json
 from lm.runs.run import load
 

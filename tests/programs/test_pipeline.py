@@ -7,7 +7,7 @@ import pytest
 from etils import epath
 from support.programs import ROOT, run_program, run_programs, tree_of
 
-from lm import pipeline
+from lm.lab import pretraining
 
 FILE = """
 from lm.config import *
@@ -34,7 +34,7 @@ STARTS_FROM = {"reverse": "back", "tell": "pretrain"}
 PRETRAINED = ("pretrain", "restore", "back")
 # Of one task with two seeds, of the other with one.
 SEEDS = {"reverse": (0, 3), "tell": (3,)}
-RUNS = [f"{task}-{start}-{seed}" for task, seeds in SEEDS.items() for seed in seeds for start in pipeline.STARTS]
+RUNS = [f"{task}-{start}-{seed}" for task, seeds in SEEDS.items() for seed in seeds for start in pretraining.STARTS]
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_every_stage_is_a_run_and_the_table_is_of_their_records(done):
     found = json.loads((folder / "runs" / "table.json").read_text())
     (row,) = found["rows"]  # no floor is known, and a language model has no outputs
     assert (row["task"], row["what"]) == ("reverse", "error")
-    for start in pipeline.STARTS:
+    for start in pretraining.STARTS:
         assert row[start]["values"] == [1 - records[f"reverse-{start}-{seed}"]["exact_match"] for seed in (0, 3)]
     assert (folder / "runs" / "table.md").read_text() in printed
 
@@ -76,7 +76,7 @@ def test_pretraining_is_all_that_differs(done):
         for seed in seeds:
             scratch, pretrained = (
                 json.loads((folder / "runs" / f"{task}-{start}-{seed}" / "config.json").read_text())
-                for start in pipeline.STARTS
+                for start in pretraining.STARTS
             )
             assert scratch["seed"] == pretrained["seed"] == seed
             assert pretrained["training"].pop("init_from") == f"{folder}/runs/{STARTS_FROM[task]}"
@@ -88,7 +88,7 @@ def test_pretraining_is_all_that_differs(done):
             assert kinds == [f"{folder}/runs/{STARTS_FROM[task]}/tokenizer/tokenizer.json", "unigram"]
             assert scratch == pretrained
             saved = [
-                folder / "runs" / f"{task}-{start}-{seed}" / "tokenizer/tokenizer.json" for start in pipeline.STARTS
+                folder / "runs" / f"{task}-{start}-{seed}" / "tokenizer/tokenizer.json" for start in pretraining.STARTS
             ]
             assert saved[0].read_bytes() == saved[1].read_bytes()
             assert json.loads(saved[0].read_text()).get("added", []) == (["<ant>"] if task == "reverse" else [])
@@ -150,8 +150,8 @@ def test_from_pretraining_to_samples_and_on_from_the_result(done):
 
 @pytest.mark.parametrize("file", sorted((ROOT / "configs" / "pipelines").glob("*.py")), ids=lambda file: file.stem)
 def test_the_stages_of_a_pipeline_file_are_valid(file, tmp_path):
-    plan = pipeline.planned(str(file))
-    found = pipeline.stages(str(file), epath.Path(tmp_path), plan, list(plan.tasks), [0, 1])
+    plan = pretraining.planned(str(file))
+    found = pretraining.stages(plan, epath.Path(tmp_path), list(plan.tasks), [0, 1])
     pretrained = {*plan.tasks.values(), *plan.before, *plan.before.values(), *plan.writes}
     assert set(list(found)[: len(pretrained)]) == pretrained and len(found) == len(pretrained) + 4 * len(plan.tasks)
 

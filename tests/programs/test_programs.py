@@ -409,6 +409,14 @@ def test_evaluate_prints_a_table_and_writes_it(trained, tmp_path):
             assert table["step"] == "72" and written["decoding"]["beam_size"] == 2
             assert written["decoding"]["ban"] == ["q/"]
             assert "case:lc" in written["bleu_signature"] and "tok:char" in written["bleu_signature"]
+        asked = {"split": split, "checkpoint": "best", "decoding": {}, "scores": [], "lowercase": False}
+        asked["bleu_tokenize"] = ""
+        if "--checkpoint=latest" in calls[layout, split]:
+            asked["checkpoint"] = "latest"
+        elif layout == "buckets":
+            asked |= {"checkpoint": "72", "decoding": {"beam_size": 2, "ban": ["q/"]}}
+            asked |= {"lowercase": True, "bleu_tokenize": "char"}
+        assert written["options"] == asked
 
 
 def test_a_notebook_generates_and_scores_as_the_programs_do(trained, sampled, pairs):

@@ -1,8 +1,6 @@
-"""The configurations of tiny models that train in a second, and copies of them with other values."""
+"""The configurations of tiny models that train in a second."""
 
-import functools
-import json
-
+from lm import changed
 from lm.config import (
     Config,
     DataConfig,
@@ -10,9 +8,6 @@ from lm.config import (
     OptimizerConfig,
     TokenizerConfig,
     TrainingConfig,
-    from_json,
-    to_json,
-    validated,
 )
 
 
@@ -36,15 +31,4 @@ def tiny_config(layout: str, source: str, changes: dict[str, object] | None = No
         optimizer=OptimizerConfig(learning_rate=3e-2, schedule="linear", warmup=5),
         training=TrainingConfig(steps=80, eval_every=24, checkpoint_every=18, log_every=10, eval_examples=0),
     )
-    return changed(validated(config), changes or {})
-
-
-def changed(config: Config, changes: dict[str, object]) -> Config:
-    """A copy with other values at dotted paths."""
-    tree = json.loads(to_json(config))
-    for path, value in changes.items():
-        *sections, name = path.split(".")
-        section = functools.reduce(dict.__getitem__, sections, tree)
-        assert name in section, path
-        section[name] = value
-    return from_json(json.dumps(tree), "test")
+    return changed(config, changes or {})

@@ -9,11 +9,12 @@ import jax
 import numpy as np
 import pytest
 from etils import epath
-from support.configs import changed, tiny_config
+from support.configs import tiny_config
 from support.programs import run_program
 from support.training import steps_of
 
 from benchmarks import kill
+from lm import changed
 from lm.config import Config
 from lm.data.batches.streams import Streams
 from lm.devices.mesh import Fsdp

@@ -7,11 +7,12 @@ import jax
 import numpy as np
 import pytest
 from etils import epath
-from support.configs import changed, tiny_config
+from support.configs import tiny_config
 from support.programs import tree_of
 from support.training import LAYOUTS, SPECS, Setup, devices_of, steps_of
 
 from benchmarks import kill
+from lm import changed
 from lm.devices.mesh import Devices, axis_of, devices_for
 from lm.errors import UserError
 from lm.training import loop, step

@@ -11,13 +11,14 @@ import jax
 import numpy as np
 import pytest
 from etils import epath
-from support.configs import changed, tiny_config
+from support.configs import tiny_config
 from support.programs import environment, tree_of
 from support.training import FROZEN, LAYOUTS, SPECS, Setup, parameters, steps_of
 
 from benchmarks import kill
+from lm import changed
 from lm.config import Config
-from lm.config.tasks import TASKS
+from lm.config.tasks import ANSWER_KINDS, TASKS
 from lm.data import encoding
 from lm.data.batches.buckets import Buckets
 from lm.data.batches.streams import Streams
@@ -497,7 +498,7 @@ def test_a_run_of_every_task_and_layout_resumes_exactly(task, layout, sources, t
     values = {"data.task": task, "data.layout": layout, "data.max_length": 32, "data.window": 32, "training.steps": 6}
     values |= {"training.eval_every": 6, "training.checkpoint_every": 3, "training.log_every": 1, "data.test": ""}
     source = sources["seq2seq" if pairs else "lm"]
-    if TASKS[task].ranks:  # every label must be one of training
+    if ANSWER_KINDS[TASKS[task].answer].among == "labels":  # every label must be one of training
         values["data.validation"] = source
     config = tiny_config("buckets" if pairs else "streams", source, values)
     loop.train(config, epath.Path(tmp_path / "whole"))

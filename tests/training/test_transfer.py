@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 from etils import epath
 from flax.traverse_util import flatten_dict
-from support.configs import changed, tiny_config
+from support.configs import tiny_config
 from support.training import FROZEN, Setup, devices_of, parameters
 
 from benchmarks import kill
-from lm import answers
+from lm import answers, changed
 from lm.data.read.examples import Example
 from lm.data.text.tokenizers.saved import load_tokenizer
 from lm.devices.mesh import Devices
 from lm.errors import UserError
-from lm.evaluate import evaluate
+from lm.evaluation.scoring import evaluate
 from lm.layers.recurrent import RecurrentLayer
 from lm.models.parameters import initial_params
 from lm.recurrence import CELLS
@@ -195,7 +195,7 @@ def test_adapters_start_as_the_origin_and_alone_learn(trained, sources, tmp_path
     config = tiny_config("buckets", sources["seq2seq"], SHORT | changes)
     answer = answers.build(config, origin.tokenizer)
     begun, report = transfer.initialise(initial_params(answer.model, 0), transfer.origin(config))
-    nats = lambda answer, params: [score.log_probability for score in answer.nats(params, EXAMPLES)]
+    nats = lambda answer, params: [score.log_probability for score in answer.score(params, EXAMPLES)]
     np.testing.assert_allclose(nats(answer, begun), nats(origin.answer, origin.params), rtol=1e-6)
     assert report["new"] and all("_lora_" in name for name in report["new"]) and not report["skipped"]
 
@@ -218,8 +218,8 @@ def test_adapters_start_as_the_origin_and_alone_learn(trained, sources, tmp_path
     again = changed(config, {"training.init_from": f"{tmp_path}/tuned:latest", "model.lora_rank": 0})
     merged = transfer.origin(again).params
     assert set(flatten_dict(merged, sep="/")) == set(theirs)
-    np.testing.assert_allclose(nats(origin.model, merged), nats(run.model, run.params), rtol=1e-5)
-    assert np.abs(np.subtract(nats(run.model, run.params), nats(origin.model, origin.params))).max() > 1e-3
+    np.testing.assert_allclose(nats(origin.answer, merged), nats(run.answer, run.params), rtol=1e-5)
+    assert np.abs(np.subtract(nats(run.answer, run.params), nats(origin.answer, origin.params))).max() > 1e-3
 
 
 def test_adapters_of_nothing_are_refused(sources, tmp_path):

@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
+from lm.config.tasks import TASKS
 from lm.data.read import store
 from lm.data.read.store import Finished, Records, Shard
+from lm.errors import UserError
 
 BLOCK, BLOCK_CHARACTERS = 1000, 1_000_000  # that are read at once, at most
 COLUMNS = 5  # of a table
@@ -219,3 +221,14 @@ def _digest(parts: Iterable[bytes]) -> str:
         digest.update(len(part).to_bytes(8, "big"))
         digest.update(part)
     return digest.hexdigest()
+
+
+def check_examples(examples: Examples, task: str, where: str) -> None:
+    """Raises `UserError` if an example has no source and the task needs one, or the other way round."""
+    wants = TASKS[task].pairs
+    wrong = np.flatnonzero((examples.table[:, 0] >= 0) != wants)
+    if len(wrong):
+        has, needs = ("text", "source and target") if wants else ("source and target", "text")
+        other = "lm" if wants else "seq2seq"
+        what = f"example {wrong[0] + 1} is {has}, the task {task!r} needs {needs}"
+        raise UserError(where, what, f"use other data, or config.data.task={other}")

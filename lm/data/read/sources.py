@@ -14,7 +14,7 @@
 A record of `tfds` or `jsonl` with other fields becomes an example by format strings (`data.source_format`,
 `data.target_format`, or the source's own; see `formats.py`); one of `tsv` or `parallel` has the fields source and target.
 So `1*tfds:squad | answer: {question} {context} | {answers[text][0]} + 2*tsv:pairs.tsv | translate: {source}` are two tasks
-for one model. A label of `tfds` is its name, not its number. How files are read: see `files.py`.
+for one model. A label of `tfds` is its name, not its number. How files are read: see `text_files.py`.
 
 A source is read once, as a stream, into the cache (`store.py`), under a name that says what its bytes are; what is held
 out of it, or how often a mixture repeats it, is a choice of numbers. Memory holds a few numbers for each example.

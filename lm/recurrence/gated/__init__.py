@@ -4,7 +4,7 @@
     cells          each cell's `pointwise`
     engine         one step, and all steps with a gradient of its own: what does not belong to single steps
     drivers        which driver runs the steps: the one place where the platform and the shapes decide
-    equations      one step forward and backward, for every driver
+    one_step       one step forward and backward, for every driver
     xla_loop       a driver: XLA's loop, on any platform
     order          the two memory orders of that loop
     pallas_kernel  a driver: a layer as one kernel, on a GPU or a TPU

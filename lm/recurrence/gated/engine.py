@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from lm.recurrence.base import Cell, Execution, State, Weights, befores, dot
 from lm.recurrence.gated import drivers
-from lm.recurrence.gated.equations import Marks
+from lm.recurrence.gated.one_step import Marks
 from lm.recurrence.gated.order import BatchMajor, own_columns
 
 

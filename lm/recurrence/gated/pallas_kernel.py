@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from lm.recurrence.base import Cell, Execution, State, Weights, dot, project, where
-from lm.recurrence.gated import equations, on_chip
-from lm.recurrence.gated.equations import BackwardInputs, Marks
+from lm.recurrence.gated import on_chip, one_step
 from lm.recurrence.gated.on_chip import Blocks
+from lm.recurrence.gated.one_step import BackwardInputs, Marks
 from lm.recurrence.gated.order import FeatureMajor, cast, own_columns
 from lm.recurrence.gated.xla_loop import flattened
 
@@ -28,7 +28,7 @@ def forward(
 ) -> tuple[tuple[State, jax.Array], tuple[Any, Any]]:
     """All steps, see `drivers.Driver`; gates leave the chip step by step, like all else."""
     order = FeatureMajor(cell, how, *state.output_bh.shape)
-    first, zero, starts_t = order.inward((state, equations.zero_like(cell, how.heads, state), marks.starts))
+    first, zero, starts_t = order.inward((state, one_step.zero_like(cell, how.heads, state), marks.starts))
     recurrent = cast(_by_gate(cell, weights.recurrent_kernel), how.dtype).mT
     zero = jax.tree.map(lambda x: x[..., :1], zero)
     constants = recurrent, zero, own_columns(weights, how.heads)
@@ -45,7 +45,7 @@ def _step(cell, dtype, constants, state, now):
     recurrent, zero, own = constants
     projected, mask_1b, reset_1b, start = now
     before = where(reset_1b != 0, zero if start is None else start, state)
-    gates = equations.gates_of(cell, projected, [dot(block, before.output_bh, dtype) for block in recurrent])
+    gates = one_step.gates_of(cell, projected, [dot(block, before.output_bh, dtype) for block in recurrent])
     state = where(mask_1b != 0, cell.pointwise(gates, before, own), before)
     return state, (state.output_bh, before.inner, Blocks(gates))
 
@@ -84,7 +84,7 @@ def _backward_step(cell, dtype, started, constants, carry, now):
     gates, before, d_output, mask_1b, reset_1b = now
     given = BackwardInputs(tuple(gates), before, d_output, mask_1b != 0, reset_1b != 0)
     through = functools.partial(_through_product, cell, dtype, recurrent)
-    return equations.backward(cell, own, carry, given, through, started)
+    return one_step.backward(cell, own, carry, given, through, started)
 
 
 def _through_product(cell, dtype, recurrent, d_gates):

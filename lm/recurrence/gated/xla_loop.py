@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from lm.recurrence.base import Cell, Execution, State, Weights, project, where
-from lm.recurrence.gated import equations
-from lm.recurrence.gated.equations import BackwardInputs, Marks
+from lm.recurrence.gated import one_step
+from lm.recurrence.gated.one_step import BackwardInputs, Marks
 from lm.recurrence.gated.order import MemoryOrder, own_columns
 
 
@@ -40,7 +40,7 @@ def forward(
 ) -> tuple[tuple[State, jax.Array], tuple[Any, Any]]:
     """All steps, see `drivers.Driver`; `projects_before`: the input product is one, before the loop (XLA-3)."""
     order = order_class(cell, how, *state.output_bh.shape)
-    first, zero, starts_t = order.inward((state, equations.zero_like(cell, how.heads, state), marks.starts))
+    first, zero, starts_t = order.inward((state, one_step.zero_like(cell, how.heads, state), marks.starts))
     constants = Constants(order, order.prepared(weights), own_columns(weights, how.heads), zero)
     inputs_t = order.turn(project(weights, inputs_tbd, how.dtype) if projects_before else inputs_tbd)
     gates_t = room(order, inputs_tbd, state.output_bh.dtype) if how.backward == "keep" else None
@@ -124,7 +124,7 @@ def _backward_step(constants, time, carry, now):
         gates = order.blocks(order.gates(projected, recurrent), output.shape)
     given = BackwardInputs(gates, State(output, inner), d_output, mask, reset)
     through = functools.partial(_through_product, constants, output.shape)
-    found = equations.backward(order.cell, constants.own, sums, given, through, constants.started)
+    found = one_step.backward(order.cell, constants.own, sums, given, through, constants.started)
     sums, (d_gates, d_start) = found
     return (sums, d_gates, gates_t), d_start
 

@@ -9,10 +9,10 @@ import math
 import random
 import re
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import sentencepiece
-from sentencepiece import sentencepiece_model_pb2
 
 from lm.batch import BOS, EOS, PAD, UNK
 from lm.data.text.tokenizers.tokenizer import SPACE, SPECIALS, UNKNOWN, Tokenizer, around, one_of
@@ -182,14 +182,20 @@ class SentencePiece(Tokenizer):
     @functools.cached_property
     def _own(self) -> frozenset[str]:
         """The user's own pieces."""
-        pieces = sentencepiece_model_pb2.ModelProto.FromString(self.model).pieces
-        return frozenset(piece.piece for piece in pieces if piece.type == piece.USER_DEFINED)
+        return frozenset(piece.piece for piece in self._parts.pieces if piece.type == piece.USER_DEFINED)
 
     @functools.cached_property
     def _normalizes(self) -> bool:
         """Whether it is for us to normalise; a model made elsewhere does as it does."""
-        rule = sentencepiece_model_pb2.ModelProto.FromString(self.model).normalizer_spec.name
-        return self.kind != "sentencepiece" and rule != "identity"
+        return self.kind != "sentencepiece" and self._parts.normalizer_spec.name != "identity"
+
+    @property
+    def _parts(self) -> Any:
+        """The model as its protocol buffer."""
+        # Few uses of a tokenizer need the protocol buffer, whose library opening a run would import.
+        from sentencepiece.sentencepiece_model_pb2 import ModelProto
+
+        return ModelProto.FromString(self.model)
 
     def _ids_of(self, piece: str) -> list[int]:
         i = self._ids.get(piece)

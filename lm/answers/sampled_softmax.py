@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from lm.answers.alternatives import IMPOSSIBLE
-from lm.answers.head import even, in_chunks, positions_at_once
+from lm.answers.cross_entropy import even, in_chunks, positions_at_once
 from lm.recurrence.base import dot
 
 

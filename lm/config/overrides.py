@@ -1,0 +1,56 @@
+"""`changed`, the one way to override: flags, pipelines and tests give other values at dotted paths."""
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from lm.config.rules import validated
+from lm.config.schema import Config, Duration, Names, copied, fields, get
+from lm.errors import UserError, nearest
+
+
+def changed(config: Config, values: Mapping[str, Any]) -> Config:
+    """Returns a validated copy with other values at dotted paths: `changed(config, {"model.cell": "gru"})`.
+
+    A path may also name a section, whose value is then another section of the same type.
+
+    Raises:
+        UserError: there is no such path, a value has the wrong type, or the result breaks a rule.
+    """
+    config = copied(config)
+    for path, value in values.items():
+        section, _, name = path.rpartition(".")
+        if path not in _sections():
+            check_path(path, "config.")
+        setattr(get(config, section) if section else config, name, copied(value))
+    return validated(config)
+
+
+def from_text(path: str, text: str) -> Any:
+    """Returns the value that `--config.PATH=TEXT` means; raises `UserError`."""
+    check_path(path, "--config.")
+    kind = {known: field.type for known, _, field in fields(Config())}[path]
+    if kind in (Duration, Names):
+        return text  # the validation reads them
+    try:
+        return {"true": True, "false": False}[text.lower()] if kind is bool else kind(text)
+    except (ValueError, KeyError):
+        raise UserError(f"--config.{path}", f"{text!r} is no {kind.__name__}", "give one") from None
+
+
+def check_path(path: str, prefix: str) -> None:
+    """Raises `UserError` where no field has the dotted path; the nearest name is looked for in all sections."""
+    known = [name for name, _, _ in fields(Config())]
+    if path in known:
+        return
+    section, _, name = path.rpartition(".")
+    elsewhere = [other for other in known if other.rpartition(".")[2] == name]
+    close = elsewhere[:1] or difflib.get_close_matches(path, known, n=1, cutoff=0.5)
+    choices = [other for other in known if other.startswith(f"{section}.")] or known
+    mend = nearest((close or [path])[0], dict.fromkeys([*close, *choices]))
+    raise UserError(f"{prefix}{path}", "there is no such field", mend)
+
+
+def _sections() -> set[str]:
+    names = [path.split(".")[:-1] for path, _, _ in fields(Config())]
+    return {".".join(name[: depth + 1]) for name in names for depth in range(len(name))}

@@ -1,0 +1,52 @@
+"""The table of an experiment: tasks from scratch and from what was pretrained, over seeds."""
+
+import statistics
+from typing import Any
+
+from lm.lab.pretraining import STARTS
+
+ERRORS = {  # of a record: what is less where the model is better
+    "error": lambda record: 1 - record["exact_match"] if "exact_match" in record else None,
+    "nats above the floor": lambda record: (
+        record["nats_per_example"] - record["floor_nats_per_example"] if "nats_per_example" in record else None
+    ),
+}
+
+
+def compared(records: dict[str, dict[str, Any]], tasks: list[str], seeds: list[int]) -> list[dict[str, Any]]:
+    """For each task and each of `ERRORS` that all its records have: values by seed, their mean and standard deviation, from
+    scratch and pretrained, and the ratio of the means."""
+    rows = []
+    for task in tasks:
+        for name, error in ERRORS.items():
+            row: dict[str, Any] = {"task": task, "what": name}
+            for start in STARTS:
+                values = [error(records[f"{task}-{start}-{seed}"]) for seed in seeds]
+                if None not in values:
+                    spread = statistics.stdev(values) if len(values) > 1 else 0.0
+                    row[start] = {"values": values, "mean": statistics.mean(values), "deviation": spread}
+            if all(start in row for start in STARTS):
+                scratch, pretrained = (row[start]["mean"] for start in STARTS)
+                rows.append(row | {"ratio": pretrained / scratch if scratch > 0 else None})
+    return rows
+
+
+def markdown(rows: list[dict[str, Any]], split: str, seeds: list[int]) -> list[str]:
+    """Returns the lines of the table."""
+
+    def cell(found: dict[str, Any], percent: bool) -> str:
+        scale, digits, unit = (100, 1, " %") if percent else (1, 2, "")
+        return f"{scale * found['mean']:.{digits}f} ± {scale * found['deviation']:.{digits}f}{unit}"
+
+    lines = [f"| task | {split} | from scratch | pretrained | ratio |", "|---|---|---|---|---|"]
+    for row in rows:
+        cells = [cell(row[start], row["what"] == "error") for start in STARTS]
+        ratio = "-" if row["ratio"] is None else f"{row['ratio']:.2f}"
+        lines.append(f"| {row['task']} | {row['what']} | {' | '.join(cells)} | {ratio} |")
+    lines.append("")
+    for name in ERRORS:
+        of_it = [row for row in rows if row["what"] == name]
+        halved = sum(row["ratio"] is not None and row["ratio"] <= 0.5 for row in of_it)
+        lines.append(f"{name}: pretraining at least halves it on {halved} of {len(of_it)} tasks")
+    count = f"mean ± standard deviation of seeds {', '.join(map(str, seeds))}"
+    return [*lines, f"{count}; error is the share of outputs that are not exactly the reference"]

@@ -1,0 +1,103 @@
+"""Writing checkpoints by Orbax: asynchronous, whole or not there, the latest few and the best by validation loss."""
+
+import errno
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import orbax.checkpoint as ocp
+from etils import epath
+from orbax.checkpoint.checkpoint_managers import PreservationPolicy
+
+from lm.devices import hosts
+from lm.errors import UserError
+
+
+class _LatestAndBest(PreservationPolicy):
+    def __init__(self, keep: int, best_step: int):
+        self.keep, self.best_step = keep, best_step
+
+    def superseded(self, steps: Sequence[int]) -> list[int]:
+        return [step for step in steps[: -self.keep] if step != self.best_step]
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
+        old = self.superseded([info.step for info in checkpoints])
+        return [info.step not in old for info in checkpoints]
+
+
+class Writer:
+    """Writes the checkpoints of a run, and removes those that are not to be kept. Many hosts write together."""
+
+    def __init__(self, directory: epath.Path, keep: int):
+        self.directory = directory
+        self._require_writable()
+        self._policy = _LatestAndBest(keep, 0)
+        handlers = {"params": ocp.StandardCheckpointHandler(), "rest": ocp.StandardCheckpointHandler()}
+        self._manager = ocp.CheckpointManager(
+            directory,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=self._policy,
+                cleanup_tmp_directories=True,
+                enable_async_checkpointing=True,
+                create=True,
+            ),
+            item_handlers=handlers | {"progress": ocp.JsonCheckpointHandler()},
+        )
+
+    def _require_writable(self) -> None:
+        """Orbax, where it may not write, says so only after five minutes."""
+        if "://" in str(self.directory) or not self.directory.exists():
+            return
+        if not os.access(self.directory, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self.directory))
+
+    def save(self, step: int, params: Any, rest: Any, progress: dict[str, Any]) -> None:
+        """Returns while the files are being written; an error of the save before this one is raised here."""
+        self._policy.best_step = progress["best_step"]
+        self._require_writable()
+        with _writing(self.directory / str(step)):
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    params=ocp.args.StandardSave(params),
+                    rest=ocp.args.StandardSave(rest),
+                    progress=ocp.args.JsonSave(dict(progress)),  # a copy: the caller goes on counting meanwhile
+                ),
+            )
+
+    def remove_old(self, best_step: int) -> None:
+        """Orbax removes what is not to be kept after a save; where that was cut short by a kill, it is done here."""
+        self._policy.best_step = best_step
+        for step in self._policy.superseded(sorted(self._manager.all_steps())):
+            self._manager.delete(step)
+
+    def reload(self) -> None:
+        """Sees what was moved away."""
+        self._manager.reload()
+
+    def wait(self) -> None:
+        """Until the last save is on disk."""
+        with _writing(self.directory):
+            self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        with _writing(self.directory):
+            self._manager.close()
+
+
+class _writing:
+    """Turns whatever Orbax raises while writing into one line."""
+
+    def __init__(self, where: epath.Path):
+        self.where = where
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        if isinstance(error, Exception) and not isinstance(error, UserError):
+            if lost := hosts.lost(error):
+                raise lost from error
+            what = f"could not be written ({type(error).__name__}: {str(error).strip().splitlines()[0][:200]})"
+            mend = "make room or mend the disk and start again: the checkpoints before it are whole"
+            raise UserError(str(self.where), what, mend) from error
