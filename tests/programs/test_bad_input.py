@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 from support.programs import run_alone, run_program, run_programs, tree_of
+from support.sizes import sized
 
 import lm
 from benchmarks import kill
@@ -535,7 +536,13 @@ def test_a_run_goes_on_only_from_a_checkpoint_that_is_whole_and_its_own(trained,
         assert after == files[name]
 
 
-@pytest.mark.parametrize("damage", ["half of each file", "no parameters", "no progress", "not even a directory"])
+@pytest.mark.parametrize(
+    "damage",
+    sized(
+        ["half of each file", "no parameters", "no progress", "not even a directory"],
+        lambda damage: damage.startswith(("half", "no pro")),
+    ),
+)
 def test_a_damaged_newest_checkpoint_is_named_and_set_aside_and_the_one_before_is_used(
     damage, trained, configs, tmp_path
 ):
@@ -579,7 +586,7 @@ def full_disk(size: int) -> str:
     return f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))"
 
 
-@pytest.mark.parametrize("size", [100, 30_000])
+@pytest.mark.parametrize("size", sized([100, 30_000], lambda size: size > 100))
 def test_a_full_disk_stops_a_run_and_leaves_its_last_checkpoint(size, trained, configs, tmp_path):
     """The smallest leaves no room for a line of metrics, the largest none for a checkpoint."""
     run = copy_of(trained["buckets"], tmp_path / "run")
@@ -595,6 +602,7 @@ def test_a_full_disk_stops_a_run_and_leaves_its_last_checkpoint(size, trained, c
     assert kill.differences(run, trained["buckets"]) == []
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_from_the_start_is_refused(configs, tmp_path):
     command = kill.command(configs["streams"], tmp_path / "run")[1:]
     run_program(*command, "--config.training.steps=1")  # so that the ids are cached, which are written first
@@ -638,6 +646,7 @@ def forbidden(path: pathlib.Path, mode: int):
         path.chmod(before)
 
 
+@pytest.mark.slow
 def test_what_may_not_be_written_stops_a_run_and_leaves_its_last_checkpoint(trained, configs, tmp_path):
     """The directory of checkpoints, then a new run's parent; with the right given back, the run goes on."""
     run = copy_of(trained["buckets"], tmp_path / "run")
