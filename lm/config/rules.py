@@ -22,7 +22,7 @@ def validated(config: Config) -> Config:
     for path, section, field in fields(config):
         _check_type(path, section, field)
         _check_value(path, getattr(section, field.name), field.metadata)
-    for rules in (_data_rules, _tokenizer_rules, _model_rules, _training_rules, _optimizer_rules):
+    for rules in (_data_rules, _tokenizer_rules, _model_rules, _decoder_rules, _training_rules, _optimizer_rules):
         for holds, path, what, mend in rules(config):
             if not holds:
                 raise UserError(f"config.{path}", what, mend)
@@ -193,6 +193,11 @@ def _model_rules(config: Config) -> Rules:
         "a decoder that reads the source itself begins where that ends, and packed rows hold several examples",
         "use data.layout=buckets",
     )
+
+
+def _decoder_rules(config: Config) -> Rules:
+    """Rules of a decoder with attention to a source, and of a head over the vocabulary."""
+    model, task = config.model, TASKS[config.data.task]
     attends = model.attention != "none" and task.has_source and _decodes(config)
     for name in ("copy", "coverage"):
         yield (

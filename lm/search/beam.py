@@ -130,30 +130,13 @@ def beam_search(
         state = jax.tree.map(lambda leaf: leaf[rows_n], (state, states_np))
         return step + 1, ids_n, (state[0], read(constraints, state[1], ids_n)), alive, finished
 
-    def blank(k):
-        return Beams(
-            ids_bkl=jnp.zeros((rows, k, length), jnp.int32),
-            lengths_bk=jnp.zeros((rows, k), jnp.int32),
-            log_prob_bk=jnp.zeros((rows, k), jnp.float32),
-            scores_bk=jnp.zeros((rows, k), jnp.float32),
-            ended_bk=jnp.zeros((rows, k), bool),
-        )
-
-    alive = _only(blank(m), jnp.broadcast_to(jnp.arange(m) == 0, (rows, m)))
-    finished = _only(blank(width), jnp.zeros((rows, width), bool))
+    alive = _only(_blank(rows, m, length), jnp.broadcast_to(jnp.arange(m) == 0, (rows, m)))
+    finished = _only(_blank(rows, width, length), jnp.zeros((rows, width), bool))
     ids_n, state = tile_beams((ids_b.astype(jnp.int32), state), groups * m)
     start = (jnp.int32(0), ids_n, (state, unread(constraints, rows * m)), alive, finished)
     *_, alive, finished = lax.while_loop(unfinished, extend, start)
 
-    # Finished comes first in all merges, so a slot that nothing fills is one of the blanks that it began with.
-    rank_k = jnp.arange(width)
-    whole_k = jnp.arange(m) >= m - width  # the last beam's hypotheses have all words
-    free_r = jnp.sum(jnp.isneginf(finished.scores_bk), axis=1)
-    ends = _best(width, _only(alive, jnp.broadcast_to(whole_k, (rows, m))))
-    found = _best(width, finished, _only(ends, rank_k < free_r[:, None]))
-    if m > width:
-        none_r1 = jnp.all(jnp.isneginf(found.scores_bk), axis=1, keepdims=True)
-        found = _best(width, found, _only(alive, jnp.broadcast_to(none_r1, (rows, m))))
+    found = _ranked(alive, finished, width)
     return _best(beam_size, jax.tree.map(lambda x: x.reshape(b, beam_size, *x.shape[2:]), found))
 
 
@@ -207,6 +190,34 @@ def _take_turns(candidates_bgkv: jax.Array, diversity_penalty) -> tuple[jax.Arra
         indices.append(index_bk)
         taken_bv = taken_bv.at[jnp.arange(b)[:, None], index_bk % v].add(jnp.isfinite(values[-1]))
     return jnp.stack(values, axis=1), jnp.stack(indices, axis=1)
+
+
+def _blank(rows: int, k: int, length: int) -> Beams:
+    """Slots that no hypothesis fills yet."""
+    return Beams(
+        ids_bkl=jnp.zeros((rows, k, length), jnp.int32),
+        lengths_bk=jnp.zeros((rows, k), jnp.int32),
+        log_prob_bk=jnp.zeros((rows, k), jnp.float32),
+        scores_bk=jnp.zeros((rows, k), jnp.float32),
+        ended_bk=jnp.zeros((rows, k), bool),
+    )
+
+
+def _ranked(alive: Beams, finished: Beams, width: int) -> Beams:
+    """The `width` best hypotheses of each row at the end of the search, unfinished ones in the slots that are left free.
+
+    Finished comes first in all merges, so a slot that nothing fills is one of the blanks that it began with.
+    """
+    rows, m = alive.scores_bk.shape
+    rank_k = jnp.arange(width)
+    whole_k = jnp.arange(m) >= m - width  # the last beam's hypotheses have all words
+    free_r = jnp.sum(jnp.isneginf(finished.scores_bk), axis=1)
+    ends = _best(width, _only(alive, jnp.broadcast_to(whole_k, (rows, m))))
+    found = _best(width, finished, _only(ends, rank_k < free_r[:, None]))
+    if m == width:
+        return found
+    none_r1 = jnp.all(jnp.isneginf(found.scores_bk), axis=1, keepdims=True)
+    return _best(width, found, _only(alive, jnp.broadcast_to(none_r1, (rows, m))))
 
 
 def _only(beams: Beams, keep_bk: jax.Array) -> Beams:
