@@ -1,16 +1,17 @@
 """A run's `metrics.jsonl`, and the same numbers for TensorBoard."""
 
 import contextlib
-import datetime
 import json
-import sys
-import types
+import os
+import socket
+import time
 from collections.abc import Iterator
 from typing import Any
 
 from etils import epath
 from tensorboard.compat.proto import event_pb2, summary_pb2
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
+from tensorboard.compat.tensorflow_stub.io.gfile import GFile
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from lm.errors import UserError
 from lm.runs.writing import require_there, write_whole
@@ -30,12 +31,17 @@ class MetricsLog:
         # Nothing can be appended to in a bucket, so there the file, which is small, is written anew with each line.
         self._written = [line + "\n" for line in kept]
         self._file = None if "://" in str(workdir) else self.path.open("a")
-        # TensorBoard's own switch; else it imports TensorFlow where that is installed: seconds, and lines of its log.
-        sys.modules.setdefault("tensorboard.compat.notf", types.ModuleType("notf"))
-        self._events = EventFileWriter(str(workdir))
+        # TensorBoard's own writer has a thread, which dies by itself where the directory is removed; this one raises.
+        name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
+        self._events = RecordWriter(GFile(str(workdir / name), "wb"))
+        self._add(event_pb2.Event(wall_time=time.time(), file_version="brain.Event:2"))
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
         # TensorBoard drops what other files say of later steps.
-        self._events.add_event(event_pb2.Event(step=step + 1, session_log=start))
+        self._add(event_pb2.Event(step=step + 1, session_log=start))
+
+    def _add(self, event: event_pb2.Event) -> None:
+        self._events.write(event.SerializeToString())
+        self._events.flush()
 
     def write(self, record: dict[str, Any]) -> None:
         """`record` has step, split and scalars; the line is with the operating system when this returns."""
@@ -45,7 +51,7 @@ class MetricsLog:
             if name != "step" and isinstance(value, (int, float))
         ]
         event = event_pb2.Event(
-            wall_time=datetime.datetime.now().timestamp(),
+            wall_time=time.time(),
             step=record["step"],
             summary=summary_pb2.Summary(value=values),
         )
@@ -57,7 +63,7 @@ class MetricsLog:
             else:
                 self._written.append(line)
                 self.path.write_text("".join(self._written))
-            self._events.add_event(event)
+            self._add(event)
         except OSError as error:
             require_there(self.path.parent)
             error.filename = str(self.path)  # a write that fails names no file

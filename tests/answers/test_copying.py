@@ -13,7 +13,8 @@ from support.models import VOCAB, batch_of, built, compiled, config, encode, for
 from support.training import Setup
 
 from lm import changed
-from lm.answers import copying, head
+from lm.answers import copying
+from lm.answers import cross_entropy as head
 from lm.answers.cross_entropy import cross_entropy
 from lm.answers.labels import Ranker
 from lm.answers.ranking import label_ids

@@ -1,6 +1,7 @@
 """Every contestant of ours in `benchmarks/` still runs: in small, once."""
 
 import pytest
+from support.sizes import sized
 
 from benchmarks import head, orders, recurrence, sample, train, translate
 from lm.recurrence import CELLS
@@ -12,17 +13,12 @@ LAYERS = {
 CASE = {"width": 8, "batch": 2, "time": 3, "vocab": 12, "cell": "lstm"}
 
 
+SLOW = {"train": train.WHOLE | train.PARTS, "recurrence": LAYERS, "sample": sample.CONTESTANTS}
+FAST = {"orders": orders.CONTESTANTS, "head": head.CONTESTANTS, "translate": translate.CONTESTANTS}
+
+
 @pytest.mark.parametrize(
-    "table",
-    [
-        train.WHOLE | train.PARTS,
-        LAYERS,
-        orders.CONTESTANTS,
-        head.CONTESTANTS,
-        sample.CONTESTANTS,
-        translate.CONTESTANTS,
-    ],
-    ids=["train", "recurrence", "orders", "head", "sample", "translate"],
+    "table", sized((SLOW | FAST).values(), lambda table: table in FAST.values()), ids=[*SLOW, *FAST]
 )
 def test_every_contestant_of_ours_runs(table, monkeypatch):
     monkeypatch.setattr(recurrence, "HEADS", {})

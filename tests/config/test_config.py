@@ -21,6 +21,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.configs import tiny_config
 from support.programs import ROOT, run_alone
+from support.sizes import sized
 
 import lm
 from lm import answers, changed
@@ -639,7 +640,7 @@ UNREAD = {
 }
 
 
-@pytest.mark.parametrize("case", UNREAD)
+@pytest.mark.parametrize("case", sized(UNREAD, lambda case: case in TASKS))
 def test_a_run_reads_every_field_of_its_task(case, sources, tmp_path, monkeypatch):
     task, _, variant = case.partition(" ")
     few = {"training.steps": 1, "training.eval_examples": 1, "data.test": "", "optimizer.weight_decay": 0.1}

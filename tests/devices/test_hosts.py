@@ -52,7 +52,7 @@ def finish(processes: list[subprocess.Popen], seconds: float) -> list[tuple[int,
                 process.kill()
 
 
-def test_two_hosts_make_the_run_of_one_and_go_on_where_they_were_stopped(sources, tmp_path):
+def test_two_hosts_make_the_run_of_one(sources, tmp_path):
     config = tiny_config("streams", sources["lm"], SHORT)
     alone = run_program(*kill.command(config, tmp_path / "alone")[1:], devices=2)
     assert alone.returncode == 0, alone.stderr
@@ -60,7 +60,13 @@ def test_two_hosts_make_the_run_of_one_and_go_on_where_they_were_stopped(sources
     assert [code for code, _, _ in done] == [0, 0], done
     assert "on 2 hosts" in done[0][1] and "step" not in done[1][1]  # the first host alone says what goes on
     assert kill.close(tmp_path / "two", tmp_path / "alone", 1e-5) == []
-    # Stopped, by a signal to any one of them, all save the same step; and one host goes on from there, in the other mode.
+
+
+@pytest.mark.slow
+def test_hosts_that_a_signal_to_one_of_them_stopped_save_one_step_and_one_host_goes_on_in_the_other_mode(
+    sources, tmp_path
+):
+    config = tiny_config("streams", sources["lm"], SHORT)
     more = changed(config, {"training.steps": 5000, "training.parallel": "fsdp"})
     processes = start(kill.command(more, tmp_path / "stopped"), 2)
     while not (tmp_path / "stopped" / "checkpoints" / "4").exists() and processes[0].poll() is None:
@@ -77,6 +83,7 @@ def test_two_hosts_make_the_run_of_one_and_go_on_where_they_were_stopped(sources
     assert again.returncode == 0 and f"resumed after step {last:,}" in again.stdout, again.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_host_that_is_killed_ends_the_other_within_a_minute(victim, sources, tmp_path):
     config = tiny_config("streams", sources["lm"], SHORT | {"training.steps": 100_000})
@@ -108,6 +115,7 @@ def test_a_host_with_another_configuration_ends_both_with_its_name(sources, tmp_
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_host_that_never_comes_is_waited_for_less_than_a_minute(sources, tmp_path):
     assert hosts.GATHERING < 60
     config = tiny_config("streams", sources["lm"], SHORT)

@@ -13,6 +13,7 @@ import pytest
 from etils import epath
 from support.configs import tiny_config
 from support.programs import run_programs
+from support.sizes import sized
 
 from lm import changed
 from lm.answers import ranking
@@ -91,7 +92,7 @@ def test_the_rehearsal_compiles_what_evaluations_run_and_the_last_ones_outputs_a
 # ---- likelihoods ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("count", [1, 8])
+@pytest.mark.parametrize("count", sized([1, 8], lambda count: count == 8))
 def test_the_parts_of_a_likelihood_sum_to_the_whole_and_are_each_examples_own(count, runs, pairs):
     for name in ("buckets", "streams"):
         run, devices = load(str(runs[name])), Devices(jax.devices()[:count])

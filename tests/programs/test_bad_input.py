@@ -1,21 +1,18 @@
 """What a user can mend: one line on standard error, exit code 2, and nothing lost."""
 
 import contextlib
-import ctypes
 import gzip
 import json
-import os
 import pathlib
 import re
-import resource
 import shutil
-import signal
 import subprocess
 
 import jax
 import numpy as np
 import pytest
 from support.programs import run_alone, run_program, run_programs, tree_of
+from support.sizes import sized
 
 import lm
 from benchmarks import kill
@@ -539,7 +536,13 @@ def test_a_run_goes_on_only_from_a_checkpoint_that_is_whole_and_its_own(trained,
         assert after == files[name]
 
 
-@pytest.mark.parametrize("damage", ["half of each file", "no parameters", "no progress", "not even a directory"])
+@pytest.mark.parametrize(
+    "damage",
+    sized(
+        ["half of each file", "no parameters", "no progress", "not even a directory"],
+        lambda damage: damage.startswith(("half", "no pro")),
+    ),
+)
 def test_a_damaged_newest_checkpoint_is_named_and_set_aside_and_the_one_before_is_used(
     damage, trained, configs, tmp_path
 ):
@@ -578,24 +581,19 @@ def test_what_was_half_written_when_a_run_was_killed_is_passed_over(trained, con
 # ---- a disk that is full ----------------------------------------------------------------------------------------
 
 
-def full_disk(size: int):
-    """No file of the child grows beyond `size` bytes: writes fail then, as on a full disk."""
-
-    def limit():
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-
-    return limit
+def full_disk(size: int) -> str:
+    """No file of the program grows beyond `size` bytes: writes fail then, as on a full disk. (Python ignores SIGXFSZ.)"""
+    return f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))"
 
 
-@pytest.mark.parametrize("size", [100, 30_000])
+@pytest.mark.parametrize("size", sized([100, 30_000], lambda size: size > 100))
 def test_a_full_disk_stops_a_run_and_leaves_its_last_checkpoint(size, trained, configs, tmp_path):
     """The smallest leaves no room for a line of metrics, the largest none for a checkpoint."""
     run = copy_of(trained["buckets"], tmp_path / "run")
     shutil.rmtree(run / "checkpoints" / "80")
     before = tree_of(run / "checkpoints" / "72")
     command = kill.command(configs["buckets"], run)[1:]
-    done = run_alone(*command, preexec_fn=full_disk(size))
+    done = run_alone(*command, before=full_disk(size))
     assert_refused(done, str(run))
     assert tree_of(run / "checkpoints" / "72") == before
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(load(str(run), "latest").params))
@@ -604,17 +602,18 @@ def test_a_full_disk_stops_a_run_and_leaves_its_last_checkpoint(size, trained, c
     assert kill.differences(run, trained["buckets"]) == []
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_from_the_start_is_refused(configs, tmp_path):
     command = kill.command(configs["streams"], tmp_path / "run")[1:]
     run_program(*command, "--config.training.steps=1")  # so that the ids are cached, which are written first
     shutil.rmtree(tmp_path / "run")
-    assert_refused(run_alone(*command, preexec_fn=full_disk(100)), str(tmp_path / "run"))
+    assert_refused(run_alone(*command, before=full_disk(100)), str(tmp_path / "run"))
 
 
 def test_a_cache_that_cannot_be_written_is_named(configs, tmp_path, monkeypatch):
     monkeypatch.setenv("LM_CACHE_DIR", str(tmp_path / "cache"))
     command = kill.command(configs["streams"], tmp_path / "run")[1:]
-    done = run_alone(*command, preexec_fn=full_disk(100))
+    done = run_alone(*command, before=full_disk(100))
     assert_refused(done, str(tmp_path / "cache"), "cannot be written", "LM_CACHE_DIR")
     assert not (tmp_path / "run").exists() and not list((tmp_path / "cache").glob("*/*.json"))
 
@@ -627,12 +626,14 @@ def test_an_error_shows_its_traceback_when_asked_for():
 # ---- rights -----------------------------------------------------------------------------------------------------
 
 
-def no_rights_beyond_the_files():
-    """root keeps to the rights of files as other users do: the program has no capability to pass over them."""
-    if os.geteuid() == 0:
-        for capability in (1, 2, 3):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER
-            if ctypes.CDLL(None).prctl(24, capability):  # PR_CAPBSET_DROP
-                raise OSError("no right to give up rights")
+# root keeps to the rights of files as other users do: the program has no capability to pass over them.
+NO_RIGHTS_BEYOND_THE_FILES = """
+import ctypes, os
+if os.geteuid() == 0:
+    for capability in (1, 2, 3):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER
+        if ctypes.CDLL(None).prctl(24, capability):  # PR_CAPBSET_DROP
+            raise OSError("no right to give up rights")
+"""
 
 
 @contextlib.contextmanager
@@ -645,6 +646,7 @@ def forbidden(path: pathlib.Path, mode: int):
         path.chmod(before)
 
 
+@pytest.mark.slow
 def test_what_may_not_be_written_stops_a_run_and_leaves_its_last_checkpoint(trained, configs, tmp_path):
     """The directory of checkpoints, then a new run's parent; with the right given back, the run goes on."""
     run = copy_of(trained["buckets"], tmp_path / "run")
@@ -652,17 +654,17 @@ def test_what_may_not_be_written_stops_a_run_and_leaves_its_last_checkpoint(trai
     before = tree_of(run / "checkpoints")
     command = kill.command(configs["buckets"], run)[1:]
     with forbidden(run / "checkpoints", 0o500):
-        done = run_alone(*command, preexec_fn=no_rights_beyond_the_files)
+        done = run_alone(*command, before=NO_RIGHTS_BEYOND_THE_FILES)
     assert_refused(done, str(run / "checkpoints"), "Permission denied")
     assert tree_of(run / "checkpoints") == before
-    again = run_alone(*command, preexec_fn=no_rights_beyond_the_files)
+    again = run_alone(*command, before=NO_RIGHTS_BEYOND_THE_FILES)
     assert again.returncode == 0, again.stderr
     assert kill.differences(run, trained["buckets"]) == []
     parent = tmp_path / "parent"
     parent.mkdir()
     with forbidden(parent, 0o500):
         command = kill.command(configs["buckets"], parent / "run")[1:]
-        assert_refused(run_alone(*command, preexec_fn=no_rights_beyond_the_files), str(parent), "Permission denied")
+        assert_refused(run_alone(*command, before=NO_RIGHTS_BEYOND_THE_FILES), str(parent), "Permission denied")
     assert not list(parent.iterdir())
 
 
@@ -672,10 +674,10 @@ def test_what_may_not_be_read_is_named(trained, configs, sources, tmp_path):
     data.write_text("a\tb\n" * 30)
     command = kill.command(configs["buckets"], tmp_path / "new")[1:]
     with forbidden(data, 0o000):
-        done = run_alone(*command, f"--config.data.train=tsv:{data}", preexec_fn=no_rights_beyond_the_files)
+        done = run_alone(*command, f"--config.data.train=tsv:{data}", before=NO_RIGHTS_BEYOND_THE_FILES)
         assert_refused(done, str(data), "Permission denied")
     for name in ("config.json", "tokenizer/tokenizer.json", "checkpoints"):
         with forbidden(run / name, 0o000):
-            done = run_alone("sample.py", f"--workdir={run}", input="", preexec_fn=no_rights_beyond_the_files)
+            done = run_alone("sample.py", f"--workdir={run}", input="", before=NO_RIGHTS_BEYOND_THE_FILES)
             assert_refused(done, str(run / name), "Permission denied")
     assert tree_of(run) == tree_of(trained["streams"])

@@ -38,11 +38,17 @@ RUNS = [f"{task}-{start}-{seed}" for task, seeds in SEEDS.items() for seed in se
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory, pairs):
-    """A pipeline that ran to its end, first with one seed of each task: its folder, the arguments and what it printed."""
+def folder(tmp_path_factory, pairs):
+    """The files of a pipeline."""
     folder = tmp_path_factory.mktemp("pipeline")
     (folder / "pairs.tsv").write_text("".join(f"{source}\t{target}\n" for source, target in pairs[:40]))
     (folder / "tiny.py").write_text(FILE.format(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def done(folder):
+    """A pipeline that ran to its end, first with one seed of each task: its folder, the arguments and what it printed."""
     arguments = ["-m", "lm.pipeline", f"{folder}/tiny.py", f"--workdir={folder}/runs"]
     first = run_program(*arguments, "--seeds=3")
     assert first.returncode == 0, first.stderr
@@ -52,6 +58,7 @@ def done(tmp_path_factory, pairs):
     return folder, arguments, first.stdout + more.stdout
 
 
+@pytest.mark.slow
 def test_every_stage_is_a_run_and_the_table_is_of_their_records(done):
     folder, _, printed = done
     assert {path.name for path in (folder / "runs").iterdir()} == {
@@ -70,6 +77,7 @@ def test_every_stage_is_a_run_and_the_table_is_of_their_records(done):
     assert (folder / "runs" / "table.md").read_text() in printed
 
 
+@pytest.mark.slow
 def test_pretraining_is_all_that_differs(done):
     folder, _, printed = done
     for task, seeds in SEEDS.items():
@@ -95,6 +103,7 @@ def test_pretraining_is_all_that_differs(done):
     assert [printed.count(f"from {folder}/runs/{name}: ") for name in PRETRAINED] == [3, 0, 2]
 
 
+@pytest.mark.slow
 def test_what_a_stage_writes_is_what_it_answers_and_another_one_reads(done):
     folder, _, printed = done
     assert re.findall(r"==== \d of 7: (\w+), after", printed) == [*PRETRAINED, *PRETRAINED]  # of both commands
@@ -112,6 +121,7 @@ def test_what_a_stage_writes_is_what_it_answers_and_another_one_reads(done):
     assert back["training"]["init_from"] == f"{folder}/runs/pretrain"
 
 
+@pytest.mark.slow
 def test_what_is_done_is_not_run_again_and_what_is_not_is(done):
     folder, arguments, _ = done
     before = tree_of(folder)
@@ -126,6 +136,7 @@ def test_what_is_done_is_not_run_again_and_what_is_not_is(done):
     assert all(name.startswith(f"runs/{RUNS[0]}/") for name in changed)
 
 
+@pytest.mark.slow
 def test_from_pretraining_to_samples_and_on_from_the_result(done):
     """Pretrained, two tasks fine-tuned and evaluated: that was the pipeline."""
     folder, _, _ = done
@@ -156,8 +167,7 @@ def test_the_stages_of_a_pipeline_file_are_valid(file, tmp_path):
     assert set(list(found)[: len(pretrained)]) == pretrained and len(found) == len(pretrained) + 4 * len(plan.tasks)
 
 
-def test_what_cannot_be_is_refused_in_one_line_before_anything_is_trained(done):
-    folder, arguments, _ = done
+def test_what_cannot_be_is_refused_in_one_line_before_anything_is_trained(folder):
     (folder / "last.py").write_text(
         FILE.format(folder).replace("embed_dim=16,", 'embed_dim=16 - 17 * (stage == "tell"),')
     )
@@ -189,6 +199,7 @@ def test_what_cannot_be_is_refused_in_one_line_before_anything_is_trained(done):
         (["--seeds="], ["--seeds"]),
         ([f"{folder}/none.py"], ["a pipeline is one file"]),
     ):
-        refused = run_program(*arguments, *more)
+        refused = run_program("-m", "lm.pipeline", f"{folder}/tiny.py", f"--workdir={folder}/never", *more)
         assert refused.returncode == 2 and len(refused.stderr.splitlines()) == 1, refused.stderr
+        assert not (folder / "never").exists()
         assert all(word in refused.stderr for word in words), refused.stderr

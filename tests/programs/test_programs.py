@@ -348,7 +348,8 @@ def test_coverage_prefers_what_attended_to_all_of_its_source(trained, pairs):
                 logits, state, attended = step(np.array([last]), state)
                 nats, paid = nats + float(logits[target]), paid + attended
             np.testing.assert_allclose(paid.sum(), len(ids), rtol=1e-5)
-            return nats, nats + weight * float(np.log(np.minimum(paid, 1)).sum())
+            with np.errstate(divide="ignore"):  # what is never attended to has the price of all others together
+                return nats, nats + weight * float(np.log(np.minimum(paid, 1)).sum())
 
         scores = {}
         for one in [*free, *covered]:

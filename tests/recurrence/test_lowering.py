@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from support.sizes import sized
 
 from lm.answers.text import Text
 from lm.batch import Batch, Source
@@ -45,7 +46,7 @@ def step_and_arguments(cell: str, attention: str = "dot", width: int = 8, **how)
     return jax.vmap(step, axis_name=AXIS), (add_axis(state), add_axis(batch))
 
 
-@pytest.mark.parametrize("cell", ["lstm", "gru", "rglru", "mlstm"])
+@pytest.mark.parametrize("cell", sized(["lstm", "gru", "rglru", "mlstm"], lambda cell: cell in ("lstm", "rglru")))
 def test_a_step_of_training_lowers_for_tpu_and_cuda(cell):
     step, arguments = step_and_arguments(cell)
     for platform in ("tpu", "cuda"):
@@ -66,7 +67,9 @@ def test_the_products_of_recurrence_and_head_are_bfloat16_and_accumulate_in_floa
 KERNELS = {"tpu": "tpu_custom_call", "cuda": "__gpu$xla.gpu.triton"}
 
 
-@pytest.mark.parametrize("cell, heads", [("gru", 2), ("layernorm", 1)])  # a block apart, and means over units
+@pytest.mark.parametrize(  # a block apart, and means over units
+    "cell, heads", sized([("gru", 2), ("layernorm", 1)], lambda cell, heads: cell == "gru")
+)
 def test_on_an_accelerator_a_gated_layer_is_a_kernel_forward_and_backward(cell, heads):
     step, arguments = step_and_arguments(cell, width=64 * heads, heads=heads, driver="pallas")
     checks = [jax.export.DisabledSafetyCheck.custom_call(name) for name in KERNELS.values()]

@@ -23,9 +23,15 @@ def environment(devices: int = 1) -> dict[str, str]:
     return {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
 
 
-def run_alone(*arguments: str, **options) -> subprocess.CompletedProcess:
-    """Python with these arguments, in a process of its own, from the repository's root."""
-    command, caught = [sys.executable, *arguments], {"capture_output": True, "text": True, "timeout": 600}
+def run_alone(*arguments: str, before: str = "", **options) -> subprocess.CompletedProcess:
+    """Python with these arguments, in a process of its own, from the repository's root.
+
+    `before` is Python that the process runs first, e.g. to lose a right, before it becomes the program. (What
+    `subprocess` calls between fork and exec is run beside JAX's threads, which may hold a lock then.)
+    """
+    become = f"{before}\nimport os, sys\nos.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    command = [sys.executable, *(["-c", become] if before else []), *arguments]
+    caught = {"capture_output": True, "text": True, "timeout": 600}
     return subprocess.run(command, cwd=ROOT, env=environment(), **caught, **options)
 
 

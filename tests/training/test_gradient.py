@@ -1,11 +1,14 @@
 """The gradient of an update: another function takes its place, and nothing else changes."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from conftest import tiny_config
+from support.sizes import sized
 from test_training import LAYOUTS, SPECS, Setup, changed_parameters
 
 from lm.devices.mesh import Devices, Fsdp
@@ -23,8 +26,10 @@ def half_of(batch, number: int):
     return batch._replace(weights_bt=batch.weights_bt * chosen_b[:, None].astype(np.float32))
 
 
-@pytest.mark.parametrize("mode", [Devices, Fsdp])
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    "layout, mode",
+    sized(itertools.product(LAYOUTS, [Devices, Fsdp]), lambda layout, mode: (layout == "buckets") == (mode is Fsdp)),
+)
 def test_a_gradient_that_clips_each_half_of_a_batch_takes_the_place_of_the_usual_one(layout, mode, sources):
     # Plain gradient descent, so that the update is the mean gradient times one rate.
     setup, devices = Setup(tiny_config(layout, sources[SPECS[layout]], PLAIN)), mode(jax.devices()[:2])

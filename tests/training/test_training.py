@@ -1,6 +1,7 @@
 """Training: the update, exact resume, what is kept, and what a run refuses."""
 
 import contextlib
+import itertools
 import json
 import pathlib
 import re
@@ -13,6 +14,7 @@ import pytest
 from etils import epath
 from support.configs import tiny_config
 from support.programs import environment, tree_of
+from support.sizes import sized
 from support.training import FROZEN, LAYOUTS, SPECS, Setup, parameters, steps_of
 
 from benchmarks import kill
@@ -88,7 +90,7 @@ def stop_in_step(monkeypatch, step: int) -> None:
 # ---- the update -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", sized(LAYOUTS, lambda layout: layout == "buckets"))
 def test_1_2_4_and_8_devices_give_the_same_losses(layout, short):
     config = changed(short[layout], {"model.dropout": 0.3, "data.buckets": 1})
     setup = Setup(config)
@@ -113,7 +115,7 @@ def test_every_seed_has_the_same_program(short):
     assert len(texts) == 1
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", sized(LAYOUTS, lambda layout: layout == "buckets"))
 def test_micro_batches_with_unequal_token_counts_equal_one_batch(layout, short):
     # Plain gradient descent, so that the update shows the gradient and its scale.
     changes = {"optimizer.name": "sgd", "optimizer.clip_norm": 0.0, "optimizer.learning_rate": 1.0, "optimizer.b1": 0.0}
@@ -264,6 +266,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_good_checkp
     assert kill.differences(tmp_path / "run", uninterrupted[layout]) == []
 
 
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast")  # of a learning rate that float32 has not
 def test_parameters_that_are_not_finite_are_never_the_last_checkpoint(short, tmp_path):
     """The first loss and its gradient are finite, what the update makes of them is not."""
     changes = {"optimizer.name": "sgd", "optimizer.clip_norm": 0.0, "optimizer.schedule": "constant"}
@@ -373,8 +376,9 @@ def test_the_evaluation_of_texts_equals_their_scores_however_they_are_cut(uninte
 # ---- from another run -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("origin", LAYOUTS)
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    "origin, layout", sized(itertools.product(LAYOUTS, LAYOUTS), lambda origin, layout: origin != layout)
+)
 def test_a_run_starts_from_the_parameters_and_the_tokenizer_of_another(origin, layout, short, uninterrupted, tmp_path):
     where, which = uninterrupted[origin], "20" if origin == layout else "best"
     config = changed(short[layout], FROZEN | {"training.init_from": f"{where}:{which}".removesuffix(":best")})

@@ -11,6 +11,7 @@ import pytest
 from etils import epath
 from flax.traverse_util import flatten_dict
 from support.configs import tiny_config
+from support.sizes import sized
 from support.training import FROZEN, Setup, devices_of, parameters
 
 from benchmarks import kill
@@ -78,7 +79,7 @@ def test_what_is_frozen_keeps_its_bits_and_takes_no_memory_and_what_is_late_wait
     assert not any(leaf.shape == table.shape for leaf in jax.tree.leaves((state.opt_state, state.averaged)))
 
 
-@pytest.mark.parametrize(("mode", "accumulate"), [("pmap", 1), ("fsdp", 2)])
+@pytest.mark.parametrize("mode, accumulate", sized([("pmap", 1), ("fsdp", 2)], lambda mode, accumulate: mode == "fsdp"))
 def test_groups_and_averages_are_the_same_on_many_devices_in_every_mode(mode, accumulate, grouped):
     setup, state = grouped
     other = Setup(changed(setup.config, {"training.accumulate": accumulate}))
@@ -170,7 +171,10 @@ def test_the_average_of_the_updates_is_evaluated_kept_loaded_and_started_from(so
 EXAMPLES = [Example("ant bee cat", "cat bee ant"), Example("dog", "dog"), Example("hen gnu", "zebra")]
 
 
-@pytest.mark.parametrize(("cell", "heads"), [("lstm", 1), ("gru", 2), ("rglru", 1), ("mlstm", 2)])
+@pytest.mark.parametrize(
+    "cell, heads",
+    sized([("lstm", 1), ("gru", 2), ("rglru", 1), ("mlstm", 2)], lambda cell, heads: cell in ("gru", "rglru")),
+)
 def test_a_layer_with_adapters_is_the_layer_with_the_sum_of_both_as_its_kernels(cell, heads):
     plain = RecurrentLayer(CELLS[cell], 6, 8, heads)
     layer = RecurrentLayer(CELLS[cell], 6, 8, heads, lora_rank=2, lora_alpha=3.0)
@@ -231,7 +235,7 @@ def test_adapters_of_nothing_are_refused(sources, tmp_path):
 # ---- new pieces -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("layout", ["streams", "buckets"])
+@pytest.mark.parametrize("layout", sized(["streams", "buckets"], lambda layout: layout == "buckets"))
 def test_new_pieces_get_rows_of_their_own_and_all_else_is_loaded_exactly(layout, trained, sources, tmp_path, capsys):
     changes = {"training.init_from": str(trained[layout]), "data.tokenizer.pieces": ["<user>", "<bot>"]}
     source = sources["lm" if layout == "streams" else "seq2seq"]
