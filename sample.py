@@ -47,7 +47,7 @@ def converse(runs, how) -> None:
     keeps = bool(runs[0].config.data.turns)
     opening = prompts.read(PROMPT.value, None) if PROMPT.value else []
     said = [*opening]
-    while (line := prompts.asked()) is not None:
+    while (line := prompts.next_line()) is not None:
         if not keeps:
             show(runs, [line], how)
         elif not line:

@@ -18,8 +18,8 @@ from lm.evaluation.evaluator import Evaluator
 from lm.evaluation.statistics import Metric
 from lm.runs import manifest
 from lm.runs.run import Run
-from lm.search.asked import for_task
 from lm.search.options import Options
+from lm.search.task_options import for_task
 
 
 @dataclasses.dataclass(frozen=True)

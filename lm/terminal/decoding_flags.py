@@ -34,6 +34,6 @@ def given() -> dict[str, Any]:
 
 def from_flags(task: str) -> Options:
     """Those of the command line, for a task; raises `UserError` where they contradict each other or have no use there."""
-    from lm.search import asked  # tasks lie in a package that imports JAX, and --help is to answer at once
+    from lm.search import task_options  # tasks lie in a package that imports JAX, and --help is to answer at once
 
-    return asked.for_task(task, given())
+    return task_options.for_task(task, given())

@@ -22,7 +22,7 @@ def read(given: Sequence[str], file: str | None) -> list[str]:
     return [*given, *_lines(epath.Path(file).read_bytes(), file)]
 
 
-def asked() -> str | None:
+def next_line() -> str | None:
     """Returns the next line of standard input, or None at its end."""
     if sys.stdin.isatty():
         print("> ", end="", file=sys.stderr, flush=True)

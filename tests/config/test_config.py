@@ -496,7 +496,7 @@ def test_every_field_says_what_it_is():
 @pytest.mark.parametrize(
     ("wrong", "right"),
     [
-        ("kind", "data.tokenizer.kind"),
+        ("copies", "data.tokenizer.copies"),
         ("cell", "model.cell"),
         ("model.learning_rate", "optimizer.learning_rate"),
         ("data.bach_size", "data.batch_size"),
