@@ -6,7 +6,9 @@ import pytest
 
 
 def sized(values: Iterable, fast: Callable[..., bool]) -> list:
-    """Returns the values of a parametrization, marked slow but for those of which `fast` says that a property is held by
-    them alone in the fast size. A tuple is of several arguments."""
+    """Returns the values of a parametrization, of which those are marked slow that `fast` is false of.
+
+    A tuple is the values of several arguments. The fast values alone should still show the property.
+    """
     each = [value if isinstance(value, tuple) else (value,) for value in values]
     return [pytest.param(*value, marks=() if fast(*value) else pytest.mark.slow) for value in each]
