@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lm.config.rules import validated
-from lm.config.schema import Config, Duration, Names, copied, fields, get
+from lm.config.schema import RENAMED, Config, Duration, Names, copied, fields, get
 from lm.errors import UserError, nearest
 
 
@@ -43,6 +43,8 @@ def check_path(path: str, prefix: str) -> None:
     known = [name for name, _, _ in fields(Config())]
     if path in known:
         return
+    if path in RENAMED:
+        raise UserError(f"{prefix}{path}", "has another name since version 0.3", f"write {prefix}{RENAMED[path]}")
     section, _, name = path.rpartition(".")
     elsewhere = [other for other in known if other.rpartition(".")[2] == name]
     close = elsewhere[:1] or difflib.get_close_matches(path, known, n=1, cutoff=0.5)

@@ -26,6 +26,9 @@ NOISES = ("spans", "bart")
 POOLS = ("mean", "max", "last")
 
 
+RENAMED = {"model.scan": "model.driver"}  # fields by their names in earlier versions
+
+
 class Duration(str):
     """A length of training: `500`, `"500 steps"`, `"2.5 epochs"` or `"3_000_000 tokens"` (real target tokens)."""
 

@@ -12,10 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 from lm.config.rules import validated
-from lm.config.schema import Config, fields, get
+from lm.config.schema import RENAMED, Config, fields, get
 from lm.errors import UserError, nearest
-
-RENAMED = {"model.scan": "model.driver"}  # fields of runs of earlier versions
 
 
 def from_file(spec: str) -> Config:

@@ -38,7 +38,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """The steps whose checkpoints are whole: a directory gets its name last, in a bucket a file is written last."""
-        named = [path for path in self.directory.iterdir() if path.name.isdigit()] if self.directory.exists() else []
+        named = _named(self.directory)
         whole = [path for path in named if "://" not in str(path) or (path / "commit_success.txt").exists()]
         return sorted(int(path.name) for path in whole)
 
@@ -135,7 +135,14 @@ def open_to_read(directory: epath.Path) -> Checkpoints:
 
 def any_in(directory: epath.Path) -> bool:
     """Whether a checkpoint was ever finished there."""
-    return directory.exists() and any(path.name.isdigit() for path in directory.iterdir())
+    return bool(_named(directory))
+
+
+def _named(directory: epath.Path) -> list[epath.Path]:
+    """The directories there whose name is a step."""
+    paths = directory.iterdir() if directory.exists() else ()
+    is_step = lambda name: name.isascii() and name.isdecimal() and name == str(int(name))
+    return [path for path in paths if is_step(path.name) and path.is_dir()]
 
 
 def resolve(checkpoints: Checkpoints, which: str) -> int:

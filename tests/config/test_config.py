@@ -507,6 +507,13 @@ def test_an_unknown_path_is_answered_with_the_nearest_of_all_sections(wrong, rig
         changed(base(), {wrong: 3})
 
 
+def test_a_field_that_has_another_name_now_is_answered_with_it():
+    with pytest.raises(
+        UserError, match="config.model.scan: has another name since version 0.3; write config.model.driver"
+    ):
+        changed(base(), {"model.scan": "xla"})
+
+
 def test_a_change_leaves_the_given_configuration_as_it_was_and_a_whole_section_can_be_changed():
     given = base()
     tokenizer = TokenizerConfig(kind="bytes")

@@ -12,7 +12,7 @@ import tensorstore
 from etils import epath
 
 from lm.errors import UserError
-from lm.runs.checkpoints import Checkpoints, Damaged
+from lm.runs.checkpoints import Checkpoints, Damaged, any_in
 
 
 class Moments(NamedTuple):
@@ -82,3 +82,10 @@ def test_what_is_missing_of_an_array_is_no_zeros(saved, trees, tmp_path):
     database.delete_range(tensorstore.KvStore.KeyRange(chunk, chunk + b"\0")).result()
     with pytest.raises(Damaged, match="cannot be read"):
         Checkpoints(directory).restore(4, trees[0])
+
+
+def test_only_directories_that_are_named_as_a_step_are_checkpoints(tmp_path):
+    for name in ("6", "012", "7.tmp", "\u00b2"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "99").touch()
+    assert Checkpoints(epath.Path(tmp_path)).steps() == [6] and any_in(epath.Path(tmp_path))
