@@ -4,11 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from lm.answers import shapes
 from lm.answers.alternatives import IMPOSSIBLE, NOTHING, label_table
-from lm.answers.ranking import Ranking, label_ids
+from lm.answers.ranking import Ranking
 from lm.answers.reading import Reader, Reading, choice_log_probabilities
-from lm.config.tasks import TASKS
 from lm.layers.dropout import dropout
 
 
@@ -47,20 +45,7 @@ class Choice(Ranking, Reading):
     """The label that the head finds likeliest."""
 
     kind = "choice"
+    module = Classifier
 
-    @classmethod
-    def model_of(cls, config, tokenizer, labels):
-        ids = label_ids(tokenizer, labels)
-        return Classifier(config.model, tokenizer.vocab_size, TASKS[config.data.task].source, ids)
-
-    def label_log_probs(self, params, sources):
-        values = [self.front_end.prompt(source, self.tokenizer) for source in sources]
-        order = sorted(range(len(sources)), key=lambda i: len(values[i]))
-        found = np.zeros((len(sources), len(self.labels)))
-        for at in range(0, len(order), shapes.BATCH):
-            chosen = order[at : at + shapes.BATCH]
-            count = shapes.power_of_two(len(chosen), 1)
-            source = shapes.padded_source([values[i] for i in chosen], count, self.front_end)
-            log_prob_bl = choice_log_probabilities(self.model, params, source)
-            found[chosen] = np.asarray(log_prob_bl, np.float64)[: len(chosen)]
-        return found
+    def log_probs_of(self, params, source):
+        return np.asarray(choice_log_probabilities(self.model, params, source), np.float64)

@@ -11,7 +11,6 @@ from lm.answers import shapes
 from lm.answers.alternatives import IMPOSSIBLE, NOTHING, alternative_nats, label_table
 from lm.answers.ranking import Ranking, label_ids
 from lm.answers.written import Written, encode
-from lm.config.tasks import TASKS
 from lm.data.batches.layout import decoded
 from lm.models.decoder import Features, log_mixture
 from lm.models.encoder import Memory
@@ -73,11 +72,7 @@ class Labels(Ranking, Written):
     """The label that the decoder finds likeliest."""
 
     kind = "labels"
-
-    @classmethod
-    def model_of(cls, config, tokenizer, labels):
-        ids = label_ids(tokenizer, labels)
-        return Ranker(config.model, tokenizer.vocab_size, TASKS[config.data.task].source, ids)
+    module = Ranker
 
     def cost(self, params, features, memory, batch, noise):
         nats_bt = self._nats(params, features, memory, batch, self.objective.label_smoothing, self.objective.z_loss)
@@ -92,25 +87,19 @@ class Labels(Ranking, Written):
         found = self.model.apply({"params": params}, *given, method="continuations")
         return alternative_nats(*found, label_smoothing, z_loss)
 
-    def label_log_probs(self, params, sources):
-        values = [self.front_end.prompt(source, self.tokenizer) for source in sources]
+    def rows_at_once(self):
+        return max(1, shapes.BATCH // len(self.labels))  # each source beside all labels
+
+    def log_probs_of(self, params, source):
         targets = [np.array(ids[:-1], np.int32) for ids in label_ids(self.tokenizer, self.labels)]
-        order = sorted(range(len(sources)), key=lambda i: len(values[i]))
-        found = np.zeros((len(sources), len(targets)))
-        rows = max(1, shapes.BATCH // len(targets))  # each source beside all labels
-        for at in range(0, len(order), rows):
-            chosen = order[at : at + rows]
-            count = shapes.power_of_two(len(chosen), 1)
-            read = encode(self.model, params, shapes.padded_source([values[i] for i in chosen], count, self.front_end))
-            memory, state = tile_beams(read, len(targets))
-            shape = count * len(targets), shapes.length_of(max(map(len, targets)) + 1)
-            batch = decoded(targets * count, np.arange(shape[0]), shape)
-            # A reset would clear the state that was read from the source.
-            batch = batch._replace(resets_bt=np.zeros(shape, bool))
-            nats_bt = _nats_after(self, params, memory, state, batch)
-            nats_bl = np.asarray(nats_bt, np.float64).sum(axis=1).reshape(count, len(targets))
-            found[chosen] = -nats_bl[: len(chosen)]
-        return found
+        memory, state = tile_beams(encode(self.model, params, source), len(targets))
+        count = len(source.mask_bs)
+        shape = count * len(targets), shapes.length_of(max(map(len, targets)) + 1)
+        batch = decoded(targets * count, np.arange(shape[0]), shape)
+        # A reset would clear the state that was read from the source.
+        batch = batch._replace(resets_bt=np.zeros(shape, bool))
+        nats_bt = _nats_after(self, params, memory, state, batch)
+        return -np.asarray(nats_bt, np.float64).sum(axis=1).reshape(count, len(targets))
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -1,12 +1,15 @@
 """Answers that rank a list of labels, which training data had: what the two kinds of them share."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+from flax import linen as nn
 
+from lm.answers import shapes
 from lm.answers.contract import Answer, Generation
-from lm.batch import EOS
+from lm.batch import EOS, Source
+from lm.config.tasks import TASKS
 from lm.data.read import store
 from lm.data.read.examples import Examples
 from lm.data.read.sources import Split
@@ -19,13 +22,36 @@ MOST_LABELS = 1000  # that a task may rank
 class Ranking(Answer):
     """The likeliest labels; their probabilities sum to one."""
 
+    module: ClassVar[type[nn.Module]]  # the model's class, which is given the ids of the labels
+
     @classmethod
     def labels_of(cls, examples):
         return labels_of(examples)
 
-    def label_log_probs(self, params: Any, sources: Sequence[str]) -> np.ndarray:
-        """Returns float64 [sources, labels]: nats of each label, EOS included, given each source."""
+    @classmethod
+    def model_of(cls, config, tokenizer, labels):
+        ids = label_ids(tokenizer, labels)
+        return cls.module(config.model, tokenizer.vocab_size, TASKS[config.data.task].source, ids)
+
+    def log_probs_of(self, params: Any, source: Source) -> np.ndarray:
+        """Returns float64 [b, labels]: the log-probability of each label, EOS included, given each source of a batch."""
         raise NotImplementedError
+
+    def rows_at_once(self) -> int:
+        """Returns how many sources `log_probs_of` takes side by side."""
+        return shapes.BATCH
+
+    def label_log_probs(self, params: Any, sources: Sequence[str]) -> np.ndarray:
+        """Returns float64 [sources, labels], as `log_probs_of`; sources of like length are taken side by side."""
+        values = [self.front_end.prompt(source, self.tokenizer) for source in sources]
+        order = sorted(range(len(sources)), key=lambda i: len(values[i]))
+        found, rows = np.zeros((len(sources), len(self.labels))), self.rows_at_once()
+        for at in range(0, len(order), rows):
+            chosen = order[at : at + rows]
+            count = shapes.power_of_two(len(chosen), 1)
+            source = shapes.padded_source([values[i] for i in chosen], count, self.front_end)
+            found[chosen] = self.log_probs_of(params, source)[: len(chosen)]
+        return found
 
     def answer(self, params, prompts, options, beside=()):
         if options.num_samples > len(self.labels):
