@@ -4,6 +4,7 @@ A pipe would be waited for in silence, a device has no end, and a sparse file of
 reader of a whole file comes here. Data is read as a stream and may have any size; it needs `require_regular` alone.
 """
 
+import contextlib
 import os
 import re
 import stat
@@ -41,6 +42,7 @@ _BEGINNINGS = (
     (rb"\xfd7zXZ\0", "is xz-compressed", "decompress it with unxz"),
     (rb"PK\x03\x04", "is a zip archive", "unpack it with unzip, and name the file that was in it"),
     (rb"7z\xbc\xaf\x27\x1c", "is a 7z archive", "unpack it, and name the file that was in it"),
+    (rb"(?s).{257}ustar", "is a tar archive", "unpack it with tar -xf, and name the file that was in it"),
     (rb"PAR1\x15", "is a Parquet file", "export it as JSON lines"),
     (rb"\xff\xfe\0\0", "is UTF-32", "convert it, e.g. iconv -f UTF-32 -t UTF-8"),
     (rb"\0\0\xfe\xff", "is UTF-32", "convert it, e.g. iconv -f UTF-32 -t UTF-8"),
@@ -68,7 +70,8 @@ def require_regular_below(directory: epath.PathLike) -> None:
         return
     for folder, _, names in os.walk(directory):
         for name in names:
-            require_regular(os.path.join(folder, name))
+            with contextlib.suppress(FileNotFoundError):  # whoever reads it says so; it may have been temporary
+                require_regular(os.path.join(folder, name))
 
 
 def read(path: epath.PathLike, kind: str) -> bytes:

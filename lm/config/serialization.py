@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+from lm import files
 from lm.config.rules import validated
 from lm.config.schema import RENAMED, Config, fields, get
 from lm.errors import UserError, nearest
@@ -30,9 +31,10 @@ def from_file(spec: str) -> Config:
 def defined(spec: str) -> dict[str, Any]:
     """All that the Python file of `FILE` or `FILE:TEXT` defines, by its name."""
     name = spec.partition(":")[0]
-    if not pathlib.Path(name).is_file():
-        files = sorted(str(p) for p in pathlib.Path("configs").rglob("*.py"))
-        raise UserError(f"--config={spec}", "there is no such file", nearest(spec, files))
+    if not pathlib.Path(name).exists():
+        known = sorted(str(p) for p in pathlib.Path("configs").rglob("*.py"))
+        raise UserError(f"--config={spec}", "there is no such file", nearest(spec, known))
+    files.read(name, "config file")
     return _of_the_user(spec, lambda: runpy.run_path(name))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from etils import epath
 
+from lm import files
 from lm.evaluation.scoring import Asked, Evaluation
 from lm.runs import writing
 from lm.runs.run import Run
@@ -29,7 +30,7 @@ def write(run: Run, found: Evaluation, asked: Asked) -> epath.Path:
 def latest(workdir: epath.Path, split: str) -> dict[str, Any] | None:
     """Returns the last record of a run on a split, or None where it was not evaluated."""
     found = sorted((workdir / "evaluations").glob(f"{split}-*.json"), key=str)
-    return json.loads(found[-1].read_text()) if found else None
+    return json.loads(files.read_text(found[-1], "record of an evaluation")) if found else None
 
 
 def _name(run: Run, asked: Asked) -> str:

@@ -11,12 +11,15 @@ import numpy as np
 import tensorstore
 from etils import epath
 
+from lm import files
+
 Path = tuple[str, ...]  # the keys of an array in its tree, those of sequences as text
 
 
 def opened(item: epath.Path) -> dict[Path, tensorstore.TensorStore]:
     """Returns the arrays of an item, e.g. `checkpoints/100/params`, with their shapes and types; none is read yet."""
-    metadata = json.loads((item / "_METADATA").read_text())
+    files.require_regular_below(item)  # TensorStore would wait for a pipe
+    metadata = json.loads(files.read_text(item / "_METADATA", "JSON file of a run"))
     if not metadata["use_ocdbt"]:
         raise ValueError("its arrays are in files of their own, not in a database")
     driver = "zarr3" if metadata["use_zarr3"] else "zarr"

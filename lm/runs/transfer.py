@@ -10,7 +10,7 @@ from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from lm.config import Config
-from lm.data.read import text_files
+from lm.data.read.paths import path_of
 from lm.data.text.tokenizers.saved import load_tokenizer
 from lm.data.text.tokenizers.tokenizer import Tokenizer
 from lm.errors import UserError
@@ -96,7 +96,7 @@ def with_word_vectors(params: Any, tokenizer: Tokenizer, name: str) -> tuple[Any
     flat = flatten_dict(params, sep="/")
     table_vd = np.array(flat[EMBEDDING])
     words = [piece.removeprefix("\u2581").removeprefix(" ") for piece in tokenizer.pieces(range(len(table_vd)))]
-    found = vectors.read(text_files.path_of(name), table_vd.shape[1], frozenset(words))
+    found = vectors.read(path_of(name), table_vd.shape[1], frozenset(words))
     if not found:
         raise UserError("config.training.word_vectors", f"{name} has no word of the vocabulary", "give another file")
     rows = [i for i, word in enumerate(words) if word in found]

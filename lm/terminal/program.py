@@ -1,5 +1,6 @@
 """How every program starts and ends: flags, the compilation cache, exit codes, one line for each error."""
 
+import contextlib
 import logging
 import os
 import pathlib
@@ -13,6 +14,7 @@ from typing import Any
 import absl.logging
 from absl import app, flags
 
+from lm import files
 from lm.errors import Stopped, UserError
 
 
@@ -68,14 +70,13 @@ def _parsed(
 ) -> list[str]:
     """Parses the flags as `program` says, and returns what is left of the command line; raises `UserError`."""
     try:
+        _check_flag_files(argv)
         if before_parsing:
             before_parsing(argv)
         rest = app.parse_flags_with_usage(argv) if {"--help", "-h", "--helpfull"} & set(argv) else flags.FLAGS(argv)
     except flags.Error as error:
         what = str(error).strip().splitlines()[-1]
         raise UserError("command line", what.rstrip("."), "--help lists the flags") from error
-    except UnicodeDecodeError as error:
-        raise UserError("--flagfile", "is not text", "give a file of flags, one a line") from error
     if not flags.FLAGS["verbosity"].present:
         absl.logging.set_verbosity(absl.logging.WARNING)  # libraries log at INFO what is of no use to a user
         for name in ("absl", "asyncio"):  # Orbax logs each error that it raises, asyncio what follows from it
@@ -88,6 +89,20 @@ def _parsed(
         if not flags.FLAGS[name].value:
             raise UserError(f"--{name}", "is missing", f"give --{name}=...")
     return rest
+
+
+def _check_flag_files(arguments: Sequence[str]) -> None:
+    """Raises `UserError` for a file of flags, or one that it names, that absl would wait for or read without end."""
+    waiting, seen = [*arguments], set()
+    while waiting:
+        name, equals, path = waiting.pop(0).strip().partition("=")
+        if name.lstrip("-") != "flagfile" or not name.startswith("-"):
+            continue
+        path = os.path.expanduser(path if equals else waiting[0] if waiting else "")
+        if path not in seen:
+            seen.add(path)
+            with contextlib.suppress(OSError):  # absl says so
+                waiting += files.read_text(path, "file of flags").splitlines()
 
 
 def _fail(error: Exception) -> None:

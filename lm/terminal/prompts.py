@@ -3,8 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from etils import epath
-
+from lm import files
 from lm.errors import UserError
 
 
@@ -19,7 +18,8 @@ def read(given: Sequence[str], file: str | None) -> list[str]:
         return [] if sys.stdin is None or sys.stdin.isatty() else _lines(sys.stdin.buffer.read(), "standard input")
     if file == "-":
         return [*given, *_lines(sys.stdin.buffer.read(), "standard input")]
-    return [*given, *_lines(epath.Path(file).read_bytes(), file)]
+    files.require_regular(file, "give a regular file, or - and the prompts to standard input")
+    return [*given, *_lines(files.read(file, "file of prompts"), file)]
 
 
 def next_line() -> str | None:
@@ -31,9 +31,5 @@ def next_line() -> str | None:
 
 
 def _lines(content: bytes, where: str) -> list[str]:
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise UserError(f"{where}:{line}", f"is not UTF-8 (byte {error.start})", "convert it to UTF-8") from None
+    text = files.decoded(content, where)
     return text.replace("\r\n", "\n").removesuffix("\n").split("\n") if text else []

@@ -414,7 +414,8 @@ def test_files_that_are_not_there_or_are_folders(tmp_path):
         (b"\xef\xbb\xbf\r\n \n", "", "is empty"),
         (b"a\tb\nc\0d\n", ":2", "looks binary: byte 5 is NUL"),
         (b"a\tb\n\n\xe4b\n", ":3", "is not UTF-8: byte 5 is 0xe4"),
-        (b"\xff\xfea\nb\n", ":1", "is not UTF-8: byte 0 is 0xff"),
+        (b"\xff\xfea\nb\n", "", "is UTF-16; convert it"),
+        (b"\xfea\nb\n", ":1", "is not UTF-8: byte 0 is 0xfe"),
         (b"\nc\xc3", ":2", "is not UTF-8: byte 2 is 0xc3"),
     ],
 )
@@ -465,7 +466,7 @@ def test_tsv_lines_that_are_no_pair(tmp_path, line, what):
         ('{"text": "a\\ud800"}', "'text' holds half of a surrogate pair"),
         ('{"text": "a", "log_prob": "-1"}', "'log_prob' is \"-1\""),
         ('{"text": "a", "log_prob": false}', "'log_prob' is false"),
-        ('{"text": "a", "log_prob": NaN}', "'log_prob' is NaN"),
+        ('{"text": "a", "log_prob": NaN}', "NaN is no value of JSON"),
         ('{"text": "a", "log_prob": 0.5}', "'log_prob' is 0.5"),
         ('{"source": "a", "target": "b"}', "texts and source-target pairs are mixed in one source"),
     ],
@@ -479,7 +480,20 @@ def test_too_little_to_hold_out_of(tmp_path):
     expected = "is too small to hold validation data out of it; name a validation source"
     assert expected in error_of(f"text:{write(tmp_path / 'a', 'a')}")
     same = write(tmp_path / "b", "a\tb\n" * 100)  # equal examples fall on the same side
+    expected = f"tsv:{same} has 100 examples, which are all equal, so none can be held out for validation; name"
     assert expected in error_of(f"tsv:{same}")
+    one = write(tmp_path / "c", "a\tb\n")
+    assert f"tsv:{one} has one example, so none can be held out" in error_of(f"tsv:{one}")
+
+
+def test_of_two_different_examples_one_is_held_out_wherever_their_hashes_fall(tmp_path):
+    rows = [f"a{i}\tb\n" for i in range(2000)]
+    path = write(tmp_path / "all", "".join(rows))
+    low = load_splits(f"tsv:{path}", "", "")["validation"].examples[:2]  # both are in the lowest twentieth
+    path = write(tmp_path / "two", "".join(f"{example.source}\t{example.target}\n" for example in low))
+    splits = load_splits(f"tsv:{path}", "", "")
+    assert {*splits["train"].examples, *splits["validation"].examples} == {*low}
+    assert len(splits["train"].examples) == len(splits["validation"].examples) == 1
 
 
 def test_the_field_at_fault_is_named(tmp_path):

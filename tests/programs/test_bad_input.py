@@ -77,7 +77,7 @@ def folder(tmp_path_factory, sources) -> pathlib.Path:
 # What is changed of a good command line -> what the line must say. {bad} is the folder, {good} a good source.
 WRONG_FLAGS = {
     "unknown config file": (["--config=configs/shakespear.py"], ["--config", "configs/shakespeare.py"]),
-    "config file is a directory": (["--config=configs"], ["--config"]),
+    "config file is a directory": (["--config=configs"], ["configs", "is a directory"]),
     "config file is not Python": (["--config={bad}/not_python.py"], ["not_python.py"]),
     "config file without get_config": (["--config={bad}/no_function.py"], ["no_function.py", "get_config"]),
     "get_config raises": (["--config={bad}/raises.py"], ["raises.py", "steps"]),
@@ -90,7 +90,7 @@ WRONG_FLAGS = {
     "no flagfile there": (["--flagfile={bad}/none.flags"], ["flagfile", "none.flags"]),
     "flagfile is a directory": (["--flagfile={bad}"], ["flagfile", "{bad}"]),
     "unknown field in a flagfile": (["--flagfile={bad}/field.flags"], ["--config.model.hiden_dim", "model.hidden_dim"]),
-    "flagfile is not text": (["--flagfile={bad}/binary.flags"], ["--flagfile", "is not text"]),
+    "flagfile is not text": (["--flagfile={bad}/binary.flags"], ["binary.flags", "is UTF-16"]),
     "unknown section": (["--config.modle.cell=lstm"], ["--config.modle.cell", "model.cell"]),
     "unknown field": (["--config.model.hiden_dim=3"], ["--config.model.hiden_dim", "did you mean model.hidden_dim?"]),
     "a section is no field": (["--config.model=3"], ["--config.model"]),

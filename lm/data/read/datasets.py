@@ -11,6 +11,7 @@ from typing import Any
 
 from etils import epath
 
+from lm import files
 from lm.config.formats import Formats, fill
 from lm.data.read import text_files
 from lm.data.read.examples import BLOCK, Example
@@ -85,7 +86,10 @@ def _plain(feature: Any, value: Any) -> Any:
         return feature.int2str(int(value)) if value >= 0 else str(int(value))  # -1 where a test set hides it
     if isinstance(value, bytes):
         return value.decode()
-    return value.tolist() if hasattr(value, "tolist") else value
+    plain = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(plain, bool):
+        return str(plain)  # as earlier versions wrote them, so that their runs go on
+    return None if plain != plain else plain  # NaN is how an array has no value
 
 
 def import_builders() -> None:
@@ -106,9 +110,12 @@ def import_builders() -> None:
 def _builder(name: str, role: str, formats: Formats) -> Any:
     """The builder of a data set whose features can be read."""
     import tensorflow_datasets as tfds  # here, as those who read files need not wait for it
+    from tensorflow_datasets.core.utils import file_utils
 
     import_builders()
     field = f"config.data.{role}"
+    for folder in file_utils.list_data_dirs():  # TFDS would wait for a pipe
+        files.require_regular_below(epath.Path(folder) / re.split("[/:]", name)[0])
     try:
         builder = tfds.builder(name)
     except tfds.core.DatasetNotFoundError:

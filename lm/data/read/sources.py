@@ -11,6 +11,8 @@
     jsonl:FILE                      {"text"} or {"source", "target"} on each line, and "log_prob" where it is known
     tsv:FILE                        source<TAB>target on each line; FILE may be a pattern here too
 
+A backslash before `,`, `|`, `+`, `*`, `?` or `[` makes it a part of a path: `parallel:a\\,b.en,a.de` (see `paths.py`).
+
 A record of `tfds` or `jsonl` with other fields becomes an example by format strings (`data.source_format`,
 `data.target_format`, or the source's own; see `formats.py`); one of `tsv` or `parallel` has the fields source and target.
 So `1*tfds:squad | answer: {question} {context} | {answers[text][0]} + 2*tsv:pairs.tsv | translate: {source}` are two tasks
@@ -28,12 +30,14 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from etils import epath
 
 from lm.config.formats import Formats
 from lm.config.formats import problem as problem_of
-from lm.data.read import examples, store, text_files
+from lm.data.read import examples, headers, paths, store, text_files
 from lm.data.read.datasets import Dataset
 from lm.data.read.examples import Chosen, Example, Examples, Joined, Slice, blank
+from lm.data.read.headers import Headers
 from lm.data.read.report import Report
 from lm.errors import UserError, nearest
 
@@ -45,6 +49,7 @@ class Split:
     examples: Examples
     note: str = ""  # what the user must know of it, in one line; empty if nothing
     report: Report | None = None  # of training data: what cleaning did to it
+    warnings: tuple[str, ...] = ()  # what looks like a mistake in it, a sentence each
     parts: tuple[tuple[str, int], ...] = ()  # of a mixture, not of training data: each source as written, its examples
 
     @property
@@ -80,13 +85,13 @@ def load_splits(
         what = "held out by chance, replies of one conversation would be on both sides"
         raise UserError("config.data.validation", what, "name a source")
     splits = {
-        role: _joined(role, spec, [_load(role, *part) for part in _mixture(role, spec, formats)[0]])
+        role: _joined(role, spec, _loaded(role, spec, _mixture(role, spec, formats)[0]))
         for role, spec in (("validation", validation), ("test", test))
         if role in wanted and spec
     }
     if "train" in wanted or ("validation" in wanted and not validation):
         parts, weights = _mixture("train", train, formats)
-        loaded = [_load("train", *part) for part in parts]
+        loaded = _loaded("train", train, parts)
         if not validation:
             loaded, held = zip(*map(_hold_out, loaded), strict=True)
             splits["validation"] = _joined("validation", train, held)
@@ -105,11 +110,13 @@ def _mixture(role: str, spec: str, formats: Formats) -> tuple[list[tuple[str, Fo
         weight, name = re.fullmatch(r"(?:([\d.]+)\*)?(.*)", each, re.DOTALL).groups()
         source, *own = map(str.strip, re.split(r"\s\|(?=\s|$)", name))
         if len(own) > 2:
-            raise UserError(field, f"{name!r} has {len(own)} formats", "write SOURCE | SOURCE_FORMAT | TARGET_FORMAT")
+            mend = "write SOURCE | SOURCE_FORMAT | TARGET_FORMAT, and \\| for a bar in a path"
+            raise UserError(field, f"{name!r} has {len(own)} formats", mend)
         # Beside a target a source may be the same for all: an encoder-decoder that generates texts is given nothing else.
         constant = [True, False] if len(own) == 2 and own[1] else [False] * len(own)
         for problem in filter(None, map(problem_of, own, constant)):
-            raise UserError(field, problem, "write fields in braces, e.g. 'answer: {question} {context}'")
+            mend = "write fields in braces, e.g. 'answer: {question} {context}', and \\| for a bar in a path"
+            raise UserError(field, problem, mend)
         if own:
             known = Formats(*own, *[""] * (2 - len(own)), formats.turns, formats.history)
         else:  # in a mixture the formats of the configuration are of those sources that have fields
@@ -152,8 +159,19 @@ def _joined(name: str, spec: str, parts: Sequence[Split]) -> Split:
     if len({bool(part.examples.table[0, 0] < 0) for part in parts}) > 1:
         raise UserError(f"config.data.{name}", f"{spec} mixes texts with pairs", "mix sources of one kind")
     note = "; ".join(part.note for part in parts if part.note)
+    warnings = tuple(dict.fromkeys(warning for part in parts for warning in part.warnings))
     sizes = () if name == "train" else tuple((part.spec, len(part.examples)) for part in parts)
-    return Split(name, spec, Joined([part.examples for part in parts]), note, parts=sizes)
+    return Split(name, spec, Joined([part.examples for part in parts]), note, warnings=warnings, parts=sizes)
+
+
+def _loaded(role: str, spec: str, parts: Sequence[tuple[str, Formats, str]]) -> list[Split]:
+    """The parts of a source; where a file is missing, and the source was cut or is a pattern, the error says how to escape."""
+    try:
+        return [_load(role, *part) for part in parts]
+    except paths.Missing as missing:
+        if not re.search(r"[\\|,*?\[]|\s\+\s", spec):
+            raise
+        raise UserError(missing.where, missing.what, f"{missing.mend}; {paths.ESCAPING}") from None
 
 
 def _load(role: str, spec: str, formats: Formats, name: str) -> Split:
@@ -180,9 +198,9 @@ def _load(role: str, spec: str, formats: Formats, name: str) -> Split:
             else:
                 yield example
 
-    def note() -> dict[str, int]:
+    def note() -> dict[str, Any]:
         nonlocal blanks
-        counted, blanks = {"blanks": blanks}, 0
+        counted, blanks = {"blanks": blanks, "headers": read.headers.found()}, 0
         return counted
 
     key = store.key_of("texts", VERSION, scheme, read.identity, dataclasses.astuple(formats))
@@ -190,11 +208,13 @@ def _load(role: str, spec: str, formats: Formats, name: str) -> Split:
     if not len(found):
         raise UserError(field, f"{spec} holds no example", "check that it is the right file or split")
     left_out = sum(note["blanks"] for note in found.notes)
-    said = f"{left_out:,} blank examples of {spec} are left out" if left_out else ""
-    return Split(role, name, found, said)
+    said = [f"{left_out:,} blank examples of {spec} are left out"] if left_out else []
+    said += [f"{read.note} of {spec}"] if read.note else []
+    warnings = tuple(headers.sentences(found.notes[-1]["headers"], read.names))
+    return Split(role, name, found, "; ".join(said), warnings=warnings)
 
 
-VERSION = 2  # of how sources are read: raise it when the same bytes become other examples
+VERSION = 3  # of how sources are read: raise it when the same bytes become other examples
 
 
 # ---- held out of training ---------------------------------------------------------------------------------------
@@ -211,13 +231,19 @@ def _hold_out(train: Split) -> tuple[Split, Split]:
         # Of few examples perhaps none is among the lowest twentieth of all hashes: then the lowest one goes.
         hashes = texts.hashes
         low = hashes <= max(2**64 // 20, int(hashes.min()))
+        if low.all():  # or all of them are: then the lowest one goes too
+            low = hashes == hashes.min()
         kept, held = Chosen(texts, np.flatnonzero(~low)), Chosen(texts, np.flatnonzero(low))
         note = (
             f"validation is {len(held):,} of the {len(texts):,} examples of {train.spec}, "
             "chosen by hash and held out of training"
         )
     if not len(kept) or not len(held):
-        what = f"{train.spec} is too small to hold validation data out of it"
+        if train.spec.startswith("text:"):
+            what = f"{train.spec} is too small to hold validation data out of it"
+        else:
+            reason = "one example" if len(texts) == 1 else f"{len(texts):,} examples, which are all equal"
+            what = f"{train.spec} has {reason}, so none can be held out for validation"
         raise UserError("config.data.validation", what, "name a validation source, or use more text")
     return dataclasses.replace(train, examples=kept), Split("validation", train.spec, held, note)
 
@@ -230,32 +256,48 @@ class Source(NamedTuple):
 
     identity: Any  # what its examples depend on, of what JSON has
     examples: Iterable[Example]  # read when they are iterated over
+    names: Sequence[str] = ()  # of files of a table
+    headers: Headers = Headers()  # of these, once their rows were read
+    note: str = ""  # what is left out
 
 
 def _text(location: str, role: str, formats: Formats) -> Source:
-    paths = text_files.matches(location, role, "text")
-    return Source([text_files.digest(path) for path in paths], text_files.documents(paths))
+    files, note = paths.once([[path] for path in paths.matches(location, role, "text")])
+    return Source(_digests(files), text_files.documents([path for (path,) in files]), note=note)
 
 
 def _parallel(location: str, role: str, formats: Formats) -> Source:
-    names = location.split(",")
+    names = paths.divided(location)
     if len(names) != 2 or not all(names):
         what = f"parallel:{location} does not name two files"
-        raise UserError(f"config.data.{role}", what, "write parallel:SOURCE_FILE,TARGET_FILE")
-    paths = [text_files.named(name, role, "parallel") for name in names]
-    if len(paths[0]) != len(paths[1]):
-        what = f"parallel:{location} matches {len(paths[0])} source files and {len(paths[1])} target files"
+        mend = "write parallel:SOURCE_FILE,TARGET_FILE, and \\, for a comma in a path"
+        raise UserError(f"config.data.{role}", what, mend)
+    sides = [paths.named(name, role, "parallel") for name in names]
+    if len(sides[0]) != len(sides[1]):
+        what = f"parallel:{location} matches {len(sides[0])} source files and {len(sides[1])} target files"
         raise UserError(f"config.data.{role}", what, "name as many of both, in the same order")
-    pairs = list(zip(*paths, strict=True))
-    aligned = itertools.chain.from_iterable(text_files.aligned(*pair) for pair in pairs)
-    return Source([text_files.digest(path) for pair in pairs for path in pair], _formatted(aligned, role, formats))
+    return _table(list(zip(*sides, strict=True)), text_files.aligned, role, formats)
 
 
 def _tsv(location: str, role: str, formats: Formats) -> Source:
-    paths = text_files.named(location, role, "tsv")
-    return Source(
-        [text_files.digest(path) for path in paths], _formatted(text_files.tab_separated(paths), role, formats)
-    )
+    return _table([[path] for path in paths.named(location, role, "tsv")], text_files.tab_separated, role, formats)
+
+
+def _table(
+    groups: Sequence[Sequence[epath.Path]],
+    rows: Callable[..., Iterator[Example]],
+    role: str,
+    formats: Formats,
+) -> Source:
+    """Rows of source and target, read from each group of files."""
+    (groups, note), watch = paths.once(groups), Headers()
+    pairs = itertools.chain.from_iterable(watch.watched(rows(*group), number) for number, group in enumerate(groups))
+    names = [str(path) for path, *_ in groups]
+    return Source(_digests(groups), _formatted(pairs, role, formats), names, watch, note)
+
+
+def _digests(groups: Sequence[Sequence[epath.Path]]) -> list[str]:
+    return [text_files.text_digest(path) for group in groups for path in group]
 
 
 def _formatted(pairs: Iterable[Example], role: str, formats: Formats) -> Iterator[Example]:
@@ -269,8 +311,9 @@ def _formatted(pairs: Iterable[Example], role: str, formats: Formats) -> Iterato
 
 
 def _jsonl(location: str, role: str, formats: Formats) -> Source:
-    paths = text_files.named(location, role, "jsonl")
-    return Source([text_files.digest(path) for path in paths], text_files.json_lines(paths, formats))
+    files, note = paths.once([[path] for path in paths.named(location, role, "jsonl")])
+    records = text_files.json_lines([path for (path,) in files], formats)
+    return Source(_digests(files), records, note=note)
 
 
 def _tfds(location: str, role: str, formats: Formats) -> Source:

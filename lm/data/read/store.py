@@ -24,6 +24,7 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 from tqdm import tqdm
 
+from lm import files
 from lm.errors import UserError
 
 SHARD_RECORDS = 20_000
@@ -161,7 +162,7 @@ def remembered(key: str, make: Callable[[], Any]) -> Any:
     """What `make` returns, of what JSON has: from the cache, if it was made before and is as it was."""
     path = cache_directory() / f"{key}.json"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        record = json.loads(path.read_text())
+        record = json.loads(files.read_text(path, "note of the cache"))
         if record["digest"] == key_of(record["made"]):
             return record["made"]
     made = make()
@@ -231,7 +232,7 @@ def _write_json(path: pathlib.Path, content: Any) -> None:
 def _complete(directory: pathlib.Path) -> dict[str, Any]:
     path = directory / "complete.json"
     try:
-        complete = json.loads(path.read_text())
+        complete = json.loads(files.read_text(path, "note of the cache"))
         [(shard["note"], shard["sha256"], shard["records"] + 0) for shard in complete["shards"]]
         return complete
     except (OSError, ValueError, KeyError, TypeError):
@@ -241,7 +242,7 @@ def _complete(directory: pathlib.Path) -> dict[str, Any]:
 def _note(path: pathlib.Path) -> dict[str, Any]:
     """Of a shard that an interrupted preparation left, once it is known to be what was written."""
     try:
-        note = json.loads(path.with_suffix(".json").read_text())
+        note = json.loads(files.read_text(path.with_suffix(".json"), "note of the cache"))
         if _digest(path) == note["sha256"]:
             return note
     except (OSError, ValueError, KeyError, TypeError):
@@ -251,6 +252,7 @@ def _note(path: pathlib.Path) -> dict[str, Any]:
 
 def _digest(path: pathlib.Path) -> str:
     try:
+        files.require_regular(path, f"delete {path.parent}; it is made again at the next start")
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:

@@ -6,14 +6,11 @@ skipped, in `parallel` where both files have one; a blank source or target besid
 """
 
 import codecs
-import contextlib
-import glob
 import gzip
 import hashlib
 import itertools
 import json
 import math
-import os
 import re
 import zlib
 from collections.abc import Iterator, Sequence
@@ -21,11 +18,15 @@ from typing import Any, BinaryIO
 
 from etils import epath
 
+from lm import files
 from lm.config.formats import Formats
 from lm.data.read.examples import Example, blank
+from lm.data.read.paths import opened
 from lm.errors import UserError
 
 CHUNK = 2**20  # bytes that are read at once
+COMPRESSED = (".gz", ".zst")  # how files end that are decompressed
+LONGEST_LINE = 2**28  # characters
 LONGEST = 2**17  # characters of a document that become one example, at most; what follows continues it
 
 
@@ -73,19 +74,18 @@ def _refuse_unaligned(paths: Sequence[epath.Path], ended: list[int], rest: Itera
     raise UserError(str(paths[0]), what, "align the files: line n of one belongs to line n of the other")
 
 
-def tab_separated(paths: Sequence[epath.Path]) -> Iterator[Example]:
-    for path in paths:
-        for number, line in enumerate(lines(path), start=1):
-            if blank(line):
-                continue
-            fields = line.split("\t")
-            if len(fields) != 2:
-                what = f"{len(fields) - 1} tabs where there must be one"
-                raise UserError(f"{path}:{number}", what, "write source<TAB>target on each line")
-            if any(map(blank, fields)):
-                what = f"the {'source' if blank(fields[0]) else 'target'} is blank"
-                raise UserError(f"{path}:{number}", what, "fill it, or delete the line")
-            yield Example(*fields)
+def tab_separated(path: epath.Path) -> Iterator[Example]:
+    for number, line in enumerate(lines(path), start=1):
+        if blank(line):
+            continue
+        fields = line.split("\t")
+        if len(fields) != 2:
+            what = f"{len(fields) - 1} tabs where there must be one"
+            raise UserError(f"{path}:{number}", what, "write source<TAB>target on each line")
+        if any(map(blank, fields)):
+            what = f"the {'source' if blank(fields[0]) else 'target'} is blank"
+            raise UserError(f"{path}:{number}", what, "fill it, or delete the line")
+        yield Example(*fields)
 
 
 def json_lines(paths: Sequence[epath.Path], formats: Formats) -> Iterator[Example]:
@@ -103,11 +103,31 @@ def json_lines(paths: Sequence[epath.Path], formats: Formats) -> Iterator[Exampl
                 yield example
 
 
+class Number(float):
+    """A number of JSON, which keeps its spelling: `1.0`, `1e400` and 400 digits are texts as they were written."""
+
+    def __new__(cls, text: str):
+        number = super().__new__(cls, text)
+        number.written = text
+        return number
+
+    def __str__(self) -> str:
+        return self.written
+
+
+def _spelled(value: Any) -> str:
+    return (str(value) if isinstance(value, Number) else json.dumps(value))[:20]
+
+
 def _from_json(line: str, where: str, formats: Formats) -> list[Example]:
     """The examples in a line of JSON: one, or those of a conversation."""
     mend = 'write {"text": ...} or {"source": ..., "target": ...} on each line'
+
+    def refuse(constant: str):
+        raise UserError(where, f"{constant} is no value of JSON", "write a text or a number, or delete the line")
+
     try:
-        record = json.loads(line)
+        record = json.loads(line, parse_float=Number, parse_int=Number, parse_constant=refuse)
     except (ValueError, RecursionError) as error:
         known = isinstance(error, json.JSONDecodeError)
         reason = f"{error.msg} at column {error.colno}" if known else str(error)
@@ -129,7 +149,7 @@ def _checked(record: dict[str, Any], where: str, mend: str) -> Example:
         raise UserError(where, f"has the keys {', '.join(record)[:80] or '(none)'}", mend)
     for name in names:
         if not isinstance(record[name], str):
-            raise UserError(where, f"{name!r} is {json.dumps(record[name])[:20]}, not a string", mend)
+            raise UserError(where, f"{name!r} is {_spelled(record[name])}, not a string", mend)
         if blank(record[name]):
             raise UserError(where, f"{name!r} is blank", "fill it, or delete the line")
         if re.search("[\ud800-\udfff]", record[name]):
@@ -138,7 +158,7 @@ def _checked(record: dict[str, Any], where: str, mend: str) -> Example:
     if log_prob is not None:
         number = isinstance(log_prob, int | float) and not isinstance(log_prob, bool)
         if not number or not math.isfinite(log_prob) or log_prob > 0:
-            what = f"'log_prob' is {json.dumps(log_prob)[:20]}"
+            what = f"'log_prob' is {_spelled(log_prob)}"
             raise UserError(where, what, "give the natural logarithm of a probability, or leave it out")
         log_prob = float(log_prob)
     return Example(record.get("source"), record[names[-1]], log_prob)
@@ -150,9 +170,14 @@ def _checked(record: dict[str, Any], where: str, mend: str) -> Example:
 def lines(path: epath.Path) -> Iterator[str]:
     """Without `str.splitlines`: U+2028, U+0085 and their like are part of a line."""
     parts: list[str] = []
+    number, held = 1, 0  # the line that a chunk ends in, and its characters so far
     for chunk in chunks(path):
         first, *others = chunk.split("\n")
         parts.append(first)
+        number, held = number + len(others), len(others[-1]) if others else held + len(first)
+        if held > LONGEST_LINE:
+            what = f"the line has more than {LONGEST_LINE:,} characters"
+            raise UserError(f"{path}:{number}", what, "check that it is the right file, or cut the line")
         for other in others:
             yield "".join(parts)
             parts = [other]
@@ -166,6 +191,9 @@ def chunks(path: epath.Path) -> Iterator[str]:
     kept = b""  # bytes of a character that the chunk cuts
     for data in itertools.chain(_decompressed(path), [None]):
         final, data = data is None, kept + (data or b"")
+        if not read and (known := files.disguise(data)):
+            inside = "holds data that " if path.suffix in COMPRESSED else ""
+            raise UserError(str(path), inside + known[0], known[1])
         nul = data.find(b"\0")
         if nul >= 0:
             what = f"looks binary: byte {read + nul} is NUL"
@@ -201,7 +229,8 @@ def _decompressed(path: epath.Path) -> Iterator[bytes]:
             else:
                 yield from iter(lambda: file.read(CHUNK), b"")
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise UserError(str(path), f"cannot be decompressed ({error})", "fetch the file again") from None
+            mend = f"fetch the file again, or rename it if it is no {path.suffix} file"
+            raise UserError(str(path), f"cannot be decompressed ({error})", mend) from None
         except ImportError:
             raise UserError(str(path), "needs the package zstandard", "pip install 'lm[zstd]'") from None
 
@@ -210,8 +239,8 @@ def _frames(file: BinaryIO) -> Iterator[bytes]:
     """The frames of a Zstandard file, which may be several."""
     import zstandard
 
-    frame = None
-    for data in iter(lambda: file.read(2**17), b""):
+    frame = None  # what it is given at once may decompress to 2**15 times as much
+    for data in iter(lambda: file.read(2**12), b""):
         while data:
             frame = frame or zstandard.ZstdDecompressor().decompressobj()
             try:
@@ -225,70 +254,19 @@ def _frames(file: BinaryIO) -> Iterator[bytes]:
         raise EOFError("the file ends within a frame")
 
 
-# ---- paths ------------------------------------------------------------------------------------------------------
+# ---- identity ---------------------------------------------------------------------------------------------------
+
+
+def text_digest(path: epath.Path) -> str:
+    """Returns the `digest` of a file whose beginning is text; what is none is refused before all of it is read."""
+    next(chunks(path))
+    return digest(path)
 
 
 def digest(path: epath.Path) -> str:
-    """SHA-256 of a file's bytes, and how they are read."""
+    """Returns the SHA-256 of a file's bytes, and how they are read."""
     with opened(path) as file:
         found = hashlib.sha256()
         for data in iter(lambda: file.read(CHUNK), b""):
             found.update(data)
-    return found.hexdigest() + (path.suffix if path.suffix in (".gz", ".zst") else "")
-
-
-def path_of(name: str) -> epath.Path:
-    return epath.Path(name).expanduser()
-
-
-def named(name: str, role: str, scheme: str) -> list[epath.Path]:
-    """The file of this name, or the files that a pattern matches."""
-    return matches(name, role, scheme) if set("*?[") & set(name) else [path_of(name)]
-
-
-def matches(pattern: str, role: str, scheme: str) -> list[epath.Path]:
-    """The files that a pattern matches, sorted; a pattern that is the name of a file is that file."""
-    path = path_of(pattern)
-    with _readable(path):
-        if path.exists():
-            return [path]
-        if "://" in pattern:
-            found = path.parent.glob(path.name)
-        else:
-            found = map(epath.Path, glob.glob(str(path), recursive=True))  # epath has no `**`
-        files = sorted((path for path in found if not path.is_dir()), key=str)
-    if not files:
-        what = f"{scheme}:{pattern} matches no file"
-        raise UserError(f"config.data.{role}", what, "check the path; ** crosses folders, quote it from the shell")
-    return files
-
-
-@contextlib.contextmanager
-def _readable(path: epath.Path):
-    """Says what keeps a file from being read."""
-    try:
-        yield
-    except IsADirectoryError:
-        raise UserError(str(path), "is a directory", f"name its files, e.g. text:{path}/*.txt") from None
-    except FileNotFoundError:
-        raise UserError(str(path), "no such file", "check the path") from None
-    except NotImplementedError:
-        raise UserError(str(path), "** is not read from a bucket", "write one * for each folder") from None
-    except ImportError as error:
-        raise UserError(str(path), f"this kind of path needs a package ({error})", "install it") from None
-    except OSError as error:
-        raise UserError(
-            str(path), f"cannot be read ({error.strerror or error})", "check the path and its rights"
-        ) from None
-
-
-@contextlib.contextmanager
-def opened(path: epath.Path) -> Iterator[BinaryIO]:
-    with _readable(path):
-        if path.is_dir():  # not every file system says so when it is read
-            raise IsADirectoryError
-        if "://" not in str(path) and path.exists() and not os.path.isfile(path):
-            what, mend = "is a pipe or a device, and data is read more than once", "write it to a file first"
-            raise UserError(str(path), what, mend)
-        with path.open("rb") as file:
-            yield file
+    return found.hexdigest() + (path.suffix if path.suffix in COMPRESSED else "")

@@ -5,6 +5,7 @@ from typing import Any
 
 from etils import epath
 
+from lm import files
 from lm.data.text.tokenizers.subwords import SentencePiece
 from lm.data.text.tokenizers.tokenizer import Tokenizer
 from lm.data.text.tokenizers.vocabulary import Bytes, Vocabulary
@@ -32,7 +33,7 @@ def load_tokenizer(directory: epath.PathLike) -> Tokenizer:
         raise UserError(str(path), "no such file", "name the directory of a run")
     damaged = UserError(str(path), "is damaged, or of another version", "restore it, or start the run anew")
     try:
-        record = json.loads(path.read_text())
+        record = json.loads(files.read_text(path, "tokenizer"))
         if record["version"] != 1:
             raise damaged
         kind, fingerprint = record["kind"], record["fingerprint"]
@@ -57,7 +58,7 @@ def load_tokenizer(directory: epath.PathLike) -> Tokenizer:
 
 def read_model(kind: str, path: epath.Path, extras: dict[str, Any]) -> SentencePiece:
     try:
-        return SentencePiece(kind, path.read_bytes(), **extras)
+        return SentencePiece(kind, files.read(path, "tokenizer"), **extras)
     except (OSError, ImportError) as error:  # ImportError: a bucket, without the package that reads it
         what = f"cannot be read ({getattr(error, 'strerror', None) or error})"
         raise UserError(str(path), what, "check the path of the SentencePiece model") from None
