@@ -10,13 +10,11 @@ from lm.answers import shapes
 from lm.answers.contract import Answer, Generation
 from lm.batch import EOS, Source
 from lm.config.tasks import TASKS
-from lm.data.read import store
+from lm.data import labelling
 from lm.data.read.examples import Examples
 from lm.data.read.sources import Split
 from lm.data.text.tokenizers.tokenizer import Tokenizer
 from lm.errors import UserError
-
-MOST_LABELS = 1000  # that a task may rank
 
 
 class Ranking(Answer):
@@ -73,21 +71,19 @@ def label_ids(tokenizer: Tokenizer, labels: Sequence[str]) -> tuple[tuple[int, .
 
 def labels_of(examples: Examples) -> tuple[str, ...]:
     """Returns the targets of data, each once, in order; raises `UserError` where there are too many to rank."""
-
-    def found() -> list[str]:
-        labels = sorted({example.target for example in examples})
-        if len(labels) > MOST_LABELS:
-            what = f"the training data has {len(labels):,} different targets, too many to rank as labels"
-            raise UserError("config.data.task", what, "use config.data.task=seq2seq")
-        return labels
-
-    # All of the text is read for it, so not at every start.
-    return tuple(store.remembered(store.key_of("labels", examples.fingerprint), found))
+    counts = labelling.counted(examples)
+    if counts.different > labelling.MOST_LABELS:
+        what = f"the training data has {counts.different:,} different targets, too many to rank as labels"
+        raise UserError("config.data.task", what, "use config.data.task=seq2seq")
+    return tuple(sorted(counts.each))
 
 
 def check_labels(split: Split, labels: Sequence[str]) -> None:
     """Raises `UserError` for a label that is none of these: its probability is 0."""
     unknown = sorted(set(labels_of(split.examples)) - set(labels))
     if unknown:
-        what = f"the label {unknown[0]!r} is none of the training data's"
-        raise UserError(f"config.data.{split.name}", what, "leave it out, or give training examples of it")
+        what = f"the label {labelling.quoted(unknown[0])} is none of the training data's"
+        mend = "leave it out, or give training examples of it"
+        written = [label for label in labels if labelling.written_alike(label) == labelling.written_alike(unknown[0])]
+        mend = f"write {labelling.quoted(written[0])}, which training has, or {mend}" if written else mend
+        raise UserError(f"config.data.{split.name}", what, mend)

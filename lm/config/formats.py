@@ -5,6 +5,7 @@ that nothing but what the record holds can be reached.
 """
 
 import dataclasses
+import json
 import re
 import string
 from collections.abc import Sequence
@@ -52,8 +53,9 @@ def fill(text: str, record: dict[str, Any]) -> str:
             except (KeyError, ValueError):
                 raise KeyError(f"{{{field}}} is not there ({has})") from None
         if isinstance(found, dict | list) or found is None:
-            raise KeyError(f"{{{field}}} is {type(found).__name__}, not text")
-        return str(found)
+            kind = "null" if found is None else type(found).__name__
+            raise KeyError(f"{{{field}}} is {kind}, not text")
+        return json.dumps(found) if isinstance(found, bool) else str(found)
 
     return "".join(
         literal + ("" if field is None else value(field)) for literal, field, *_ in string.Formatter().parse(text)

@@ -6,7 +6,7 @@ import numpy as np
 
 from lm.config import Config
 from lm.config.tasks import TASKS, layout_of
-from lm.data import encoding, feed
+from lm.data import encoding, feed, labelling
 from lm.data.encoding import Encoded
 from lm.data.splits import load_splits
 from lm.data.text.tokenizers.tokenizer import Tokenizer
@@ -24,12 +24,17 @@ def described(config: Config, tokenizer: Tokenizer | None, first: int) -> Iterat
     yield f"task        {config.data.task}, {layout_of(config.data)}"
     extra = f", {tokenizer.sentinels} sentinels" if tokenizer.sentinels else ""
     yield f"tokenizer   {tokenizer.kind}, {tokenizer.vocab_size:,} ids{extra}, {tokenizer.fingerprint}"
+    labels = labelling.of_splits(config, {name: split.examples for name, split in splits.items()})
+    yield from (f"warning     {text}" for text in labelling.warnings(labels, tokenizer))
     for name, split in splits.items():
         encoded = encoding.encode(split, tokenizer, config.data, config.seed, training=name == "train")
         yield f"\n{name}  {split.spec}"
         if split.note:
             yield f"  {split.note}"
+        yield from (f"  warning     {text}" for text in split.warnings)
         yield from _counts(encoded, config)
+        if name in labels:
+            yield f"  labels      {labelling.listing(labels[name])}"
         if split.report:
             yield from (f"  {line}" for line in split.report.lines())
         if name == "train":

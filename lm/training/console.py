@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from lm.answers.contract import Generation
 from lm.config import Config, Group
+from lm.data import labelling
 from lm.data.encoding import Encoded
 from lm.data.feed import TrainingData
 from lm.data.read.examples import Example
@@ -62,6 +63,10 @@ def header(
                 line for line in split.split.report.lines() if not line.startswith("    ")
             ]  # without the examples
             rows += [("", line.strip()) for line in counts[not config.data.cleaning :]]
+        rows += [("warning", text) for text in split.split.warnings]
+    labels = labelling.of_splits(config, {name: split.split.examples for name, split in encoded.items()})
+    rows += [("labels", f"{name} {labelling.listing(counts)}") for name, counts in labels.items()]
+    rows += [("warning", text) for text in labelling.warnings(labels, tokenizer)]
     if data.left_out:
         rows.append(("left out", f"{data.left_out:,} training pairs longer than {config.data.max_length} tokens"))
     rows.append(("tokenizer", f"{tokenizer.kind}, {tokenizer.vocab_size:,} ids"))

@@ -1,0 +1,136 @@
+"""The labels of classified examples: how often each split has each of them, and what looks like a mistake."""
+
+import collections
+import decimal
+import unicodedata
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from lm.config import Config
+from lm.config.tasks import ANSWER_KINDS, answer_of
+from lm.data.read import store
+from lm.data.read.examples import Examples
+from lm.data.text.tokenizers.tokenizer import Tokenizer
+
+MOST_LABELS = 1000  # that a task may rank
+LISTED, NAMED, WIDTH = 20, 5, 40  # labels in a list with counts, labels in a sentence, characters of a label
+NO_VALUE = frozenset({"nan", "null", "n/a", "na", "<na>", "#n/a", "nil", "-1"})  # that programs write for a missing one
+
+
+class Counts(NamedTuple):
+    """The labels of some examples."""
+
+    examples: int
+    different: int  # labels
+    each: dict[str, int]  # the examples of each label, at most of `MOST_LABELS`, the most frequent first
+
+
+def counted(examples: Examples) -> Counts:
+    """Returns how often each target is there; all of the text is read for it, once."""
+
+    def found() -> list:
+        counts = collections.Counter(example.target for example in examples)
+        first = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:MOST_LABELS]
+        return [counts.total(), len(counts), dict(first)]
+
+    return Counts(*store.remembered(store.key_of("label counts", MOST_LABELS, examples.fingerprint), found))
+
+
+def of_splits(config: Config, splits: Mapping[str, Examples]) -> dict[str, Counts]:
+    """Returns the counts of each split; of none where the answers of a configuration are no labels."""
+    if ANSWER_KINDS[answer_of(config)].among != "labels":
+        return {}
+    return {name: counted(examples) for name, examples in splits.items()}
+
+
+def listing(counts: Counts) -> str:
+    """Returns the labels with their counts, in one line."""
+    shown = [f"{quoted(label)} {count:,}" for label, count in list(counts.each.items())[:LISTED]]
+    return f"{counts.different:,}: {_and_more(shown, counts.different)}"
+
+
+def warnings(splits: Mapping[str, Counts], tokenizer: Tokenizer) -> list[str]:
+    """Returns a sentence for each thing about the labels that looks like a mistake; () of splits that have no labels."""
+    if not splits:
+        return []
+    train = splits["train"]
+    texts = train.different > 2 and 2 * train.different > train.examples
+    if texts:
+        what = f"{train.different:,} labels for {train.examples:,} training examples look like texts"
+        found = [f"{what}: check which side is the label, or use config.data.task=seq2seq"]
+    else:
+        found = [*_rare(train)]
+    labels = dict.fromkeys(label for counts in splits.values() for label in counts.each)
+    found += _alike(labels)
+    same = _groups(labels, lambda label: tuple(tokenizer.encode(label).tolist()))
+    found += [f"labels with the same ids, which no model can tell apart: {_named(group)}" for group in same]
+    numbers = [label for label in labels if _number(label) is not None]
+    missing = [label for label in labels if label.lower() in NO_VALUE and (label not in numbers or len(numbers) == 1)]
+    if missing:
+        found.append(f"labels that are written for a missing value: {_named(missing)}")
+    return found if texts else found + _lacking(splits)
+
+
+def _rare(train: Counts) -> list[str]:
+    if train.different == 1:
+        return [f"every training example has the label {_named(train.each)}, so there is nothing to learn"]
+    once = [label for label, count in train.each.items() if count == 1]
+    return [f"labels with one training example: {_named(once)}"] if once else []
+
+
+def _alike(labels: Iterable[str]) -> list[str]:
+    groups = _groups(labels, written_alike)
+    said = [f"labels that differ only in how they are written: {_named(group)}" for group in groups[:NAMED]]
+    return said + [f"{len(groups) - NAMED:,} more groups of such labels"] * (len(groups) > NAMED)
+
+
+def _lacking(splits: Mapping[str, Counts]) -> list[str]:
+    """Of labels that are in training or in another split, and not in both."""
+    if max(counts.different for counts in splits.values()) > MOST_LABELS:
+        return []
+    found = []
+    for name in [name for name in splits if name != "train"]:
+        for less, more in ((name, "train"), ("train", name)):
+            only = [label for label in splits[more].each if label not in splits[less].each]
+            found += [f"labels of {more} that {less} lacks: {_named(only)}"] if only else []
+    return found
+
+
+def written_alike(label: str) -> str:
+    """Returns what a label has in common with those that differ from it in case, white space, Unicode form or, of a number,
+    in its digits alone."""
+    if (number := _number(label)) is not None:
+        return f"number {number.normalize()}"
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", label).casefold())
+    return " ".join("".join(letter for letter in folded if unicodedata.category(letter) != "Cf").split())
+
+
+def _number(label: str) -> decimal.Decimal | None:
+    try:
+        number = decimal.Decimal(label.strip())
+    except decimal.InvalidOperation:
+        return None
+    return number if number.is_finite() else None
+
+
+def _groups(labels: Iterable[str], key) -> list[list[str]]:
+    """Labels that have one key, where there are several."""
+    groups = collections.defaultdict(list)
+    for label in labels:
+        groups[key(label)].append(label)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _named(labels: Iterable[str]) -> str:
+    labels = list(labels)
+    same = len({unicodedata.normalize("NFC", label) for label in labels}) < len(labels)  # to look at
+    return _and_more([ascii(label) if same else quoted(label) for label in labels[:NAMED]], len(labels))
+
+
+def _and_more(shown: list[str], of: int) -> str:
+    return ", ".join(shown) + f" and {of - len(shown):,} more" * (of > len(shown))
+
+
+def quoted(label: str) -> str:
+    """Returns a label as it is shown: in quotes, so that spaces are seen, and of at most `WIDTH` characters."""
+    return repr(label if len(label) <= WIDTH else label[: WIDTH - 1] + "…")
