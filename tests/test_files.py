@@ -7,6 +7,7 @@ import socket
 import tracemalloc
 
 import pytest
+import tensorflow_datasets as tfds
 from etils import epath
 
 from lm import files
@@ -49,6 +50,13 @@ def read_array(path):
     arrays.opened(epath.Path(path.parent))
 
 
+def read_dataset(path):
+    folder = path.parent / "tinyworld" / "stories"
+    folder.mkdir(parents=True)
+    path.rename(folder / "features.json")
+    load_splits("tfds:tinyworld/stories", "", "")
+
+
 def read_record(path):
     (path.parent / "evaluations").mkdir()
     path.rename(path.parent / "evaluations" / "test-1.json")
@@ -67,18 +75,21 @@ READERS = {
     "shard of the cache": read_shard,
     "array": read_array,
     "record of an evaluation": read_record,
+    "data set of TFDS": read_dataset,
     "text": lambda path: load_splits(f"text:{path}", "", ""),
     "tsv": lambda path: load_splits(f"tsv:{path}", "", ""),
     "jsonl": lambda path: load_splits(f"jsonl:{path}", "", ""),
     "parallel": lambda path: load_splits(f"parallel:{path},{path}", "", ""),
 }
-OF_ANY_SIZE = ("shard of the cache", "array")  # these are read as a stream, and checked by their hashes
+HAVE_FOLDERS = ("array", "data set of TFDS")
+OF_ANY_SIZE = ("shard of the cache", *HAVE_FOLDERS)  # these are read as a stream, and checked by their hashes
 
 
 @pytest.fixture(autouse=True)
 def place(tmp_path, monkeypatch):
     """A folder for files and the cache; what waits for a pipe fails after some seconds."""
     monkeypatch.setenv("LM_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     before = signal.signal(signal.SIGALRM, lambda *_: pytest.fail("it waits"))
     signal.alarm(20)
@@ -90,10 +101,10 @@ def place(tmp_path, monkeypatch):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("reader", READERS)
 def test_what_is_no_regular_file_is_refused_before_it_is_opened(reader, kind, place):
+    if reader in HAVE_FOLDERS and kind == "directory":
+        return
     make, what = KINDS[kind]
     make(place / "bad")
-    if (reader, kind) == ("array", "directory"):
-        return  # a checkpoint has folders
     with pytest.raises(UserError) as caught:
         READERS[reader](place / "bad")
     assert what in str(caught.value) and str(place) in str(caught.value)

@@ -31,7 +31,7 @@ def from_file(spec: str) -> Config:
 def defined(spec: str) -> dict[str, Any]:
     """All that the Python file of `FILE` or `FILE:TEXT` defines, by its name."""
     name = spec.partition(":")[0]
-    if not pathlib.Path(name).exists():
+    if not name or not pathlib.Path(name).exists():
         known = sorted(str(p) for p in pathlib.Path("configs").rglob("*.py"))
         raise UserError(f"--config={spec}", "there is no such file", nearest(spec, known))
     files.read(name, "config file")

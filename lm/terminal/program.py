@@ -1,6 +1,5 @@
 """How every program starts and ends: flags, the compilation cache, exit codes, one line for each error."""
 
-import contextlib
 import logging
 import os
 import pathlib
@@ -101,8 +100,12 @@ def _check_flag_files(arguments: Sequence[str]) -> None:
         path = os.path.expanduser(path if equals else waiting[0] if waiting else "")
         if path not in seen:
             seen.add(path)
-            with contextlib.suppress(OSError):  # absl says so
+            try:
                 waiting += files.read_text(path, "file of flags").splitlines()
+            except UserError as error:
+                raise UserError(f"--flagfile={path}", error.what, error.mend) from None
+            except OSError:
+                pass  # absl says so
 
 
 def _fail(error: Exception) -> None:

@@ -18,7 +18,7 @@ def read(given: Sequence[str], file: str | None) -> list[str]:
         return [] if sys.stdin is None or sys.stdin.isatty() else _lines(sys.stdin.buffer.read(), "standard input")
     if file == "-":
         return [*given, *_lines(sys.stdin.buffer.read(), "standard input")]
-    files.require_regular(file, "give a regular file, or - and the prompts to standard input")
+    files.require_regular(file, "give a regular file, or --input_file=- for standard input")
     return [*given, *_lines(files.read(file, "file of prompts"), file)]
 
 
