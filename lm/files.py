@@ -36,8 +36,8 @@ _KINDS = {
 
 # How files begin that are taken for text by mistake (a pattern), the name of the format, and how to make text of it.
 _BEGINNINGS = (
-    (rb"\x1f\x8b", "is gzip-compressed", "rename it to end in .gz, or decompress it with gunzip"),
-    (rb"\x28\xb5\x2f\xfd", "is zstd-compressed", "rename it to end in .zst, or decompress it with unzstd"),
+    (rb"\x1f\x8b", "is gzip-compressed", "decompress it with gunzip"),
+    (rb"\x28\xb5\x2f\xfd", "is zstd-compressed", "decompress it with unzstd"),
     (rb"BZh[1-9](1AY&SY|\x17rE8P)", "is bzip2-compressed", "decompress it with bunzip2"),
     (rb"\xfd7zXZ\0", "is xz-compressed", "decompress it with unxz"),
     (rb"PK\x03\x04", "is a zip archive", "unpack it with unzip, and name the file that was in it"),

@@ -92,7 +92,7 @@ def _lacking(splits: Mapping[str, Counts]) -> list[str]:
     for name in [name for name in splits if name != "train"]:
         for less, more in ((name, "train"), ("train", name)):
             only = [label for label in splits[more].each if label not in splits[less].each]
-            found += [f"labels of {more} that {less} lacks: {_named(only)}"] if only else []
+            found += [f"labels that {more} has and {less} lacks: {_named(only)}"] if only else []
     return found
 
 

@@ -76,7 +76,8 @@ def _pretrainings(plan: Plan, directory: epath.Path, tasks: Iterable[str]) -> di
             if other not in plan.writes:
                 what = f"{name!r} reads what {other!r} wrote, which is none of WRITES"
                 raise UserError(plan.file, what, nearest(other, plan.writes))
-        changes = {"data.train": source.replace("{workdir}", str(directory))}
+        place = re.sub(r"(?<=\s)([|+])(?=\s)", r"\\\1", str(directory))  # a source is cut at these
+        changes = {"data.train": source.replace("{workdir}", place)}
         if before := plan.before.get(name):
             changes["training.init_from"] = str(directory / before)
             needed.append(before)

@@ -97,8 +97,8 @@ def test_what_looks_like_a_mistake_is_said():
     assert said(["a"] * 9) == ["every training example has the label 'a', so there is nothing to learn"]
     assert said(["a", "b"] * 9 + ["c"]) == ["labels with one training example: 'c'"]
     assert said(["a", "b"] * 9, ["a", "c"]) == [
-        "labels of train that validation lacks: 'b'",
-        "labels of validation that train lacks: 'c'",
+        "labels that train has and validation lacks: 'b'",
+        "labels that validation has and train lacks: 'c'",
     ]
     assert said(["a", "nan", "NULL"] * 9) == ["labels that are written for a missing value: 'NULL', 'nan'"]
     assert said(["1", "-1", "0"] * 9) == []

@@ -25,7 +25,8 @@ from lm.data.read.paths import opened
 from lm.errors import UserError
 
 CHUNK = 2**20  # bytes that are read at once
-COMPRESSED = (".gz", ".zst")  # how files end that are decompressed
+# How files end that are decompressed, and what `files.disguise` says of their bytes.
+COMPRESSED = {".gz": "is gzip-compressed", ".zst": "is zstd-compressed"}
 LONGEST_LINE = 2**28  # characters
 LONGEST = 2**17  # characters of a document that become one example, at most; what follows continues it
 
@@ -192,8 +193,11 @@ def chunks(path: epath.Path) -> Iterator[str]:
     for data in itertools.chain(_decompressed(path), [None]):
         final, data = data is None, kept + (data or b"")
         if not read and (known := files.disguise(data)):
-            inside = "holds data that " if path.suffix in COMPRESSED else ""
-            raise UserError(str(path), inside + known[0], known[1])
+            what, mend = known
+            if path.suffix in COMPRESSED:
+                raise UserError(str(path), f"holds data that {what}", mend)
+            endings = [f"rename it to end in {ending}, or " for ending, said in COMPRESSED.items() if said == what]
+            raise UserError(str(path), what, "".join(endings) + mend)
         nul = data.find(b"\0")
         if nul >= 0:
             what = f"looks binary: byte {read + nul} is NUL"
