@@ -30,8 +30,8 @@ class Saved:
         found = self._checkpoints.restore_latest(*parted(shapes), output.say)
         if found is None:
             return jax.device_get(start(learner.params)), Progress()
-        params, rest, progress = found
-        return whole(config, learner.schedule.groups, params, rest), Progress.of(progress)
+        params, rest, progress = *found[:2], Progress.of(found[2])
+        return whole(config, learner.schedule.groups, params, rest, progress.skipped), progress
 
     def save(self, step: int, state: TrainState, progress: Progress) -> Fault | None:
         """Begins to write a checkpoint, unless a parameter is not finite, which is returned."""

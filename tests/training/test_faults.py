@@ -62,6 +62,11 @@ def test_an_update_that_is_not_finite_is_skipped_counted_and_said(mode, short, t
     poison(monkeypatch, {4, 9}, {0})
     loop.train(config, epath.Path(tmp_path / "run"))
     assert [r.get("skipped", 0) for r in records(tmp_path / "run")] == [0, 0, 1, 1, 2, 2, 2, 2]
+    rates = [r["learning_rate"] for r in records(tmp_path / "run")]
+    # The warm-up, then the line that ends with the run: the rate of each step, skipped ones counted.
+    np.testing.assert_allclose(
+        rates, [0.03 * min((step + 1) / 5, (16 - step) / 11) for step in range(1, 16, 2)], rtol=1e-5
+    )
     assert "NaN" not in (tmp_path / "run" / "metrics.jsonl").read_text()
     assert "step 5: the loss or its gradient is not finite: update skipped, 1 of at most 2" in capsys.readouterr().out
     run = load(str(tmp_path / "run"), "latest")
@@ -69,6 +74,14 @@ def test_an_update_that_is_not_finite_is_skipped_counted_and_said(mode, short, t
     poison(monkeypatch, {4, 9, 13}, {0})
     with pytest.raises(UserError, match="^error: step 14: .* last good checkpoint is 12, 2 updates skipped"):
         loop.train(config, epath.Path(tmp_path / "again"))
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_run_in_which_no_update_is_skipped_is_the_same_whether_one_may_be(accumulate, short, tmp_path):
+    config = changed(short, {"training.accumulate": accumulate, "optimizer.ema_decay": 0.9})
+    for mode in ("stop", "skip"):
+        loop.train(changed(config, {"training.not_finite": mode}), epath.Path(tmp_path / mode))
+    assert kill.differences(tmp_path / "skip", tmp_path / "stop") == ["config.json"]
 
 
 def test_a_skipped_update_leaves_the_state_as_it_was(short, tmp_path, monkeypatch):
