@@ -19,7 +19,7 @@ from lm.devices import hosts, memory
 from lm.devices.mesh import devices_for
 from lm.errors import Stopped, UserError
 from lm.evaluation.evaluator import Evaluator
-from lm.runs import log, workdir, writing
+from lm.runs import log, manifest, moved, workdir, writing
 from lm.runs.log import MetricsLog, NoLog
 from lm.search.options import Options
 from lm.terminal import output
@@ -55,12 +55,21 @@ def train(config: Config, directory: epath.Path, profile: tuple[int, int] | None
     setup = prepare(config, directory, devices, profile, debug)
     inputs = setup.inputs
     fingerprints = {name: split.fingerprint for name, split in inputs.splits.items()}
+    moved.check(directory, config, inputs.splits["train"], inputs.tokenizer)
     with workdir.begun(directory, config, inputs.tokenizer, fingerprints):
         _write_findings(config, directory, inputs)
+        if began_with := {} if inputs.resumed else moved.fingerprints(config, inputs.origin):
+            _note(directory, "began_with", began_with)
         params, progress = _train_with_rewinds(setup, profile, debug)
         closing(directory, setup.evaluator, params)
         console.waited(progress.waited, progress.seconds)
         console.saving(progress.saving, progress.seconds)
+
+
+def _note(directory: epath.Path, name: str, value: Any) -> None:
+    """Writes something into the record of this start."""
+    if hosts.is_first():
+        manifest.note(directory, name, value)
 
 
 def _write_findings(config: Config, directory: epath.Path, inputs: Inputs) -> None:
@@ -89,6 +98,8 @@ def _train_with_rewinds(setup: Setup, profile: tuple[int, int] | None, debug: bo
     start, steps = int(state.step), learner.schedule.steps
     given = inputs.encoded, inputs.tokenizer, inputs.data, steps, learner.schedule.groups, start
     console.header(config, directory, devices, state.params, *given)
+    if said := manifest.other_machine(directory) if start else "":
+        output.say(f"bits may differ from those of the start before: {said}\n")
     jax.config.update("jax_debug_nans", debug)
     state = devices.place(state)
     if start < steps:
