@@ -100,6 +100,10 @@ def _train_with_rewinds(setup: Setup, profile: tuple[int, int] | None, debug: bo
     console.header(config, directory, devices, state.params, *given)
     if said := manifest.other_machine(directory) if start else "":
         output.say(f"bits may differ from those of the start before: {said}\n")
+    if said := learner.schedule.beyond_the_end():
+        output.say(f"{said}\n")
+    if profile and profile[1] <= start:
+        output.say(f"--profile: no step after {start:,}, where this run goes on, is traced\n")
     jax.config.update("jax_debug_nans", debug)
     state = devices.place(state)
     if start < steps:

@@ -35,6 +35,7 @@ from lm.models.parameters import initial_params
 from lm.runs import log, manifest, workdir
 from lm.runs.run import load
 from lm.training import console, loop
+from lm.training.schedule import Schedule
 from lm.training.step import TrainState, initial_state
 
 pytestmark = pytest.mark.usefixtures("quick_training")
@@ -419,6 +420,19 @@ def test_a_start_on_other_cores_says_so(short, uninterrupted, tmp_path, monkeypa
     loop.train(short["buckets"], epath.Path(copy))
     said = f"bits may differ from those of the start before: cores 77 (before: {start['cores']})"
     assert said in capsys.readouterr().out
+
+
+def test_what_lies_beyond_the_end_is_said_in_one_line(short):
+    data = Setup(short["buckets"]).data
+    for path, text in {
+        "optimizer.warmup": "warmup (48 steps: the learning rate ends at 50.0% of its peak)",
+        "training.log_every": "log_every (48 steps: once, at the end)",
+        "training.eval_every": "eval_every (48 steps: once, at the end)",
+        "training.checkpoint_every": "checkpoint_every (48 steps: once, at the end)",
+    }.items():
+        within, beyond = (changed(short["buckets"], {path: steps}) for steps in (24, 48))
+        assert Schedule(within, data).beyond_the_end() == ""
+        assert Schedule(beyond, data).beyond_the_end() == f"beyond the end, step 24: {text}"
 
 
 def test_changed_data_is_refused(short, uninterrupted, tmp_path):
