@@ -14,6 +14,7 @@ import absl.logging
 from absl import app, flags
 
 from lm.errors import Stopped, UserError
+from lm.terminal import signals
 
 
 def program(
@@ -42,14 +43,13 @@ def program(
     flags.DEFINE_bool("debug", False, "show the traceback of an error")
     flags.FLAGS.set_gnu_getopt()  # flags may follow arguments, and files of flags hold fields of the configuration
     _silence_threads()
+    signals.caught(signals.stop)
     try:
         app.run(run, flags_parser=lambda argv: _parsed(argv, required, before_parsing, positional))
     except UserError as error:
         _end(2, str(error), error)
     except Stopped as stopped:
         _end(128 + stopped.number, str(stopped), stopped)
-    except KeyboardInterrupt as interrupt:
-        _end(128 + signal.SIGINT, "interrupted", interrupt)
     except BrokenPipeError as error:  # the reader of our output, e.g. `head`, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         _leave(128 + signal.SIGPIPE, "its output was closed", error)
@@ -143,7 +143,7 @@ def _end(code: int, message: str, error: BaseException) -> None:
         _leave(1, message, error)
         raise error
     print(message, file=sys.stderr, flush=True)
-    if isinstance(error, Stopped):  # as all hosts are
+    if isinstance(error, Stopped) and error.together:
         _disconnect()
     _leave(code, message, error)
     sys.exit(code)

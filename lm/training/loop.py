@@ -114,6 +114,8 @@ def _train_with_rewinds(setup: Setup, profile: tuple[int, int] | None, debug: bo
         while isinstance(after := _attempt(setup, saved, watch, state, progress), Fault):
             state, progress = _rewound(after, setup, saved, progress)
         saved.close()
+        if number := max(map(int, hosts.all_say(str(stop.number)))):  # too late to stop before the end
+            raise Stopped(number, f"stopped after the last step, {steps}; all is saved", together=True)
     return devices.first(devices.replicated(weights(after))), progress
 
 
@@ -164,7 +166,7 @@ def _attempt(setup: Setup, saved: Saved, watch: Watch, state: TrainState, progre
             if due.stop:
                 saved.wait()
                 message = f"stopped at step {step} of {schedule.steps}; the same command goes on from there"
-                raise Stopped(due.stop, message)
+                raise Stopped(due.stop, message, together=True)
             watch.trace.begin(step + 1)
             memory.give_back()
             clock.restart()

@@ -21,9 +21,11 @@ from lm import changed
 from lm.config import Config
 from lm.data.batches.streams import Streams
 from lm.devices.mesh import Fsdp
-from lm.errors import UserError
+from lm.errors import Stopped, UserError
+from lm.evaluation.evaluator import Evaluator
 from lm.runs import log
 from lm.runs.run import load
+from lm.terminal import signals
 from lm.training import console, loop, watch
 
 pytestmark = pytest.mark.usefixtures("quick_training")
@@ -141,16 +143,42 @@ def test_a_loss_that_rises_and_stays_is_said_once():
         assert not any(steady.seen(loss) for loss in losses)
 
 
-def test_a_second_signal_ends_a_run_at_once_and_the_end_of_training_gives_signals_back():
-    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
-    stop = watch.StopSignal()
-    for each in before:
-        assert signal.getsignal(each) != before[each]
-    signal.raise_signal(signal.SIGTERM)  # is remembered, and that is all
-    assert stop.number == signal.SIGTERM
-    assert {each: signal.getsignal(each) for each in before} == before  # the next one meets what it would without us
-    stop.restore()
-    assert {each: signal.getsignal(each) for each in before} == before
+def test_signals_to_stop_are_remembered_and_a_second_urgent_one_meets_what_it_would_without_us():
+    before = {each: signal.getsignal(each) for each in signals.STOPPING}
+    for first in signals.STOPPING:
+        with watch.StopSignal() as stop:
+            assert all(signal.getsignal(each) != was for each, was in before.items())
+            signal.raise_signal(first)  # is remembered, and that is all
+            for again in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU):
+                signal.raise_signal(again)  # the end of a terminal sends more than one
+            assert stop.number == first
+            given_back = {each for each in before if signal.getsignal(each) == before[each]}
+            assert given_back == ({*signals.URGENT} if first in signals.URGENT else set())
+        assert {each: signal.getsignal(each) for each in before} == before
+
+
+def test_a_hang_up_that_is_ignored_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with watch.StopSignal() as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert not stop.number and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_signal_after_the_last_step_ends_the_program_too(short, tmp_path, monkeypatch):
+    """Or else a pipeline would begin with its next stage."""
+    evaluate = Evaluator.evaluate
+
+    def evaluate_and_stop(self, *given):
+        signal.raise_signal(signal.SIGHUP)
+        return evaluate(self, *given)
+
+    monkeypatch.setattr(Evaluator, "evaluate", evaluate_and_stop)
+    with pytest.raises(Stopped, match="after the last step, 6; all is saved") as stopped:
+        loop.train(changed(short, {"training.steps": 6}), epath.Path(tmp_path / "run"))
+    assert stopped.value.number == signal.SIGHUP and steps_of(tmp_path / "run")[-1] == 6
 
 
 # ---- checkpoints ------------------------------------------------------------------------------------------------
