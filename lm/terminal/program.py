@@ -1,5 +1,6 @@
 """How every program starts and ends: flags, the compilation cache, exit codes, one line for each error."""
 
+import contextlib
 import logging
 import os
 import pathlib
@@ -14,7 +15,7 @@ import absl.logging
 from absl import app, flags
 
 from lm.errors import Stopped, UserError
-from lm.terminal import signals
+from lm.terminal import output, signals
 
 
 def program(
@@ -22,6 +23,7 @@ def program(
     required: Sequence[str] = (),
     before_parsing: Callable[[list[str]], None] | None = None,
     positional: str = "",
+    outlives: bool = False,
 ) -> None:
     """Parses the flags, runs `main` and ends the process: 0 done, 2 the user can mend it, 128 + signal.
 
@@ -30,6 +32,7 @@ def program(
         required: flags that must be given.
         before_parsing: called with the command line.
         positional: the flag, one that may be given many times, that arguments without a name are values of.
+        outlives: output that cannot be written is dropped, and the program goes on: its purpose is another.
     """
 
     def run(argv: list[str]) -> None:
@@ -44,6 +47,9 @@ def program(
     flags.FLAGS.set_gnu_getopt()  # flags may follow arguments, and files of flags hold fields of the configuration
     _silence_threads()
     signals.caught(signals.stop)
+    output.fill_closed()
+    if outlives:
+        output.outlive()
     try:
         app.run(run, flags_parser=lambda argv: _parsed(argv, required, before_parsing, positional))
     except UserError as error:
@@ -142,7 +148,8 @@ def _end(code: int, message: str, error: BaseException) -> None:
     if _debugging():
         _leave(1, message, error)
         raise error
-    print(message, file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # the terminal may be gone
+        print(message, file=sys.stderr, flush=True)
     if isinstance(error, Stopped) and error.together:
         _disconnect()
     _leave(code, message, error)

@@ -64,6 +64,8 @@ def train(config: Config, directory: epath.Path, profile: tuple[int, int] | None
         closing(directory, setup.evaluator, params)
         console.waited(progress.waited, progress.seconds)
         console.saving(progress.saving, progress.seconds)
+        if output.lost:
+            _note(directory, "output", output.lost)
 
 
 def _note(directory: epath.Path, name: str, value: Any) -> None:
@@ -130,6 +132,8 @@ def _attempt(setup: Setup, saved: Saved, watch: Watch, state: TrainState, progre
         def write(record: dict[str, Any]) -> None:
             logs.write(record)
             bar.line(record)
+            if output.lost:
+                _note(directory, "output", output.lost)
 
         watch.trace.begin(start + 1)
         saved.restart()

@@ -1,16 +1,21 @@
-"""How programs end by a signal."""
+"""How programs end: by a signal, and without their terminal."""
 
+import io
+import json
+import os
 import signal
 import subprocess
+import sys
 
 import pytest
 from support.configs import tiny_config
 from support.programs import ROOT, environment, run_alone
 from support.sizes import sized
+from support.training import steps_of
 
 from benchmarks import kill
 from lm.config import Config
-from lm.terminal import signals
+from lm.terminal import output, signals
 
 # What a program does first, once its flags are read: it gets a signal.
 SIGNALLED = """
@@ -72,3 +77,49 @@ def test_a_signal_while_the_first_programs_are_compiled_ends_training_and_the_ne
     assert not list((tmp_path / "run").glob(".*"))
     again = run_alone(*command[1:])
     assert again.returncode == 0, again.stderr
+
+
+# ---- output that cannot be written ------------------------------------------------------------------------------
+
+
+def test_output_that_cannot_be_written_is_dropped_once(monkeypatch):
+    monkeypatch.setattr(output, "lost", [])
+    read, write = os.pipe()
+    with os.fdopen(write, "w") as pipe:
+        stream = output._Outliving(pipe, "standard output")
+        stream.write("one\n")
+        stream.flush()
+        os.close(read)
+        for _ in range(3):
+            assert stream.write("x" * 100_000) == 100_000
+            stream.flush()
+        assert output.lost == ["standard output could not be written (Broken pipe): it was dropped from there on"]
+        assert not stream.isatty() and stream.encoding == pipe.encoding
+    assert isinstance(stream, output._Outliving) and not isinstance(stream, io.IOBase)
+
+
+# How the shell starts train.py, by what becomes of its streams; and which of them are said to be lost.
+STREAMS = {
+    "closed": (">&- 2>&- <&-", 2),
+    "full": ("> /dev/full", 1),
+    "both full": ("> /dev/full 2>&1", 1),
+    "head": ("| head -1", 1),
+    "closed error": ("2>&- > /dev/null", 1),
+    "usual": ("> /dev/null", 0),
+}
+
+
+@pytest.mark.slow
+def test_training_outlives_its_streams_and_notes_it(short, tmp_path):
+    for name, (streams, lost) in STREAMS.items():
+        run = tmp_path / name
+        arguments = [sys.executable, *kill.command(short, run)[1:]]
+        script = f'set -o pipefail; "$@" {streams}'
+        done = subprocess.run(["bash", "-c", script, "bash", *arguments], cwd=ROOT, env=environment(), timeout=300)
+        assert done.returncode == 0, name
+        assert steps_of(run) == [3, 6]
+        noted = json.loads((run / "manifest.json").read_text())["starts"][-1].get("output", [])
+        assert len(noted) == lost, name
+        assert kill.differences(run, tmp_path / "closed") == []
+        for file in run.rglob("*"):  # no line of output went where a descriptor of the same number was
+            assert b"target tokens" not in (file.read_bytes() if file.is_file() else b"")
