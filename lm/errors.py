@@ -17,6 +17,9 @@ class UserError(Exception):
         super().__init__(" ".join(f"error: {where}: {what}; {mend}".split()))
         self.where, self.what, self.mend = where, what, mend
 
+    def __reduce__(self):  # so that it comes whole from a worker process
+        return type(self), (self.where, self.what, self.mend)
+
 
 def nearest(name: str, choices: Iterable[str]) -> str:
     """The mend for an unknown name: the nearest valid one, and all of them."""

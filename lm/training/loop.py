@@ -137,8 +137,8 @@ def _attempt(setup: Setup, saved: Saved, watch: Watch, state: TrainState, progre
 
         watch.trace.begin(start + 1)
         saved.restart()
-        clock = Clock(progress)
-        timed = clock.timed(batches(start, schedule.steps))
+        clock, failed = Clock(progress), []
+        timed = clock.timed(_until_error(batches(start, schedule.steps), failed))
         due_after = functools.partial(_due_after, schedule, saved, watch)
         done = updates(learner.update, state, timed, start + 1, due_after, devices.first)
         for step, state, metrics, due in done:
@@ -174,7 +174,17 @@ def _attempt(setup: Setup, saved: Saved, watch: Watch, state: TrainState, progre
             watch.trace.begin(step + 1)
             memory.give_back()
             clock.restart()
+        if failed:
+            saved.end(failed[0], int(devices.first(state.step)), state, progress)
     return state
+
+
+def _until_error(batches: Iterable[Batch], failed: list[Exception]) -> Iterator[Batch]:
+    """Yields the batches; an error of the data ends them and is put into `failed`, so that what was trained can be saved."""
+    try:
+        yield from batches
+    except Exception as error:
+        failed.append(error)
 
 
 class Due(NamedTuple):
@@ -227,7 +237,8 @@ def _batches(setup: Setup, rewinds: int) -> Callable[[int, int], Iterator[Batch]
     order = inputs.data
     if rewinds:
         order = feed.training_data(inputs.encoded["train"], config.data, config.seed + rewinds)
-    return functools.partial(order.iterate, put=devices.put, host=jax.process_index(), hosts=jax.process_count())
+    place = {"host": jax.process_index(), "hosts": jax.process_count()}
+    return functools.partial(order.iterate, put=devices.put, say=output.say, **place)
 
 
 def _count(

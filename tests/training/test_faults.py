@@ -181,6 +181,30 @@ def test_a_signal_after_the_last_step_ends_the_program_too(short, tmp_path, monk
     assert stopped.value.number == signal.SIGHUP and steps_of(tmp_path / "run")[-1] == 6
 
 
+# ---- data that fails --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [UserError("pairs", "are gone", "bring them back"), OSError(5, "Input/output error")])
+def test_data_that_fails_ends_a_run_when_it_is_saved(error, short, tmp_path, monkeypatch):
+    healthy = Streams.share
+
+    def failing(self, index, rows):
+        if index == 10:
+            raise error
+        return healthy(self, index, rows)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Streams, "share", failing)
+        with pytest.raises(type(error), match="are gone; training is saved after step 10; bring|Input/output error"):
+            loop.train(short, epath.Path(tmp_path / "run"))
+        assert steps_of(tmp_path / "run")[-1] == 10
+        with pytest.raises(type(error)):
+            loop.train(short, epath.Path(tmp_path / "run"))  # nothing was trained, and nothing is lost
+    loop.train(short, epath.Path(tmp_path / "run"))
+    loop.train(short, epath.Path(tmp_path / "steady"))
+    assert kill.differences(tmp_path / "run", tmp_path / "steady") == []
+
+
 # ---- checkpoints ------------------------------------------------------------------------------------------------
 
 
