@@ -3,11 +3,12 @@
 import contextlib
 import logging
 import os
-import pathlib
+import re
 import signal
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -100,10 +101,26 @@ def _fail(error: Exception) -> None:
     """Ends the process where a host was lost or memory is short; returns where the error is one of the program's own."""
     if _hosts() and (lost := _hosts().lost(error)):
         _end(2, str(lost), error)
+    if missing := _no_devices():
+        _end(2, str(missing), error)
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
         what = f"there is too little ({(str(error).strip() or 'nothing was left').splitlines()[0][:160]})"
         _end(2, str(UserError("memory", what, "ask for less: a smaller batch, model, beam or prompt")), error)
     _leave(1, f"{type(error).__name__}: {error}", error)
+
+
+def _no_devices() -> UserError | None:
+    """What is wrong where JAX_PLATFORMS asks for devices that JAX does not find."""
+    platforms = os.environ.get("JAX_PLATFORMS")
+    if not platforms or "jax" not in sys.modules:
+        return None
+    try:
+        sys.modules["jax"].devices()
+        return None
+    except Exception as error:  # whatever its backends raise
+        reason = str(error).partition(" (set JAX_PLATFORMS")[0].strip() or "JAX has no such backend"
+        what = f"{platforms!r} is not found here ({reason.splitlines()[0][:160]})"
+        return UserError("JAX_PLATFORMS", what, "unset it, or name what this machine has, e.g. cpu")
 
 
 def _hosts() -> Any:
@@ -160,8 +177,31 @@ def _use_compilation_cache() -> None:
     """Programs compiled by an earlier process are used again; JAX_COMPILATION_CACHE_DIR says where they lie."""
     import jax
 
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(cache / "lm" / "compiled"))
+    directory = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    if not directory:
+        cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        directory = os.path.join(cache, "lm", "compiled")
+        if directory.startswith("~"):
+            print("no HOME is known, so programs are compiled anew at each start", file=sys.stderr, flush=True)
+        else:
+            jax.config.update("jax_compilation_cache_dir", directory)
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # the small ones, by the dozen, add up too
+    _say_once_where_it_fails(directory)
+
+
+def _say_once_where_it_fails(directory: str) -> None:
+    """JAX warns of every program that it cannot keep; the first warning becomes a line, the others nothing."""
+    show, failed = warnings.showwarning, []
+
+    def show_other(message, category, filename, lineno, file=None, line=None):
+        text = str(message)
+        if not re.match("Error (reading|writing) persistent compilation cache", text):
+            return show(message, category, filename, lineno, file, line)
+        failed.append(text)
+        if len(failed) == 1:
+            reason = text.partition("': ")[2].splitlines()[0][:160]
+            what = f"the compilation cache {directory} fails ({reason}), so programs are compiled anew at each start"
+            print(f"{what}; JAX_COMPILATION_CACHE_DIR names another folder", file=sys.stderr, flush=True)
+
+    warnings.showwarning = show_other

@@ -1,8 +1,9 @@
-"""How programs end: by a signal, and without their terminal."""
+"""How programs end: by a signal, without their terminal, where JAX has no device and where a cache cannot be written."""
 
 import io
 import json
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -123,3 +124,46 @@ def test_training_outlives_its_streams_and_notes_it(short, tmp_path):
         assert kill.differences(run, tmp_path / "closed") == []
         for file in run.rglob("*"):  # no line of output went where a descriptor of the same number was
             assert b"target tokens" not in (file.read_bytes() if file.is_file() else b"")
+
+
+# ---- devices and caches -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("platforms", sized(["cuda", "tpu", "cppu"], lambda platforms: platforms == "cuda"))
+def test_devices_that_jax_does_not_find_are_named(platforms, commands, monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", platforms)
+    done = run_alone(*commands["train"])
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith(f"error: JAX_PLATFORMS: {platforms!r} is not found here (")
+    workdir = next(each for each in commands["train"] if each.startswith("--workdir="))
+    assert not pathlib.Path(workdir.removeprefix("--workdir=")).exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["/proc/self", "/proc/self/new", "/dev/null"])
+def test_a_compilation_cache_that_cannot_be_written_is_said_once_and_done_without(place, short, tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", place)
+    done = run_alone(*kill.command(short, tmp_path / "run")[1:])
+    assert done.returncode == 0 and done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith(f"the compilation cache {place} fails (")
+
+
+NO_HOME = """
+import os, pwd, runpy, sys
+for name in ("HOME", "XDG_CACHE_HOME", "LM_CACHE_DIR", "JAX_COMPILATION_CACHE_DIR"):
+    os.environ.pop(name, None)
+def nobody(number):
+    raise KeyError(number)
+pwd.getpwuid = nobody
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+def test_a_user_without_a_home_is_told_where_the_cache_of_data_can_lie(short, tmp_path):
+    done = run_alone("-c", NO_HOME, *kill.command(short, tmp_path / "run")[1:])
+    first, last = done.stderr.splitlines()
+    assert done.returncode == 2 and first == "no HOME is known, so programs are compiled anew at each start"
+    assert last.startswith("error: HOME: ") and "LM_CACHE_DIR" in last
+    assert not (ROOT / "~").exists()
