@@ -129,7 +129,8 @@ def test_training_outlives_its_streams_and_notes_it(short, tmp_path):
 # ---- devices and caches -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("platforms", sized(["cuda", "tpu", "cppu"], lambda platforms: platforms == "cuda"))
+@pytest.mark.slow
+@pytest.mark.parametrize("platforms", ["cuda", "tpu", "cppu"])
 def test_devices_that_jax_does_not_find_are_named(platforms, commands, monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", platforms)
     done = run_alone(*commands["train"])

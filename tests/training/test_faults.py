@@ -78,6 +78,7 @@ def test_an_update_that_is_not_finite_is_skipped_counted_and_said(mode, short, t
         loop.train(config, epath.Path(tmp_path / "again"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_run_in_which_no_update_is_skipped_is_the_same_whether_one_may_be(accumulate, short, tmp_path):
     config = changed(short, {"training.accumulate": accumulate, "optimizer.ema_decay": 0.9})
@@ -184,7 +185,10 @@ def test_a_signal_after_the_last_step_ends_the_program_too(short, tmp_path, monk
 # ---- data that fails --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("error", [UserError("pairs", "are gone", "bring them back"), OSError(5, "Input/output error")])
+ERRORS = [UserError("pairs", "are gone", "bring them back"), OSError(5, "Input/output error")]
+
+
+@pytest.mark.parametrize("error", sized(ERRORS, lambda error: error is ERRORS[0]))
 def test_data_that_fails_ends_a_run_when_it_is_saved(error, short, tmp_path, monkeypatch):
     healthy = Streams.share
 
