@@ -17,6 +17,9 @@ class UserError(Exception):
         super().__init__(" ".join(f"error: {where}: {what}; {mend}".split()))
         self.where, self.what, self.mend = where, what, mend
 
+    def __reduce__(self):  # so that it comes whole from a worker process
+        return type(self), (self.where, self.what, self.mend)
+
 
 def nearest(name: str, choices: Iterable[str]) -> str:
     """The mend for an unknown name: the nearest valid one, and all of them."""
@@ -26,9 +29,17 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     return f"{hint}choose one of: {', '.join(choices)}"
 
 
-class Stopped(Exception):
-    """A signal asked the program to end, and all is saved; the exit code is 128 + `number`."""
+class Stopped(BaseException):
+    """A signal asked the program to end; the exit code is 128 + `number`.
 
-    def __init__(self, number: int, message: str):
+    No `Exception`, as it may be raised anywhere, and what catches every error must let it through.
+
+    Args:
+        number: of the signal.
+        message: what the user is told.
+        together: whether all hosts of a run stop, as they do when they have saved.
+    """
+
+    def __init__(self, number: int, message: str, together: bool = False):
         super().__init__(message)
-        self.number = number
+        self.number, self.together = number, together

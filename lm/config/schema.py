@@ -319,7 +319,7 @@ class TrainingConfig(_Section):
     )
     not_finite: str = _field(
         "stop",
-        "when loss or gradient is not finite: stop, skip (the update), or rewind (to the last checkpoint, and on with "
+        "when loss or gradient is not finite: stop, skip (the update, not its step), or rewind (to the last checkpoint, and on with "
         "another data order)",
         choices=("stop", "skip", "rewind"),
     )

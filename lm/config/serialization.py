@@ -89,10 +89,7 @@ def from_json(text: str, where: str) -> Config:
     return validated(build(Config, tree, ""))
 
 
-def differences(old: Config, new: Config) -> list[str]:
-    """`path: old -> new` for every field that differs."""
-    return [
-        f"{path}: {get(old, path)!r} -> {get(new, path)!r}"
-        for path, _, _ in fields(old)
-        if get(old, path) != get(new, path)
-    ]
+def differences(old: Config, new: Config) -> dict[str, list[Any]]:
+    """[old value, new value] of every field that differs, by its path."""
+    values = {path: [get(old, path), get(new, path)] for path, _, _ in fields(old)}
+    return {path: pair for path, pair in values.items() if pair[0] != pair[1]}

@@ -18,6 +18,7 @@ from lm.data.batches.packed import Packed
 from lm.data.batches.streams import Streams
 from lm.data.encoding import Encoded
 from lm.data.front_ends import FRONT_ENDS
+from lm.data.workers import Workers
 from lm.errors import UserError
 
 
@@ -44,26 +45,25 @@ class TrainingData:
         return self.batches.padding
 
     def iterate(
-        self, start: int, stop: int, put: Callable[[Batch], Batch], host: int = 0, hosts: int = 1
+        self,
+        start: int,
+        stop: int,
+        put: Callable[[Batch], Batch],
+        host: int = 0,
+        hosts: int = 1,
+        say: Callable[[str], None] = print,
     ) -> Iterator[Batch]:
-        """Batches `start` to `stop`, made ahead; `put` moves a batch to the devices.
+        """Batches `start` to `stop`, made ahead; `put` moves a batch to the devices, `say` tells of a worker that died.
 
         Of `hosts` processes each gets its equal, consecutive share of the rows of every batch, and reads no more.
         """
         share = self.batches.batch_size // hosts
-        share_of = functools.partial(_share, self.batches, range(host * share, (host + 1) * share))
-        made = grain.MapDataset.range(start, stop).map(share_of)
+        make = functools.partial(_share, self.batches, range(host * share, (host + 1) * share))
         if self.workers and stop > start:
-            ahead = made.to_iter_dataset(grain.ReadOptions(num_threads=0))
-            # By pipe: shared memory that an array still shows when the process ends is never unlinked by Grain.
-            ahead = grain.experimental.WithOptionsIterDataset(
-                ahead, grain.experimental.DatasetOptions(min_shm_size=2**62)
-            )
-            ahead = ahead.mp_prefetch(grain.MultiprocessingOptions(num_workers=self.workers)).map(put)
-            loaded = iter(grain.experimental.ThreadPrefetchIterDataset(ahead, prefetch_buffer_size=4))
-            loaded.start_prefetch()  # processes take a second or more to start
-            return loaded
-        return iter(made.map(put).to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)))
+            make = Workers(make, start, stop, self.workers, say).take
+        # One thread, so that batches are asked for in order.
+        made = grain.MapDataset.range(start, stop).map(make).map(put)
+        return iter(made.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)))
 
 
 def _share(layout: Layout, rows: range, index: int) -> Batch:

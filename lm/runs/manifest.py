@@ -18,8 +18,10 @@ from lm.errors import UserError
 from lm.runs.writing import write_whole
 
 
-def write_manifest(workdir: epath.Path, config: Config, fingerprints: dict[str, str]) -> None:
-    """Adds this start to `manifest.json`."""
+def write_manifest(
+    workdir: epath.Path, config: Config, fingerprints: dict[str, str], changed: dict[str, list[Any]]
+) -> None:
+    """Adds this start to `manifest.json`; `changed` has what its configuration has other than the one before it."""
     check_unchanged(workdir, fingerprints)
     manifest = read_manifest(workdir) or {"seed": config.seed, "fingerprints": fingerprints, "starts": []}
     packages = (
@@ -42,9 +44,53 @@ def write_manifest(workdir: epath.Path, config: Config, fingerprints: dict[str, 
             "git": _git(),
             "platform": platform.platform(),
             "devices": [device.device_kind for device in jax.devices()],
+            "cores": cores(),
+            "processor": _processor(),
+            "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
+            **({"changed": changed} if changed else {}),
         }
     )
     write_whole(workdir / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+
+
+def cores() -> int:
+    """Returns the number of cores that XLA divides its work among: the order of its sums depends on it."""
+    return int(os.environ.get("NPROC") or len(os.sched_getaffinity(0)))
+
+
+def _processor() -> str:
+    """Returns the name of the processor, whose instructions XLA chooses; empty where Linux does not say it."""
+    try:
+        with open("/proc/cpuinfo") as file:
+            return next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), "")
+    except OSError:
+        return ""
+
+
+def other_machine(workdir: epath.Path) -> str:
+    """Returns in one line what differs between the last two starts of all that bits depend on; empty if nothing does."""
+
+    def known(start: dict[str, Any]) -> dict[str, Any]:
+        kinds = start.get("devices", [])
+        counted = ", ".join(f"{kinds.count(kind)} x {kind}" for kind in dict.fromkeys(kinds))
+        named = {**start, **start.get("versions", {}), "devices": counted}
+        return {
+            name: named[name]
+            for name in ("devices", "cores", "processor", "jax", "jaxlib", "XLA_FLAGS")
+            if name in named
+        }
+
+    *_, before, now = map(known, [{}, *(read_manifest(workdir) or {"starts": [{}]})["starts"]])
+    both = [name for name in before if name in now]
+    return ", ".join(f"{name} {now[name]} (before: {before[name]})" for name in both if before[name] != now[name])
+
+
+def note(workdir: epath.Path, name: str, value: Any) -> None:
+    """Writes something into the record of the last start."""
+    manifest = read_manifest(workdir)
+    if manifest and manifest["starts"][-1].get(name) != value:
+        manifest["starts"][-1][name] = value
+        write_whole(workdir / "manifest.json", json.dumps(manifest, indent=2) + "\n")
 
 
 READ_TOO = ("0.2",)  # minor versions whose parameters have the names and the meaning that they have in this one
@@ -75,12 +121,13 @@ def read_manifest(workdir: epath.Path) -> dict[str, Any] | None:
 
 
 def check_unchanged(workdir: epath.Path, fingerprints: dict[str, str]) -> None:
-    """Refuses data or a tokenizer that is not what the run was started with."""
+    """Refuses data or a tokenizer that is not what the run was started with, wherever it lies."""
     known = (read_manifest(workdir) or {"fingerprints": fingerprints})["fingerprints"]
     for name, value in fingerprints.items():
         if known.get(name) != value:
-            what = f"the {name} data is not what this run was started with"
-            raise UserError(str(workdir), what, "restore the data, or choose another --workdir")
+            which = name if name == "tokenizer" else f"{name} data"
+            what = f"the {which} is not what this run was started with"
+            raise UserError(str(workdir), what, f"give the {which} of then, or choose another --workdir")
 
 
 def _git() -> dict[str, Any]:

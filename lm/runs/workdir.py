@@ -10,16 +10,30 @@ from collections.abc import Iterator
 from etils import epath
 
 from lm import config as configuration
-from lm.config import Config
+from lm.config import TOKENIZERS, Config
 from lm.data.text.tokenizers import saved
 from lm.data.text.tokenizers.tokenizer import Tokenizer
 from lm.devices import hosts
 from lm.errors import UserError
-from lm.runs.manifest import require_version, write_manifest
+from lm.runs import checkpoints
+from lm.runs.manifest import read_manifest, require_version, write_manifest
 from lm.runs.writing import write_whole
 
-# How a run is computed, not what: a start may have it its own way, and config.json stays as it was.
-MAY_DIFFER = ("training.parallel", "training.shards")
+# How a run is computed, told and saved, not what it learns: a start may have it its own way.
+MAY_DIFFER = (
+    "training.parallel",
+    "training.shards",
+    "training.log_every",
+    "training.eval_every",  # which evaluation was the best depends on it; no parameter does
+    "training.checkpoint_every",
+    "training.checkpoint_minutes",
+    "training.keep_checkpoints",
+    "data.workers",
+)
+# Where something lies. It may have moved: its fingerprint decides, which `manifest.check_unchanged` compares for the data, and
+# `moved.check` for what a run began with.
+DATA = ("data.train", "data.validation", "data.test")
+BEGINNINGS = ("data.tokenizer.kind", "training.init_from", "training.word_vectors")
 
 
 def _is_run(workdir: epath.Path) -> bool:
@@ -39,10 +53,11 @@ def usual(spec: str) -> str:
 def check(workdir: epath.Path, config: Config) -> None:
     """Raises `UserError` for a directory that holds another configuration, or files that are not a run's."""
     if _is_run(workdir):
+        old = read_config(workdir)
         different = [
-            each
-            for each in configuration.differences(read_config(workdir), config)
-            if each.split(":")[0] not in MAY_DIFFER
+            f"{path}: {before!r} -> {now!r}"
+            for path, (before, now) in configuration.differences(old, config).items()
+            if path not in MAY_DIFFER and not _may_have_moved(workdir, path, before, now)
         ]
         if different:
             mend = "choose another --workdir, or give the configuration that it holds"
@@ -54,6 +69,16 @@ def check(workdir: epath.Path, config: Config) -> None:
         if strangers:
             what = f"holds {strangers[0]!r} and no config.json, so it is not a run"
             raise UserError(str(workdir), what, "choose another --workdir")
+
+
+def _may_have_moved(workdir: epath.Path, path: str, before: str, now: str) -> bool:
+    """Whether a field names a place in both configurations, of a run that knows what was there."""
+    if path in DATA:
+        known = (read_manifest(workdir) or {"fingerprints": {}})["fingerprints"]
+        return bool(before and now) and path.removeprefix("data.") in known
+    if path == "data.tokenizer.kind":
+        return before not in TOKENIZERS and now not in TOKENIZERS and (workdir / "tokenizer").exists()
+    return path in BEGINNINGS and bool(before and now) and checkpoints.any_in(workdir / "checkpoints")
 
 
 @contextlib.contextmanager
@@ -87,8 +112,11 @@ def _held(workdir: epath.Path) -> Iterator[None]:
 
 
 def _write_start(workdir: epath.Path, config: Config, tokenizer: Tokenizer, fingerprints: dict[str, str]) -> None:
-    """Configuration, tokenizer, manifest."""
-    if not (workdir / "config.json").exists():
+    """Configuration, tokenizer, manifest. config.json has what the latest start was given, the manifest what each changed."""
+    changed = {}
+    if (workdir / "config.json").exists():
+        changed = configuration.differences(read_config(workdir), config)
+    else:
         write_whole(workdir / "config.json", configuration.to_json(config))
     path = workdir / "tokenizer"
     if not path.exists():
@@ -97,7 +125,9 @@ def _write_start(workdir: epath.Path, config: Config, tokenizer: Tokenizer, fing
         temporary.mkdir()
         saved.save_tokenizer(tokenizer, temporary)
         temporary.replace(path)
-    write_manifest(workdir, config, {**fingerprints, "tokenizer": tokenizer.fingerprint})
+    write_manifest(workdir, config, {**fingerprints, "tokenizer": tokenizer.fingerprint}, changed)
+    if changed:
+        write_whole(workdir / "config.json", configuration.to_json(config))
 
 
 def read_config(workdir: epath.Path) -> Config:

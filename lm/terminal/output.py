@@ -1,6 +1,8 @@
-"""Lines on standard output."""
+"""Lines on standard output, and the streams of a program that outlives its terminal."""
 
+import os
 import sys
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
@@ -8,3 +10,55 @@ from tqdm import tqdm
 def say(text: str) -> None:
     tqdm.write(text, file=sys.stdout)
     sys.stdout.flush()
+
+
+lost: list[str] = []  # for each stream of this process that could not be written a sentence that says why
+
+
+class _Outliving:
+    """A text stream whose output is dropped from the first time on that it cannot be written."""
+
+    def __init__(self, stream: TextIO, name: str):
+        self._stream, self._name = stream, name
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError as error:
+            self._drop(error)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError as error:
+            self._drop(error)
+
+    def _drop(self, error: OSError) -> None:
+        # The descriptor leads nowhere from here on, so that what is buffered, and what C prints, has an end too.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self._stream.fileno())
+        os.close(nowhere)
+        lost.append(f"{self._name} could not be written ({error.strerror}): it was dropped from there on")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def fill_closed() -> None:
+    """Opens the standard descriptors that were closed, or the next file that is opened would be one of them."""
+    for number, name in enumerate(("input", "output", "error")):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDONLY if number == 0 else os.O_WRONLY)  # the lowest that is free
+            os.set_inheritable(opened, True)
+            if number:
+                lost.append(f"standard {name} was closed")
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115  as long as the process
+
+
+def outlive() -> None:
+    """From here on what cannot be printed is dropped: for programs whose purpose is not their output."""
+    sys.stdout = _Outliving(sys.stdout or open(1, "w", closefd=False), "standard output")  # noqa: SIM115  as above
+    sys.stderr = _Outliving(sys.stderr, "standard error")

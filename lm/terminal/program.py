@@ -1,12 +1,14 @@
 """How every program starts and ends: flags, the compilation cache, exit codes, one line for each error."""
 
+import contextlib
 import logging
 import os
-import pathlib
+import re
 import signal
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +17,7 @@ from absl import app, flags
 
 from lm import files
 from lm.errors import Stopped, UserError
+from lm.terminal import output, signals
 
 
 def program(
@@ -22,6 +25,7 @@ def program(
     required: Sequence[str] = (),
     before_parsing: Callable[[list[str]], None] | None = None,
     positional: str = "",
+    outlives: bool = False,
 ) -> None:
     """Parses the flags, runs `main` and ends the process: 0 done, 2 the user can mend it, 128 + signal.
 
@@ -30,6 +34,7 @@ def program(
         required: flags that must be given.
         before_parsing: called with the command line.
         positional: the flag, one that may be given many times, that arguments without a name are values of.
+        outlives: output that cannot be written is dropped, and the program goes on: its purpose is another.
     """
 
     def run(argv: list[str]) -> None:
@@ -43,14 +48,16 @@ def program(
     flags.DEFINE_bool("debug", False, "show the traceback of an error")
     flags.FLAGS.set_gnu_getopt()  # flags may follow arguments, and files of flags hold fields of the configuration
     _silence_threads()
+    signals.caught(signals.stop)
+    output.fill_closed()
+    if outlives:
+        output.outlive()
     try:
         app.run(run, flags_parser=lambda argv: _parsed(argv, required, before_parsing, positional))
     except UserError as error:
         _end(2, str(error), error)
     except Stopped as stopped:
         _end(128 + stopped.number, str(stopped), stopped)
-    except KeyboardInterrupt as interrupt:
-        _end(128 + signal.SIGINT, "interrupted", interrupt)
     except BrokenPipeError as error:  # the reader of our output, e.g. `head`, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         _leave(128 + signal.SIGPIPE, "its output was closed", error)
@@ -112,10 +119,26 @@ def _fail(error: Exception) -> None:
     """Ends the process where a host was lost or memory is short; returns where the error is one of the program's own."""
     if _hosts() and (lost := _hosts().lost(error)):
         _end(2, str(lost), error)
+    if missing := _no_devices():
+        _end(2, str(missing), error)
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
         what = f"there is too little ({(str(error).strip() or 'nothing was left').splitlines()[0][:160]})"
         _end(2, str(UserError("memory", what, "ask for less: a smaller batch, model, beam or prompt")), error)
     _leave(1, f"{type(error).__name__}: {error}", error)
+
+
+def _no_devices() -> UserError | None:
+    """What is wrong where JAX_PLATFORMS asks for devices that JAX does not find."""
+    platforms = os.environ.get("JAX_PLATFORMS")
+    if not platforms or "jax" not in sys.modules:
+        return None
+    try:
+        sys.modules["jax"].devices()
+        return None
+    except Exception as error:  # whatever its backends raise
+        reason = str(error).partition(" (set JAX_PLATFORMS")[0].strip() or "JAX has no such backend"
+        what = f"{platforms!r} is not found here ({reason.splitlines()[0][:160]})"
+        return UserError("JAX_PLATFORMS", what, "unset it, or name what this machine has, e.g. cpu")
 
 
 def _hosts() -> Any:
@@ -160,8 +183,9 @@ def _end(code: int, message: str, error: BaseException) -> None:
     if _debugging():
         _leave(1, message, error)
         raise error
-    print(message, file=sys.stderr, flush=True)
-    if isinstance(error, Stopped):  # as all hosts are
+    with contextlib.suppress(OSError):  # the terminal may be gone
+        print(message, file=sys.stderr, flush=True)
+    if isinstance(error, Stopped) and error.together:
         _disconnect()
     _leave(code, message, error)
     sys.exit(code)
@@ -171,8 +195,31 @@ def _use_compilation_cache() -> None:
     """Programs compiled by an earlier process are used again; JAX_COMPILATION_CACHE_DIR says where they lie."""
     import jax
 
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(cache / "lm" / "compiled"))
+    directory = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    if not directory:
+        cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        directory = os.path.join(cache, "lm", "compiled")
+        if directory.startswith("~"):
+            print("no HOME is known, so programs are compiled anew at each start", file=sys.stderr, flush=True)
+        else:
+            jax.config.update("jax_compilation_cache_dir", directory)
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # the small ones, by the dozen, add up too
+    _say_once_where_it_fails(directory)
+
+
+def _say_once_where_it_fails(directory: str) -> None:
+    """JAX warns of every program that it cannot keep; the first warning becomes a line, the others nothing."""
+    show, failed = warnings.showwarning, []
+
+    def show_other(message, category, filename, lineno, file=None, line=None):
+        text = str(message)
+        if not re.match("Error (reading|writing) persistent compilation cache", text):
+            return show(message, category, filename, lineno, file, line)
+        failed.append(text)
+        if len(failed) == 1:
+            reason = text.partition("': ")[2].splitlines()[0][:160]
+            what = f"the compilation cache {directory} fails ({reason}), so programs are compiled anew at each start"
+            print(f"{what}; JAX_COMPILATION_CACHE_DIR names another folder", file=sys.stderr, flush=True)
+
+    warnings.showwarning = show_other

@@ -19,7 +19,7 @@ from lm.devices import hosts, memory
 from lm.devices.mesh import devices_for
 from lm.errors import Stopped, UserError
 from lm.evaluation.evaluator import Evaluator
-from lm.runs import log, workdir, writing
+from lm.runs import log, manifest, moved, workdir, writing
 from lm.runs.log import MetricsLog, NoLog
 from lm.search.options import Options
 from lm.terminal import output
@@ -55,12 +55,23 @@ def train(config: Config, directory: epath.Path, profile: tuple[int, int] | None
     setup = prepare(config, directory, devices, profile, debug)
     inputs = setup.inputs
     fingerprints = {name: split.fingerprint for name, split in inputs.splits.items()}
+    moved.check(directory, config, inputs.splits["train"], inputs.tokenizer)
     with workdir.begun(directory, config, inputs.tokenizer, fingerprints):
         _write_findings(config, directory, inputs)
+        if began_with := {} if inputs.resumed else moved.fingerprints(config, inputs.origin):
+            _note(directory, "began_with", began_with)
         params, progress = _train_with_rewinds(setup, profile, debug)
         closing(directory, setup.evaluator, params)
         console.waited(progress.waited, progress.seconds)
         console.saving(progress.saving, progress.seconds)
+        if output.lost:
+            _note(directory, "output", output.lost)
+
+
+def _note(directory: epath.Path, name: str, value: Any) -> None:
+    """Writes something into the record of this start."""
+    if hosts.is_first():
+        manifest.note(directory, name, value)
 
 
 def _write_findings(config: Config, directory: epath.Path, inputs: Inputs) -> None:
@@ -89,6 +100,12 @@ def _train_with_rewinds(setup: Setup, profile: tuple[int, int] | None, debug: bo
     start, steps = int(state.step), learner.schedule.steps
     given = inputs.encoded, inputs.tokenizer, inputs.data, steps, learner.schedule.groups, start
     console.header(config, directory, devices, state.params, *given)
+    if said := manifest.other_machine(directory) if start else "":
+        output.say(f"bits may differ from those of the start before: {said}\n")
+    if said := learner.schedule.beyond_the_end():
+        output.say(f"{said}\n")
+    if profile and profile[1] <= start:
+        output.say(f"--profile: no step after {start:,}, where this run goes on, is traced\n")
     jax.config.update("jax_debug_nans", debug)
     state = devices.place(state)
     if start < steps:
@@ -99,6 +116,8 @@ def _train_with_rewinds(setup: Setup, profile: tuple[int, int] | None, debug: bo
         while isinstance(after := _attempt(setup, saved, watch, state, progress), Fault):
             state, progress = _rewound(after, setup, saved, progress)
         saved.close()
+        if number := max(map(int, hosts.all_say(str(stop.number)))):  # too late to stop before the end
+            raise Stopped(number, f"stopped after the last step, {steps}; all is saved", together=True)
     return devices.first(devices.replicated(weights(after))), progress
 
 
@@ -113,11 +132,13 @@ def _attempt(setup: Setup, saved: Saved, watch: Watch, state: TrainState, progre
         def write(record: dict[str, Any]) -> None:
             logs.write(record)
             bar.line(record)
+            if output.lost:
+                _note(directory, "output", output.lost)
 
         watch.trace.begin(start + 1)
         saved.restart()
-        clock = Clock(progress)
-        timed = clock.timed(batches(start, schedule.steps))
+        clock, failed = Clock(progress), []
+        timed = clock.timed(_until_error(batches(start, schedule.steps), failed))
         due_after = functools.partial(_due_after, schedule, saved, watch)
         done = updates(learner.update, state, timed, start + 1, due_after, devices.first)
         for step, state, metrics, due in done:
@@ -149,11 +170,21 @@ def _attempt(setup: Setup, saved: Saved, watch: Watch, state: TrainState, progre
             if due.stop:
                 saved.wait()
                 message = f"stopped at step {step} of {schedule.steps}; the same command goes on from there"
-                raise Stopped(due.stop, message)
+                raise Stopped(due.stop, message, together=True)
             watch.trace.begin(step + 1)
             memory.give_back()
             clock.restart()
+        if failed:
+            saved.end(failed[0], int(devices.first(state.step)), state, progress)
     return state
+
+
+def _until_error(batches: Iterable[Batch], failed: list[Exception]) -> Iterator[Batch]:
+    """Yields the batches; an error of the data ends them and is put into `failed`, so that what was trained can be saved."""
+    try:
+        yield from batches
+    except Exception as error:
+        failed.append(error)
 
 
 class Due(NamedTuple):
@@ -206,7 +237,8 @@ def _batches(setup: Setup, rewinds: int) -> Callable[[int, int], Iterator[Batch]
     order = inputs.data
     if rewinds:
         order = feed.training_data(inputs.encoded["train"], config.data, config.seed + rewinds)
-    return functools.partial(order.iterate, put=devices.put, host=jax.process_index(), hosts=jax.process_count())
+    place = {"host": jax.process_index(), "hosts": jax.process_count()}
+    return functools.partial(order.iterate, put=devices.put, say=output.say, **place)
 
 
 def _count(

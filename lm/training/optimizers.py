@@ -124,3 +124,21 @@ def optimizer(
     if kinds != ["0"]:
         clip, rule = optax.chain(from_begin(optax.identity()), clip), from_begin(rule)
     return optax.chain(clip, rule, scale, optax.scale_by_learning_rate(rate))
+
+
+def at_step(state: optax.OptState, step: jax.Array) -> optax.OptState:
+    """Returns the optimizer's state with its schedules at update `step` (from 0).
+
+    A skipped update leaves the optimizer's state as it was: moments and their bias correction count the updates that were
+    made. The learning rate and the beginning of groups are of the run's steps, so that the schedule ends with the run.
+    """
+    counting = (optax.ScaleByScheduleState, optax.ConditionallyMaskState)
+
+    def moved(node: Any) -> Any:
+        if isinstance(node, optax.ScaleByScheduleState):
+            return node._replace(count=step)
+        if isinstance(node, optax.ConditionallyMaskState):
+            return node._replace(step=step, inner_state=at_step(node.inner_state, step))
+        return node
+
+    return jax.tree.map(moved, state, is_leaf=lambda node: isinstance(node, counting))

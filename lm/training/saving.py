@@ -5,6 +5,7 @@ import time
 
 import jax
 
+from lm.errors import UserError
 from lm.runs import writing
 from lm.runs.checkpoints import Checkpoints
 from lm.terminal import output
@@ -30,8 +31,8 @@ class Saved:
         found = self._checkpoints.restore_latest(*parted(shapes), output.say)
         if found is None:
             return jax.device_get(start(learner.params)), Progress()
-        params, rest, progress = found
-        return whole(config, learner.schedule.groups, params, rest), Progress.of(progress)
+        params, rest, progress = *found[:2], Progress.of(found[2])
+        return whole(config, learner.schedule.groups, params, rest, progress.skipped), progress
 
     def save(self, step: int, state: TrainState, progress: Progress) -> Fault | None:
         """Begins to write a checkpoint, unless a parameter is not finite, which is returned."""
@@ -43,6 +44,16 @@ class Saved:
         progress.saving += time.perf_counter() - paused
         self.restart()
         return None
+
+    def end(self, error: Exception, step: int, state: TrainState, progress: Progress) -> None:
+        """Raises `error`, which came after `step`, when the state is saved; many hosts save together or not at all."""
+        self.wait()
+        if step in self.steps() or not step or jax.process_count() > 1 or self.save(step, state, progress):
+            raise error
+        self.wait()
+        if isinstance(error, UserError):
+            raise UserError(error.where, f"{error.what}; training is saved after step {step:,}", error.mend) from error
+        raise error
 
     def restart(self) -> None:
         """Makes `overdue` count from now."""

@@ -31,6 +31,15 @@ class Schedule:
             what = f"step {profile[1]} is after the end of training, step {self.steps}"
             raise UserError("--profile", what, "give steps that are trained")
 
+    def beyond_the_end(self) -> str:
+        """Returns in one line what the configuration puts after the last step, and what comes of it; empty if nothing."""
+        later = [name for name in ("log_every", "eval_every", "checkpoint_every") if getattr(self, name) > self.steps]
+        said = [f"{name} ({getattr(self, name):,} steps: once, at the end)" for name in later]
+        if self.warmup > self.steps:
+            reached = self.steps / self.warmup
+            said.insert(0, f"warmup ({self.warmup:,} steps: the learning rate ends at {reached:.1%} of its peak)")
+        return f"beyond the end, step {self.steps:,}: {'; '.join(said)}" if said else ""
+
     def logs(self, step: int) -> bool:
         return step % self.log_every == 0 or step == self.steps
 

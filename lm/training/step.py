@@ -17,12 +17,12 @@ from lm.training import optimizers
 
 
 class TrainState(NamedTuple):
-    """What an update reads and writes. A checkpoint keeps all of it but the seed.
+    """What an update reads and writes. A checkpoint keeps all of it but the seed and `skipped`, which its progress has.
 
     On the devices `carry` is divided by rows of the batch; `lm/devices/mesh.py` says where the other arrays are.
     """
 
-    step: jax.Array  # int32, the number of updates done
+    step: jax.Array  # int32, the number of updates done, skipped ones included
     params: Any
     opt_state: Any  # the optimizer's state of the parameters that learn
     carry: Any  # the decoder's recurrent state after the last window of streams, leading axis batch; else ()
@@ -30,6 +30,7 @@ class TrainState(NamedTuple):
     # uint32, the seed of dropout and of the sampled softmax; else (). It is an argument of the compiled program and not a
     # constant in it, so that runs with different seeds share one program.
     seed: Any = ()
+    skipped: Any = ()  # with `training.not_finite=skip` int32, the number of updates that were skipped; else ()
 
 
 class Metrics(NamedTuple):
@@ -61,7 +62,8 @@ def initial_state(answer: Answer, optimizer: optax.GradientTransformation, confi
         carry = answer.first_carry(config.data.batch_size)
     learning, _ = optimizers.split(optimizers.groups_of(config), params)
     averaged = jax.tree.map(jnp.array, learning) if config.optimizer.ema_decay else ()
-    return TrainState(jnp.int32(0), params, optimizer.init(learning), carry, averaged, seed_of(config))
+    skipped = jnp.int32(0) if config.training.not_finite == "skip" else ()
+    return TrainState(jnp.int32(0), params, optimizer.init(learning), carry, averaged, seed_of(config), skipped)
 
 
 def weights(state: TrainState) -> Any:
@@ -72,13 +74,14 @@ def weights(state: TrainState) -> Any:
 def parted(state: TrainState) -> tuple[Any, dict[str, Any]]:
     """Returns (`weights`, the rest) as a checkpoint has them: other programs read the first alone."""
     rest = state._replace(params=state.params if state.averaged else (), averaged=())._asdict()
-    del rest["seed"]
+    del rest["seed"], rest["skipped"]
     return weights(state), rest
 
 
-def whole(config: Config, groups: Sequence[Group], params: Any, rest: dict[str, Any]) -> TrainState:
-    """Returns the state that `parted` took apart."""
-    state = TrainState(**rest, seed=seed_of(config))
+def whole(config: Config, groups: Sequence[Group], params: Any, rest: dict[str, Any], skipped: int) -> TrainState:
+    """Returns the state that `parted` took apart, after so many skipped updates."""
+    counted = np.int32(skipped) if config.training.not_finite == "skip" else ()
+    state = TrainState(**rest, seed=seed_of(config), skipped=counted)
     if not state.params:
         return state._replace(params=params)
     return state._replace(averaged=optimizers.split(groups, params)[0])
@@ -89,25 +92,30 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Returns one update, for `devices.compile`: the gradient's sums over its count of tokens, given to the optimizer."""
     groups, decay = optimizers.groups_of(config), config.optimizer.ema_decay
+    skips = config.training.not_finite == "skip"
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         sums, (loss, count), carry = gradient(state, batch)
         grads = jax.tree.map(lambda g: g / jnp.maximum(count, 1), sums)
         # A frozen parameter has no gradient, no moments and no share in any norm.
         learning, frozen = optimizers.split(groups, state.params)
-        updates, opt_state = optimizer.update(grads, state.opt_state, learning)
+        before = optimizers.at_step(state.opt_state, state.step) if skips else state.opt_state
+        updates, opt_state = optimizer.update(grads, before, learning)
         learning, averaged = optax.apply_updates(learning, updates), state.averaged
         if decay:
             # The weights of the average are corrected for its start (Kingma and Ba, 2015, section 3): the first averages
-            # are nearly plain means of all steps so far.
-            share = (1 - decay) / -jnp.expm1((state.step + 1) * math.log(decay))
+            # are nearly plain means of all updates so far.
+            made = state.step + 1 - state.skipped if skips else state.step + 1
+            share = (1 - decay) / -jnp.expm1(made * math.log(decay))
             averaged = jax.tree.map(lambda mean, new: mean + share * (new - mean), averaged, learning)
-        after = TrainState(state.step + 1, optimizers.joined(learning, frozen), opt_state, carry, averaged, state.seed)
+        params = optimizers.joined(learning, frozen)
+        after = TrainState(state.step + 1, params, opt_state, carry, averaged, state.seed, state.skipped)
         metrics = Metrics(loss, count, optax.global_norm(grads))
-        if config.training.not_finite == "skip":
+        if skips:
             good = jnp.isfinite(metrics.loss_sum) & jnp.isfinite(metrics.grad_norm)
             kept = jax.tree.map(lambda new, old: jnp.where(good, new, old), after, state)
-            after = kept._replace(step=after.step)  # the next update takes the next batch all the same
+            # The next update takes the next batch all the same.
+            after = kept._replace(step=after.step, skipped=state.skipped + ~good)
         return after, metrics
 
     return train_step

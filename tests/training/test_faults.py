@@ -21,9 +21,11 @@ from lm import changed
 from lm.config import Config
 from lm.data.batches.streams import Streams
 from lm.devices.mesh import Fsdp
-from lm.errors import UserError
+from lm.errors import Stopped, UserError
+from lm.evaluation.evaluator import Evaluator
 from lm.runs import log
 from lm.runs.run import load
+from lm.terminal import signals
 from lm.training import console, loop, watch
 
 pytestmark = pytest.mark.usefixtures("quick_training")
@@ -62,6 +64,11 @@ def test_an_update_that_is_not_finite_is_skipped_counted_and_said(mode, short, t
     poison(monkeypatch, {4, 9}, {0})
     loop.train(config, epath.Path(tmp_path / "run"))
     assert [r.get("skipped", 0) for r in records(tmp_path / "run")] == [0, 0, 1, 1, 2, 2, 2, 2]
+    rates = [r["learning_rate"] for r in records(tmp_path / "run")]
+    # The warm-up, then the line that ends with the run: the rate of each step, skipped ones counted.
+    np.testing.assert_allclose(
+        rates, [0.03 * min((step + 1) / 5, (16 - step) / 11) for step in range(1, 16, 2)], rtol=1e-5
+    )
     assert "NaN" not in (tmp_path / "run" / "metrics.jsonl").read_text()
     assert "step 5: the loss or its gradient is not finite: update skipped, 1 of at most 2" in capsys.readouterr().out
     run = load(str(tmp_path / "run"), "latest")
@@ -69,6 +76,15 @@ def test_an_update_that_is_not_finite_is_skipped_counted_and_said(mode, short, t
     poison(monkeypatch, {4, 9, 13}, {0})
     with pytest.raises(UserError, match="^error: step 14: .* last good checkpoint is 12, 2 updates skipped"):
         loop.train(config, epath.Path(tmp_path / "again"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_run_in_which_no_update_is_skipped_is_the_same_whether_one_may_be(accumulate, short, tmp_path):
+    config = changed(short, {"training.accumulate": accumulate, "optimizer.ema_decay": 0.9})
+    for mode in ("stop", "skip"):
+        loop.train(changed(config, {"training.not_finite": mode}), epath.Path(tmp_path / mode))
+    assert kill.differences(tmp_path / "skip", tmp_path / "stop") == ["config.json"]
 
 
 def test_a_skipped_update_leaves_the_state_as_it_was(short, tmp_path, monkeypatch):
@@ -128,16 +144,69 @@ def test_a_loss_that_rises_and_stays_is_said_once():
         assert not any(steady.seen(loss) for loss in losses)
 
 
-def test_a_second_signal_ends_a_run_at_once_and_the_end_of_training_gives_signals_back():
-    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
-    stop = watch.StopSignal()
-    for each in before:
-        assert signal.getsignal(each) != before[each]
-    signal.raise_signal(signal.SIGTERM)  # is remembered, and that is all
-    assert stop.number == signal.SIGTERM
-    assert {each: signal.getsignal(each) for each in before} == before  # the next one meets what it would without us
-    stop.restore()
-    assert {each: signal.getsignal(each) for each in before} == before
+def test_signals_to_stop_are_remembered_and_a_second_urgent_one_meets_what_it_would_without_us():
+    before = {each: signal.getsignal(each) for each in signals.STOPPING}
+    for first in signals.STOPPING:
+        with watch.StopSignal() as stop:
+            assert all(signal.getsignal(each) != was for each, was in before.items())
+            signal.raise_signal(first)  # is remembered, and that is all
+            for again in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU):
+                signal.raise_signal(again)  # the end of a terminal sends more than one
+            assert stop.number == first
+            given_back = {each for each in before if signal.getsignal(each) == before[each]}
+            assert given_back == ({*signals.URGENT} if first in signals.URGENT else set())
+        assert {each: signal.getsignal(each) for each in before} == before
+
+
+def test_a_hang_up_that_is_ignored_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with watch.StopSignal() as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert not stop.number and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_signal_after_the_last_step_ends_the_program_too(short, tmp_path, monkeypatch):
+    """Or else a pipeline would begin with its next stage."""
+    evaluate = Evaluator.evaluate
+
+    def evaluate_and_stop(self, *given):
+        signal.raise_signal(signal.SIGHUP)
+        return evaluate(self, *given)
+
+    monkeypatch.setattr(Evaluator, "evaluate", evaluate_and_stop)
+    with pytest.raises(Stopped, match="after the last step, 6; all is saved") as stopped:
+        loop.train(changed(short, {"training.steps": 6}), epath.Path(tmp_path / "run"))
+    assert stopped.value.number == signal.SIGHUP and steps_of(tmp_path / "run")[-1] == 6
+
+
+# ---- data that fails --------------------------------------------------------------------------------------------
+
+
+ERRORS = [UserError("pairs", "are gone", "bring them back"), OSError(5, "Input/output error")]
+
+
+@pytest.mark.parametrize("error", sized(ERRORS, lambda error: error is ERRORS[0]))
+def test_data_that_fails_ends_a_run_when_it_is_saved(error, short, tmp_path, monkeypatch):
+    healthy = Streams.share
+
+    def failing(self, index, rows):
+        if index == 10:
+            raise error
+        return healthy(self, index, rows)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Streams, "share", failing)
+        with pytest.raises(type(error), match="are gone; training is saved after step 10; bring|Input/output error"):
+            loop.train(short, epath.Path(tmp_path / "run"))
+        assert steps_of(tmp_path / "run")[-1] == 10
+        with pytest.raises(type(error)):
+            loop.train(short, epath.Path(tmp_path / "run"))  # nothing was trained, and nothing is lost
+    loop.train(short, epath.Path(tmp_path / "run"))
+    loop.train(short, epath.Path(tmp_path / "steady"))
+    assert kill.differences(tmp_path / "run", tmp_path / "steady") == []
 
 
 # ---- checkpoints ------------------------------------------------------------------------------------------------

@@ -8,11 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from support.sizes import sized
 
-from lm.config import Config, Group, ModelConfig, OptimizerConfig, parse_group
+from lm.config import Config, Group, ModelConfig, OptimizerConfig, TrainingConfig, parse_group
 from lm.errors import UserError
 from lm.models.names import name_of
 from lm.training.optimizers import ALL, LORA, decay_mask, groups_of, joined, optimizer, schedule, split
+from lm.training.step import TrainState, make_train_step, parted, whole
 
 PEAK, WARMUP, STEPS = 0.5, 10, 50
 NAMES = ("adamw", "adam", "sgd")
@@ -258,3 +260,49 @@ def test_the_schedule_drives_the_rule(name):
         updates, state = rule.update(grads(), state, params())
         sizes.append(float(optax.global_norm(updates)))
     np.testing.assert_allclose(np.array(sizes) / sizes[1], [0.5, 1, 1, 0.75, 0.5, 0.25], rtol=1e-3)
+
+
+# ---- updates that are skipped -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sized(NAMES, lambda name: name == "adamw"))
+def test_what_a_skipped_update_moves_is_the_schedule_and_nothing_else(name):
+    """Rates and beginnings of groups are those of the run's steps; moments, their bias correction and that of the average
+    count the updates that were made. So it is in a run that is resumed."""
+    steps, skipped, decay = 14, {0, 3, 4, 7, 9}, 0.9
+    made = [step for step in range(steps) if step not in skipped]
+    groups = (Group("embedding/.*", 1.0, 6), Group(".*", 1.0))
+    own = OptimizerConfig(name=name, learning_rate=PEAK, schedule="linear", ema_decay=decay)
+    own.groups = ("embedding/.*=>1@6", ".*=>1")
+    config = Config(optimizer=own, training=TrainingConfig(not_finite="skip"))
+    rate = schedule(own, 2, steps)
+
+    def gradient(state, batch):
+        bad = jnp.isin(state.step, jnp.array([*skipped]))
+        return jax.tree.map(lambda x: jnp.where(bad, jnp.nan, x), batch), (jnp.float32(1), jnp.float32(1)), ()
+
+    rule = optimizer(own, rate, params(), groups)
+    update = jax.jit(make_train_step(gradient, rule, config))
+    state = TrainState(jnp.int32(0), params(), rule.init(params()), (), params(), (), jnp.int32(0))
+    for step in range(steps):
+        state, _ = update(state, grads(step))
+        if step == 8:  # resumed
+            state = whole(config, groups, *parted(state), skipped=int(state.skipped))
+    assert state.skipped == len(skipped)
+
+    begin = len([step for step in made if step < 6])
+    alone = optimizer(
+        own,
+        lambda count: jnp.array([rate(step) for step in made])[count],
+        params(),
+        (Group("embedding/.*", 1.0, begin), groups[1]),
+    )
+    now, inner, passed = params(), alone.init(params()), []
+    for step in made:
+        updates, inner = alone.update(grads(step), inner, now)
+        now = optax.apply_updates(now, updates)
+        passed.append(now)
+    close(state.params, now)
+    shares = decay ** np.arange(len(passed))[::-1]
+    mean = lambda *leaves: sum(share * np.asarray(leaf, np.float64) for share, leaf in zip(shares, leaves, strict=True))
+    close(state.averaged, jax.tree.map(lambda *leaves: mean(*leaves) / shares.sum(), *passed), rtol=1e-5)

@@ -32,9 +32,10 @@ from lm.errors import Stopped, UserError
 from lm.evaluation.evaluator import Evaluator
 from lm.models import names
 from lm.models.parameters import initial_params
-from lm.runs import log, workdir
+from lm.runs import log, manifest, workdir
 from lm.runs.run import load
 from lm.training import console, loop
+from lm.training.schedule import Schedule
 from lm.training.step import TrainState, initial_state
 
 pytestmark = pytest.mark.usefixtures("quick_training")
@@ -307,14 +308,142 @@ def test_another_configuration_is_refused_and_nothing_is_changed(layout, short, 
     assert tree_of(uninterrupted[layout]) == before
 
 
+def left_at_20(run: pathlib.Path, copy: pathlib.Path) -> pathlib.Path:
+    """A copy of a run that was stopped after step 20."""
+    shutil.copytree(run, copy)
+    shutil.rmtree(copy / "checkpoints" / "24")
+    return copy
+
+
+# For each field that a start may have its own way another value. (`parallel` and `shards` change the order of sums.)
+OTHER_WAYS = {
+    "training.log_every": 3,
+    "training.eval_every": 5,
+    "training.checkpoint_every": 3,
+    "training.checkpoint_minutes": 1e-9,
+    "training.keep_checkpoints": 1,
+    "data.workers": 2,
+}
+
+
+@pytest.mark.parametrize("path", sized(OTHER_WAYS, lambda path: path == "training.eval_every"))
+def test_fields_that_change_no_number_may_change_when_a_run_goes_on(path, short, uninterrupted, tmp_path):
+    assert {*OTHER_WAYS} == {*workdir.MAY_DIFFER} - {"training.parallel", "training.shards"}
+    copy = left_at_20(uninterrupted["streams"], tmp_path / "run")
+    other = changed(short["streams"], {path: OTHER_WAYS[path]})
+    loop.train(other, epath.Path(copy))
+    known, found = (parameters_and_state(run / "checkpoints" / "24") for run in (uninterrupted["streams"], copy))
+    assert found == known
+    assert json.loads((copy / "manifest.json").read_text())["starts"][-1]["changed"] == {
+        path: [kill.configuration.get(short["streams"], path), OTHER_WAYS[path]]
+    }
+    assert (copy / "config.json").read_text() == kill.configuration.to_json(other)
+
+
+def parameters_and_state(checkpoint: pathlib.Path) -> dict[str, object]:
+    """All arrays of a checkpoint, bit for bit."""
+    return {name: value for name, value in kill._leaves(checkpoint).items() if isinstance(value, tuple)}
+
+
+@pytest.mark.parametrize("layout", sized(LAYOUTS, lambda layout: layout == "buckets"))
+def test_data_that_was_moved_is_the_same_data_and_other_bytes_are_refused(layout, short, uninterrupted, tmp_path):
+    copy, places = left_at_20(uninterrupted[layout], tmp_path / "run"), {}
+    for path in workdir.DATA:
+        scheme, _, file = kill.configuration.get(short[layout], path).partition(":")
+        target = tmp_path / f"{path}{pathlib.Path(file).suffix}"
+        shutil.copy(file, target)
+        places[path] = f"{scheme}:{target}"
+    moved = changed(short[layout], places)
+    loop.train(moved, epath.Path(copy))
+    different = kill.differences(copy, uninterrupted[layout])
+    assert different == ["config.json"]
+    assert (copy / "config.json").read_text() == kill.configuration.to_json(moved)  # where evaluations find the data
+    assert set(json.loads((copy / "manifest.json").read_text())["starts"][-1]["changed"]) == {*workdir.DATA}
+    before = tree_of(copy)
+    for path in workdir.DATA:
+        file = pathlib.Path(places[path].partition(":")[2])
+        known = file.read_text()
+        file.write_text(known.replace(known[0], "Z", 1))
+        for config in (moved, changed(moved, {path: short[layout].data.train + " + " + places[path]})):
+            with pytest.raises(UserError, match="data is not what this run was started with; give the .* data of then"):
+                loop.train(config, epath.Path(copy))
+        file.write_text(known)
+    with pytest.raises(UserError, match="another configuration .data.test: "):
+        loop.train(changed(moved, {"data.test": ""}), epath.Path(copy))
+    assert tree_of(copy) == before
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_where_what_it_began_with_was_moved(short, uninterrupted, tmp_path):
+    """Parameters, word vectors and a tokenizer are read at its start alone; their fingerprints are known from there."""
+    origin, vectors = tmp_path / "origin", tmp_path / "vectors.txt"
+    shutil.copytree(uninterrupted["streams"], origin)
+    vectors.write_text("".join(f"{letter} " + " ".join(["0.5"] * 8) + "\n" for letter in "onetwhrfuivsxg"))
+    kind = origin / "tokenizer" / "tokenizer.json"
+    begun = {
+        "training.init_from": {"training.init_from": f"{origin}:20"},
+        "training.word_vectors": {"training.word_vectors": str(vectors)},
+        "data.tokenizer.kind": {"data.tokenizer.kind": str(kind)},
+    }
+    elsewhere = {
+        "training.init_from": (f"{tmp_path}/moved:20", f"{tmp_path}/moved:24"),
+        "training.word_vectors": (f"{tmp_path}/moved.txt", f"{tmp_path}/other.txt"),
+        "data.tokenizer.kind": (
+            f"{tmp_path}/moved/tokenizer/tokenizer.json",
+            f"{uninterrupted['buckets']}/tokenizer/tokenizer.json",
+        ),
+    }
+    assert {*begun} == {*workdir.BEGINNINGS}
+    configs = {path: changed(short["streams"], FROZEN | given) for path, given in begun.items()}
+    for path, config in configs.items():
+        loop.train(config, epath.Path(tmp_path / path))
+    shutil.move(origin, tmp_path / "moved")
+    (tmp_path / "other.txt").write_text(vectors.read_text().replace("0.5", "0.25"))
+    shutil.move(vectors, tmp_path / "moved.txt")
+    for path, (same, other) in elsewhere.items():
+        loop.train(configs[path], epath.Path(tmp_path / path))  # named as before, it is not read
+        loop.train(changed(configs[path], {path: same}), epath.Path(tmp_path / path))
+        with pytest.raises(UserError, match="not known to be what this run began with.*leave it as it was"):
+            loop.train(changed(configs[path], {path: other}), epath.Path(tmp_path / path))
+        shutil.rmtree(tmp_path / path / "checkpoints")  # then it would be read
+        if path != "data.tokenizer.kind":
+            with pytest.raises(UserError, match="another configuration"):
+                loop.train(configs[path], epath.Path(tmp_path / path))
+
+
+def test_a_start_on_other_cores_says_so(short, uninterrupted, tmp_path, monkeypatch, capsys):
+    copy = left_at_20(uninterrupted["buckets"], tmp_path / "run")
+    loop.train(short["buckets"], epath.Path(copy))
+    assert "bits may differ" not in capsys.readouterr().out
+    start = json.loads((copy / "manifest.json").read_text())["starts"][-1]
+    assert start["cores"] == manifest.cores() and {"processor", "XLA_FLAGS"} <= {*start}
+    monkeypatch.setenv("NPROC", "77")  # as XLA reads it
+    loop.train(short["buckets"], epath.Path(copy))
+    said = f"bits may differ from those of the start before: cores 77 (before: {start['cores']})"
+    assert said in capsys.readouterr().out
+
+
+def test_what_lies_beyond_the_end_is_said_in_one_line(short):
+    data = Setup(short["buckets"]).data
+    for path, text in {
+        "optimizer.warmup": "warmup (48 steps: the learning rate ends at 50.0% of its peak)",
+        "training.log_every": "log_every (48 steps: once, at the end)",
+        "training.eval_every": "eval_every (48 steps: once, at the end)",
+        "training.checkpoint_every": "checkpoint_every (48 steps: once, at the end)",
+    }.items():
+        within, beyond = (changed(short["buckets"], {path: steps}) for steps in (24, 48))
+        assert Schedule(within, data).beyond_the_end() == ""
+        assert Schedule(beyond, data).beyond_the_end() == f"beyond the end, step 24: {text}"
+
+
 def test_changed_data_is_refused(short, uninterrupted, tmp_path):
     copy, data = tmp_path / "run", tmp_path / "story.txt"
     shutil.copytree(uninterrupted["streams"], copy)
     data.write_text(pathlib.Path(short["streams"].data.train.removeprefix("text:")).read_text() + "one more line\n")
     moved = changed(short["streams"], {"data.train": f"text:{data}"})
-    (copy / "config.json").write_text(kill.configuration.to_json(moved))
     with pytest.raises(UserError, match="train data is not what this run was started with"):
         loop.train(moved, epath.Path(copy))
+    assert (copy / "config.json").read_text() == kill.configuration.to_json(short["streams"])
 
 
 def test_a_second_process_is_refused_and_readers_leave_what_is_being_written(short, uninterrupted, tmp_path):

@@ -170,7 +170,8 @@ def _prepared(builder: Any, name: str, role: str) -> Any:
     except Exception as error:
         # Each of hundreds of builders fails in its own way, where network, disk, a package or a manual step is missing.
         reason = str(error).partition("\n")[0]
-        mend = f"check network and disk, or bring the data set, prepared as array_record, to {builder.data_dir}"
+        mend = "check network and disk, set TFDS_DATA_DIR to another folder, or bring the data set, prepared as array_record,"
+        mend += f" to {builder.data_dir}"
         raise UserError(f"config.data.{role}", f"tfds:{name} cannot be prepared ({reason})", mend) from error
     return builder
 

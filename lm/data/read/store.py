@@ -108,8 +108,14 @@ def from_parts(
 
 def cache_directory() -> pathlib.Path:
     """LM_CACHE_DIR, or `lm/data` in the user's cache."""
-    home = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
-    return pathlib.Path(os.environ.get("LM_CACHE_DIR") or home / "lm" / "data")
+    if given := os.environ.get("LM_CACHE_DIR"):
+        return pathlib.Path(given)
+    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+    if cache.parts[0] == "~":
+        raise UserError(
+            "HOME", "is not set, and this user has no home", "set HOME, or LM_CACHE_DIR for the cache of data"
+        )
+    return cache / "lm" / "data"
 
 
 def key_of(*parts: Any) -> str:
