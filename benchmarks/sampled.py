@@ -46,6 +46,7 @@ def main() -> None:
             loop.train(configuration.validated(setting(values.text, candidates, values.steps)), run)
             last = log.read_metrics(run)[-1]
             found.append((candidates, last["loss"], last["seconds"]))
+    print(f"{last['unknown_tokens']:,} of {last['tokens']:,} words are unknown, and each costs what UNK does")
     for candidates, loss, seconds in found:
         print(f"{candidates or 'all':>8} {loss:8.4f} nats  {loss - found[0][1]:+8.4f} {seconds:8.1f} s")
 
