@@ -65,10 +65,12 @@ def comparison(runs: Sequence[Run], both: Sequence[Evaluation]) -> list[str]:
             notes.append(f"* {name}: signatures differ in {', '.join(differ)}: {'  '.join(signatures)}")
         # Likelihoods of whole texts, given for bytes, can be compared whatever the tokens; others cannot.
         of_text = "unit:byte" in signatures[0] and {*differ} <= {"tok", "unk"} and whole
+        if not differ or of_text:
+            line += f"{b[name].value - a[name].value:>12.4g}"
         if len(a[name].stats_ns) == len(b[name].stats_ns) and (not differ or of_text):
             found = statistics.compare(a[name], b[name])
             between = f"[{found.low:.4g}, {found.high:.4g}]"
-            line += f"{found.difference:>12.4g}  {between:<24}{found.p_bootstrap:>12.4f}{found.p_randomisation:>10.4f}"
+            line += f"  {between:<24}{found.p_bootstrap:>12.4f}{found.p_randomisation:>10.4f}"
         table.append(line)
     return table + notes + [note for letter, one in zip("AB", both, strict=True) for note in _lost(letter, one)]
 
@@ -81,7 +83,7 @@ def _measured(one: Evaluation) -> dict[str, Metric]:
     for name, metric in one.measured.items():
         found[name] = metric
         if name == "bits_per_byte":
-            found["bits_per_byte_spelled"] = one.measured.get("bits_per_byte_spelled", metric)
+            found["bits_per_byte_spelled"] = metric  # until its own comes
     return found
 
 
