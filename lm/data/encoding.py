@@ -88,8 +88,11 @@ def encode(split: Split, tokenizer: Tokenizer, config: DataConfig, seed: int = 0
         floor = 0.0 - records.total("log_prob") / len(records)
     target_bytes, lost_n3 = int(records.total("target_bytes")), records.table[:, 3:]
     if task.has_source and not task.pairs:
-        corpus = pretraining_pairs(config, tokenizer, corpus, seed)
-        if not training:
+        texts, corpus = corpus, pretraining_pairs(config, tokenizer, corpus, seed)
+        if training:  # whose targets are drawn anew in each epoch: their share of the texts
+            share = np.sum(corpus.lengths(0)[:, 1]) / max(np.sum(texts.lengths(0)[:, 1]), 1)
+            lost_n3 = np.array([[round(min(share, 1) * count) for count in Unknown.total(lost_n3)]])
+        else:
             target_bytes, lost_n3 = _of_made(corpus, tokenizer, Unknown.total(lost_n3))
         floor = None  # that of the texts is not that of what is made of them
     unpointed = 0

@@ -204,4 +204,6 @@ def same_data(runs: Sequence[Run], asked: Asked) -> None:
     """Raises `UserError` where two runs are evaluated on different data."""
     if len(runs) == 2 and len({split_of(run, asked.split, asked.data).fingerprint for run in runs}) > 1:
         what = f"its {asked.split} data is not that of {runs[0].workdir}"
+        if asked.data:
+            what = f"its formats or its cleaning make other examples of {asked.data} than those of {runs[0].workdir}"
         raise UserError(str(runs[1].workdir), what, "give runs that are evaluated on the same data")

@@ -16,7 +16,7 @@ from support.training import Setup
 from lm.answers.ranking import label_ids
 from lm.batch import UNK
 from lm.config.tasks import TASKS
-from lm.data import splits
+from lm.data import encoding, splits
 from lm.data.text.tokenizers.unknown import SPELLING
 from lm.devices.mesh import Devices
 from lm.errors import UserError
@@ -106,6 +106,18 @@ def test_unknown_tokens_are_counted_and_spelled_out_in_the_figures_of_every_task
             run.score(examples[:1])
         (score,) = run.score([("ant bee", "yak zebu")])
         assert (score.tokens, score.unknown_tokens, score.unknown_bytes) == (3, 2, 8)
+
+
+def test_of_training_targets_that_are_drawn_the_share_of_the_texts_is_unknown(sources):
+    setup = setting("prefix", sources, {"data.tokenizer.vocab_size": 8}.items())
+    texts = setup.tokenizer.encode_batch(
+        [one.target for one in splits.load_splits(setup.config.data)["train"].examples]
+    )
+    share = np.mean(np.concatenate(texts) == UNK)
+    found = setup.encoded["train"]  # as evaluation data; then as training data
+    again = encoding.encode(found.split, setup.tokenizer, setup.config.data, training=True)
+    assert 0 < share < 1 and found.lost.tokens / found.tokens == pytest.approx(share, abs=0.1)
+    assert again.lost.tokens / (again.tokens - again.documents) == pytest.approx(share, abs=0.02)
 
 
 def test_a_lossless_tokenizer_has_none(sources):
