@@ -2,7 +2,7 @@
 
 What a sampled softmax costs in quality: the same LSTM of whole words, a line a document, is trained with each number of
 candidates; 0 is the softmax over all words. Prints nats a word of the last evaluation, which is over all words in any case, how
-much more that is than with the first number, and seconds of training.
+much more that is than with the first number, seconds of training, and how many words of the evaluation are unknown.
 """
 
 import tempfile
@@ -45,9 +45,10 @@ def main() -> None:
             run = epath.Path(folder) / "run"
             loop.train(configuration.validated(setting(values.text, candidates, values.steps)), run)
             last = log.read_metrics(run)[-1]
-            found.append((candidates, last["loss"], last["seconds"]))
-    for candidates, loss, seconds in found:
-        print(f"{candidates or 'all':>8} {loss:8.4f} nats  {loss - found[0][1]:+8.4f} {seconds:8.1f} s")
+            unknown = f"{last['unknown_tokens']:,} of {last['tokens']:,} words unknown"
+            found.append((candidates, last["loss"], last["seconds"], unknown))
+    for candidates, loss, seconds, unknown in found:
+        print(f"{candidates or 'all':>8} {loss:8.4f} nats  {loss - found[0][1]:+8.4f} {seconds:8.1f} s  {unknown}")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from lm.config.tasks import ANSWER_KINDS
 from lm.data.front_ends import FRONT_ENDS, FrontEnd
 from lm.data.read.examples import Example, Examples
 from lm.data.text.tokenizers.tokenizer import Tokenizer
+from lm.data.text.tokenizers.unknown import Unknown, unknown_of
 from lm.search.options import Options
 
 
@@ -35,9 +36,16 @@ class Generation:
 class Score(NamedTuple):
     """The likelihood of one text under a model, from its beginning to its end (EOS included)."""
 
-    log_probability: float  # nats
+    log_probability: float  # nats; where tokens are unknown, of the text with any other words in their place
     tokens: int
     bytes: int
+    unknown_tokens: int = 0  # of the tokens
+    unknown_bytes: int = 0  # of the bytes, those that unknown tokens stand for
+
+    @property
+    def spelled_log_probability(self) -> float:
+        """Nats, of the text itself: each unknown token is spelled out (`lm.data.text.tokenizers.unknown`). For text answers."""
+        return self.log_probability - Unknown(self.unknown_tokens, self.unknown_bytes).nats
 
 
 class Noise(NamedTuple):
@@ -159,6 +167,15 @@ class Answer:
         """Returns the ids of each target, without EOS."""
         return self.tokenizer.encode_batch([example.target for example in examples])
 
+    @property
+    def tells_apart(self) -> bool:
+        """Whether no two answers have the same ids, so that unknown tokens lose nothing."""
+        return False
+
+    def unknown(self, example: Example, target: np.ndarray) -> Unknown:
+        """Returns the unknown tokens of an example whose target has these ids."""
+        return Unknown() if self.tells_apart else unknown_of(self.tokenizer, example.target, target)
+
     def source_values(self, sources: Sequence[str]) -> list[np.ndarray]:
         """Returns the values of each source, as evaluation data has them."""
         return self.front_end.encode(sources, self.tokenizer, self.tokenizer.encode_batch)
@@ -175,7 +192,9 @@ class Answer:
             )
             nats_b = self._nats_of_rows(params, batch)
             for row, i in enumerate(chosen):
-                results[i] = Score(-float(nats_b[row]), len(targets[i]) + 1, len(examples[i].target.encode()))
+                lost = self.unknown(examples[i], targets[i])
+                size = len(examples[i].target.encode())
+                results[i] = Score(-float(nats_b[row]), len(targets[i]) + 1, size, lost.tokens, lost.bytes)
         return results
 
     def _nats_of_rows(self, params: Any, batch: Batch) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Answers that rank a list of labels, which training data had: what the two kinds of them share."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -30,6 +31,10 @@ class Ranking(Answer):
     def model_of(cls, config, tokenizer, labels):
         ids = label_ids(tokenizer, labels)
         return cls.module(config.model, tokenizer.vocab_size, TASKS[config.data.task].source, ids)
+
+    @functools.cached_property
+    def tells_apart(self):
+        return len({*label_ids(self.tokenizer, self.labels)}) == len(self.labels)
 
     def log_probs_of(self, params: Any, source: Source) -> np.ndarray:
         """Returns float64 [b, labels]: the log-probability of each label, EOS included, given each source of a batch."""

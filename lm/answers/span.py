@@ -88,15 +88,22 @@ class Span(Reading):
 
     def target_ids(self, examples):
         """Where the target is a span of its source, the source's own ids of it."""
-        spans, targets = Spans(self.tokenizer), super().target_ids(examples)
+        targets = super().target_ids(examples)
         for i, example in enumerate(examples):
-            found = spans.find(example.source, self.tokenizer.encode(example.source), example.target)
+            found = self._spans.find(example.source, self.tokenizer.encode(example.source), example.target)
             targets[i] = found if len(found) else targets[i]
         return targets
 
+    def unknown(self, example, target):
+        return self._spans.unknown(example.target, target)
+
+    @functools.cached_property
+    def _spans(self) -> Spans:
+        return Spans(self.tokenizer)
+
     def answer(self, params, prompts, options, beside=()):
         models, params = zip(*((one.model, own) for one, own in ((self, params), *beside)), strict=True)
-        spans, ids = Spans(self.tokenizer), [self.tokenizer.encode(prompt) for prompt in prompts]
+        spans, ids = self._spans, [self.tokenizer.encode(prompt) for prompt in prompts]
         surfaces = list(map(spans.surfaces_of, prompts, ids))
         order = sorted(range(len(prompts)), key=lambda i: len(ids[i]))
         found: list[list[Generation]] = [[] for _ in prompts]

@@ -55,6 +55,8 @@ def _counts(encoded: Encoded, config: Config) -> Iterator[str]:
     if examples.table[:, 2].any():
         yield f"              they are pieces of {int(np.sum(examples.table[:, 2] == 0)):,} documents"
     yield f"  tokens      {tokens:,} (without the ends), {encoded.unknown:,} unknown ({encoded.unknown / tokens:.3%})"
+    if lost := encoded.lost.tokens:
+        yield f"              {lost:,} unknown in targets, where they stand for {encoded.lost.bytes:,} bytes"
     if encoded.unpointed:
         yield f"  left out    {encoded.unpointed:,} whose target is no span of their source"
     yield f"  bytes       {encoded.target_bytes:,} of targets"

@@ -20,7 +20,8 @@ from lm.data.read.sources import Split
 from lm.data.read.store import Finished, Records, Shard
 from lm.data.text.spans import Spans
 from lm.data.text.tokenizers.learning import train_tokenizer
-from lm.data.text.tokenizers.tokenizer import Tokenizer
+from lm.data.text.tokenizers.tokenizer import UNKNOWN, Tokenizer
+from lm.data.text.tokenizers.unknown import Unknown, unknown_of
 from lm.errors import UserError
 
 
@@ -30,15 +31,22 @@ class Encoded:
 
     split: Split
     corpus: Corpus  # what the task reads: texts, or pairs
-    unknown: int  # ids that are UNK
+    unknown: int  # ids that are UNK, of sources and targets
     target_bytes: int  # UTF-8 bytes of the targets
     floor: float | None = None  # mean of -log p of the examples under their source (nats), where the data know it
     unpointed: int = 0  # examples that are not in the corpus, as their target is no span of their source
+    # int: the fields of `Unknown` for the target of each example; of targets that an objective makes, for all together
+    lost_n3: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((1, 3), int))
 
     @property
     def documents(self) -> int:
         """Examples, those that continue one another counted once."""
         return int(np.sum(self.corpus.closed))
+
+    @property
+    def lost(self) -> Unknown:
+        """The unknown tokens of all targets."""
+        return Unknown.total(self.lost_n3)
 
     @property
     def tokens(self) -> int:
@@ -78,13 +86,14 @@ def encode(split: Split, tokenizer: Tokenizer, config: DataConfig, seed: int = 0
     records, floor = versions[0], None
     if records.total("log_probs") == len(records):
         floor = 0.0 - records.total("log_prob") / len(records)
-    target_bytes = int(records.total("target_bytes"))
+    target_bytes, lost_n3 = int(records.total("target_bytes")), records.table[:, 3:]
     if task.has_source and not task.pairs:
-        corpus = pretraining_pairs(config, tokenizer, corpus, seed)
-        if not training:
-            sentinels = range(tokenizer.own_size, tokenizer.own_size + tokenizer.sentinels)
-            targets = (target[~np.isin(target, sentinels)] for _, target in corpus.take(range(len(corpus)), 0))
-            target_bytes = sum(len(tokenizer.decode(ids).encode()) for ids in targets)
+        texts, corpus = corpus, pretraining_pairs(config, tokenizer, corpus, seed)
+        if training:  # whose targets are drawn anew in each epoch: their share of the texts
+            share = np.sum(corpus.lengths(0)[:, 1]) / max(np.sum(texts.lengths(0)[:, 1]), 1)
+            lost_n3 = np.array([[round(min(share, 1) * count) for count in Unknown.total(lost_n3)]])
+        else:
+            target_bytes, lost_n3 = _of_made(corpus, tokenizer, Unknown.total(lost_n3))
         floor = None  # that of the texts is not that of what is made of them
     unpointed = 0
     if ANSWER_KINDS[task.answer].located:
@@ -95,7 +104,24 @@ def encode(split: Split, tokenizer: Tokenizer, config: DataConfig, seed: int = 0
             raise UserError(f"config.data.{split.name}", what, "use config.data.task=seq2seq, or tokenizer.kind=bytes")
         unpointed = len(corpus) - len(pointed)
         corpus, floor = (Subset(corpus, pointed), None) if unpointed else (corpus, floor)
-    return Encoded(split, corpus, int(records.total("unknown")), target_bytes, floor, unpointed)
+        lost_n3 = lost_n3[pointed]
+    return Encoded(split, corpus, int(records.total("unknown")), target_bytes, floor, unpointed, lost_n3)
+
+
+def _of_made(corpus: Corpus, tokenizer: Tokenizer, lost: Unknown) -> tuple[int, np.ndarray]:
+    """Returns (UTF-8 bytes, `lost_n3`) of targets that an objective makes of texts.
+
+    Which bytes of the text an UNK of such a target stands for is not known: it is given the mean of all UNKs of the texts.
+    """
+    sentinels = range(tokenizer.own_size, tokenizer.own_size + tokenizer.sentinels)
+    targets = (target[~np.isin(target, sentinels)] for _, target in corpus.take(range(len(corpus)), 0))
+    size = tokens = 0
+    for ids in targets:
+        size += len(tokenizer.decode(ids).encode())
+        tokens += int(np.sum(ids == UNK))
+    unknown_bytes = round(tokens * lost.bytes / max(lost.tokens, 1))
+    size += unknown_bytes - tokens * len(UNKNOWN.encode())
+    return size, np.array([[tokens, unknown_bytes, lost.altered]])
 
 
 def _dtype(tokenizer: Tokenizer) -> str:
@@ -130,11 +156,15 @@ def _records(split: Split, tokenizer: Tokenizer, config: DataConfig, copy: int |
             targets = [each[: len(each) * (len(each) <= config.span)] for each in spanned]
         else:  # a label is one of a list, so it has one segmentation
             targets = tokenizer.encode_batch(texts) if answer.among == "labels" else ids(texts, seed)
+        lost = [
+            spans.unknown(text, target) if spans else unknown_of(tokenizer, text, target)
+            for text, target in zip(texts, targets, strict=True)
+        ]
         log_probs = [example.log_prob for example in chosen if example.log_prob is not None]
         goes_on = examples.table[numbers.start + 1 : numbers.stop + 1, 2]  # whether the next one continues it
         closed = 1 - np.append(goes_on, np.zeros(len(numbers) - len(goes_on), np.int32))
         note = {
-            "unknown": sum(map(front_end.unknown, sources_)) + sum(int(np.sum(each == UNK)) for each in targets),
+            "unknown": sum(map(front_end.unknown, sources_)) + sum(each.tokens for each in lost),
             "target_bytes": sum(
                 len(text.encode())
                 for text, target in zip(texts, targets, strict=True)
@@ -143,7 +173,7 @@ def _records(split: Split, tokenizer: Tokenizer, config: DataConfig, copy: int |
             "log_probs": len(log_probs),
             "log_prob": math.fsum(log_probs),
         }
-        table = np.array([[*map(len, sources_)], [*map(len, targets)], closed], np.int32).T
+        table = np.array([[*map(len, sources_)], [*map(len, targets)], closed, *zip(*lost, strict=True)], np.int32).T
         records = [
             front_end.to_bytes(source, dtype) + target.astype(dtype).tobytes()
             for source, target in zip(sources_, targets, strict=True)
@@ -157,7 +187,7 @@ def _records(split: Split, tokenizer: Tokenizer, config: DataConfig, copy: int |
     return store.stored(key, make, f"encoding {split.name}", len(examples)).check()
 
 
-ENCODING = 1  # raise it when the same examples and tokenizer give other records
+ENCODING = 2  # raise it when the same examples and tokenizer give other records
 
 
 def pretraining_pairs(config: DataConfig, tokenizer: Tokenizer, corpus: Corpus, seed: int) -> Corpus:

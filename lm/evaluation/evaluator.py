@@ -12,7 +12,7 @@ from jax import lax
 
 from lm.answers.contract import Answer, Generation
 from lm.answers.shapes import BATCH
-from lm.batch import Batch
+from lm.batch import UNK, Batch
 from lm.config import Config
 from lm.config.tasks import TASKS
 from lm.data import feed
@@ -20,6 +20,7 @@ from lm.data.batches import layout
 from lm.data.encoding import Encoded
 from lm.data.read.examples import Example
 from lm.data.text.tokenizers.surfaces import surfaces
+from lm.data.text.tokenizers.unknown import SYMBOL, Unknown
 from lm.devices.mesh import AXIS, Devices
 from lm.evaluation import metrics, statistics
 from lm.evaluation.statistics import Metric
@@ -53,6 +54,7 @@ class Part(NamedTuple):
 
     numbers: range
     target_bytes: int
+    lost: Unknown  # of the targets
     floor: float | None  # nats an example, where the data knows it
 
 
@@ -72,8 +74,20 @@ class Evaluator:
             examples = self.encoded.split.examples.read(numbers)
             known = [example.log_prob for example in examples if example.log_prob is not None]
             floor = 0.0 - math.fsum(known) / len(known) if len(known) == len(examples) else None
-            found[name] = Part(numbers, sum(len(example.target.encode()) for example in examples), floor)
+            size = sum(len(example.target.encode()) for example in examples)
+            found[name] = Part(numbers, size, Unknown.total(self._lost_n3[numbers]), floor)
         return found
+
+    @functools.cached_property
+    def whole(self) -> Part:
+        """Of the split."""
+        encoded = self.encoded
+        return Part(range(len(encoded.corpus)), encoded.target_bytes, Unknown.total(self._lost_n3), encoded.floor)
+
+    @property
+    def _lost_n3(self) -> np.ndarray:
+        lost_n3 = self.encoded.lost_n3
+        return np.zeros_like(lost_n3) if self.answer.tells_apart else lost_n3
 
     @functools.cached_property
     def _rows_of(self) -> Callable:
@@ -148,19 +162,35 @@ class Evaluator:
         return figures | ({"parts": of_parts} if of_parts else {})
 
     def figures(self, nats: float, tokens: float, part: Part | None = None) -> dict[str, Any]:
-        """loss (nats per token), perplexity, bits_per_byte, and the distance to the floor where the data knows it."""
-        encoded, loss = self.encoded, nats / tokens
-        part = part or Part(range(len(encoded.corpus)), encoded.target_bytes, encoded.floor)
+        """loss (nats per token), perplexity, bits_per_byte, and the distance to the floor where the data knows it.
+
+        Where tokens are unknown, those are likelihoods of the targets with any other words in their place. Figures whose
+        names end in `_spelled` are likelihoods of the targets themselves: see `Unknown.nats`.
+        """
+        part = part or self.whole
+        loss, spelled = nats / tokens, nats + part.lost.nats
         figures = {
             "loss": loss,
             "perplexity": math.exp(loss) if loss < 700 else math.inf,
             "bits_per_byte": nats / math.log(2) / part.target_bytes,
             "tokens": int(tokens),
+            "unknown_tokens": part.lost.tokens,
+            "unknown_bytes": part.lost.bytes,
         }
+        if part.lost.altered:
+            figures["altered_texts"] = part.lost.altered
+        if self.spells(part):
+            figures["bits_per_byte_spelled"] = spelled / math.log(2) / part.target_bytes
         if part.floor is not None:
             figures["nats_per_example"] = nats / len(part.numbers)
+            if self.spells(part):
+                figures["nats_per_example_spelled"] = spelled / len(part.numbers)
             figures["floor_nats_per_example"] = part.floor
         return figures
+
+    def spells(self, part: Part) -> bool:
+        """Whether there are figures in which the unknown tokens of these examples are spelled out."""
+        return part.lost.tokens > 0 and self.answer.among == "texts"
 
     def scored(self, numbers: Sequence[int], generations: Sequence[Generation]) -> dict[str, Any]:
         """The task's scores of outputs for the examples of these numbers."""
@@ -170,11 +200,26 @@ class Evaluator:
         return metrics.figures(measured) | {"generated": len(outputs)}
 
     def likelihoods(self, params: Any) -> dict[str, Metric]:
-        """loss, perplexity and bits_per_byte as metrics, in one pass: of pairs by example, else by stretch of a stream.
+        """loss, perplexity and bits per byte as metrics, in one pass: of pairs by example, else by stretch of a stream.
 
         `params` replicated on the devices. The stretches are the rows of `evaluation_streams`, window by window.
         """
+        nats_n, tokens_n, bytes_n, spelling_n = self._sums(params)
+        exp = lambda sums_s: math.exp(sums_s[0] / sums_s[1]) if sums_s[0] / sums_s[1] < 700 else math.inf
+        loss, to_bits = statistics.ratio(nats_n, tokens_n), 1 / math.log(2)
+        found = {"loss": loss, "perplexity": loss._replace(of=exp)}
+        found["bits_per_byte"] = statistics.ratio(nats_n, bytes_n, to_bits)
+        if self.spells(self.whole):
+            found["bits_per_byte_spelled"] = statistics.ratio(nats_n + spelling_n, bytes_n, to_bits)
+        return found
+
+    def _sums(self, params: Any) -> Iterator[np.ndarray]:
+        """Returns nats, tokens, bytes and the nats of spelling unknown tokens out, each float64 by example or stretch.
+
+        The bytes of a stretch's unknown tokens are those that each has on average; their sum is exact.
+        """
         bytes_v = np.array([*map(len, surfaces(self.answer.tokenizer))])
+        columns = np.ones_like(bytes_v), bytes_v, np.arange(len(bytes_v)) == UNK
         data, paired, numbers, found = self.config.data, self.answer.model.has_encoder, [], []
 
         def numbered() -> Iterator[Batch]:
@@ -184,22 +229,20 @@ class Evaluator:
 
         passed = numbered() if paired else feed.evaluation_batches(self.encoded, data)
         for padded, (nats_b,) in self._stepped(self._rows_of, params, passed):
-            counted = (padded.weights_bt, padded.weights_bt * bytes_v[padded.targets_bt])
-            stats_b3 = np.stack([self.devices.join(nats_b), *(x.sum(axis=1) for x in counted)], axis=1)
-            found.append(stats_b3[: len(numbers[-1])] if paired else stats_b3)
-        stats_n3 = np.concatenate(found).astype(np.float64)
+            counted = [np.sum(padded.weights_bt * each_v[padded.targets_bt], axis=1) for each_v in columns]
+            stats_b4 = np.stack([self.devices.join(nats_b), *counted], axis=1)
+            found.append(stats_b4[: len(numbers[-1])] if paired else stats_b4)
+        stats_n4 = np.concatenate(found).astype(np.float64)
         if paired:
-            stats_n3 = stats_n3[np.argsort(np.concatenate(numbers))]
-        stats_n3 = stats_n3[stats_n3[:, 1] > 0]
-        nats_n, tokens_n, bytes_n = stats_n3.T
+            stats_n4 = stats_n4[np.argsort(np.concatenate(numbers))]
+        nats_n, tokens_n, bytes_n, unknown_n = stats_n4.T
+        lost, lost_n3 = self.encoded.lost, self.encoded.lost_n3
+        each = len(lost_n3) == len(unknown_n) and paired  # else of all together
+        unknown_bytes_n = lost_n3[:, 1] if each else unknown_n * (lost.bytes / max(lost.tokens, 1))
+        bytes_n += unknown_bytes_n
         bytes_n *= self.encoded.target_bytes / bytes_n.sum()  # what a tokenizer leaves out at a text's start
-        exp = lambda sums_s: math.exp(sums_s[0] / sums_s[1]) if sums_s[0] / sums_s[1] < 700 else math.inf
-        loss = statistics.ratio(nats_n, tokens_n)
-        return {
-            "loss": loss,
-            "perplexity": loss._replace(of=exp),
-            "bits_per_byte": statistics.ratio(nats_n, bytes_n, 1 / math.log(2)),
-        }
+        spelling_n = (unknown_n + unknown_bytes_n) * SYMBOL
+        return (of_n[tokens_n > 0] for of_n in (nats_n, tokens_n, bytes_n, spelling_n))
 
     def classes(self, params: Any) -> tuple[list[Generation], dict[str, Metric]]:
         """The likeliest label for each example, and the calibration of the labels' probabilities, which sum to 1."""

@@ -2,27 +2,33 @@
 
 import dataclasses
 import json
+import re
 import zlib
 from typing import Any
 
 from etils import epath
 
 from lm import files
-from lm.evaluation.scoring import Asked, Evaluation
+from lm.evaluation.scoring import DATA, Asked, Evaluation
 from lm.runs import writing
 from lm.runs.run import Run
 
 
 def write(run: Run, found: Evaluation, asked: Asked) -> epath.Path:
-    """Writes `evaluations/SPLIT-STEP.json`, and returns where it lies; the name says what was asked for beside."""
-    record = {"split": asked.split, "step": run.step, **found.figures, "intervals": found.intervals}
+    """Writes `evaluations/SPLIT-STEP.json`, and returns where it lies; the name says what was asked for beside.
+
+    Of a source that is no split it is `data-NAME-FINGERPRINT-STEP.json`, NAME that of its file.
+    """
+    source = {"data": asked.data, "fingerprint": found.fingerprint} if asked.data else {}
+    record = {"split": DATA if source else asked.split, **source, "step": run.step, **found.figures}
+    record["intervals"] = found.intervals
     record["options"] = dataclasses.asdict(asked)
     if found.outputs:
         record["decoding"] = found.decoding
         if found.confusion is not None:
             record["confusion"] = found.confusion
         record["outputs"] = found.outputs
-    path = run.workdir / "evaluations" / f"{_name(run, asked)}.json"
+    path = run.workdir / "evaluations" / f"{_name(run, asked, found.fingerprint)}.json"
     writing.write_whole(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     return path
 
@@ -33,13 +39,21 @@ def latest(workdir: epath.Path, split: str) -> dict[str, Any] | None:
     return json.loads(files.read_text(found[-1], "record of an evaluation")) if found else None
 
 
-def _name(run: Run, asked: Asked) -> str:
+def _name(run: Run, asked: Asked, fingerprint: str) -> str:
     unusual = dict(asked.decoding)
     unusual |= {"lowercase": True} if asked.lowercase else {}
     unusual |= {"bleu_tokenize": asked.bleu_tokenize} if asked.bleu_tokenize else {}
     # Strings may be long, or have what no file's name has.
     short = lambda value: f"{zlib.crc32(repr(value).encode()):08x}" if isinstance(value, list) else value
-    parts = [asked.split, str(run.step), *(f"{name}={short(value)}" for name, value in unusual.items())]
+    data = [DATA, *filter(None, [_stem(asked.data)]), fingerprint[:8]] if asked.data else [asked.split]
+    parts = [*data, str(run.step), *(f"{name}={short(value)}" for name, value in unusual.items())]
     parts += [f"scores={'+'.join(asked.scores)}"] if asked.scores else []
     parts += [run.weights.replace(" ", "-")] if run.averaged else []
     return "-".join(parts)
+
+
+def _stem(source: str) -> str:
+    """The name of a source's first file, or of its data set, in characters that every file system has."""
+    first = re.split(r"\s[|+](?=\s)", source)[0].partition(":")[2]
+    name = first.split(",")[0].rstrip("/").split("/")[-1].split(".")[0]
+    return re.sub(r"[^A-Za-z0-9_]+", "-", name).strip("-")[:40]

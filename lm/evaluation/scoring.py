@@ -1,16 +1,20 @@
 """Evaluates a run on a split: its likelihoods, its outputs and their scores, of all examples and of each source."""
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 
 from lm.answers.ranking import check_labels
+from lm.config import changed
 from lm.config.tasks import TASKS
 from lm.data import encoding, splits
-from lm.data.read.sources import Split
+from lm.data.read.sources import SCHEMES, Split
+from lm.data.text.tokenizers.unknown import Unknown
 from lm.devices.mesh import Devices
 from lm.errors import UserError, nearest
 from lm.evaluation import metrics, signature, statistics
@@ -26,12 +30,13 @@ from lm.search.task_options import for_task
 class Asked:
     """What an evaluation is asked for, which its record names."""
 
-    split: str = "test"
+    split: str = "test"  # a split of the run, or DATA
     checkpoint: str = "best"
     decoding: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # options other than the task's own
     scores: tuple[str, ...] = ()  # empty: the task's
     lowercase: bool = False
     bleu_tokenize: str = ""
+    data: str = ""  # a source that is evaluated instead of a split
 
     def check(self) -> None:
         """Raises `UserError` for a score or a tokenizer that there is not."""
@@ -58,6 +63,7 @@ class Evaluation:
     outputs: list[dict[str, str]]  # of each example its source, reference and output, where the task generates
     decoding: dict[str, Any] = dataclasses.field(default_factory=dict)  # how the outputs were chosen
     confusion: list[list[int]] | None = None  # of labels: a row for each gold one, a column for each output
+    fingerprint: str = ""  # of the examples
 
     @functools.cached_property
     def intervals(self) -> dict[str, tuple[float, float]]:
@@ -65,9 +71,20 @@ class Evaluation:
         return {name: statistics.interval(metric) for name, metric in self.measured.items()}
 
 
-def split_of(run: Run, split: str) -> Split:
-    """The examples, which are those that the run was started with; raises `UserError` where it names no such split."""
+DATA = "data"  # the name of examples that are no split of the run
+
+
+def split_of(run: Run, split: str, data: str = "") -> Split:
+    """The examples of a split, which are those that the run was started with; or those of the source `data`.
+
+    Raises:
+        UserError: the run names no such split, or its data has changed.
+    """
+    if data:
+        return _given(run, data)
     names = ("train", "validation", *(("test",) if run.config.data.test else ()))
+    if split.partition(":")[0] in SCHEMES:
+        raise UserError("--split", f"{split!r} is a source, not a split", f"use lm.evaluate --data={split}")
     if split not in names:
         raise UserError("--split", f"the run has no {split!r} data", nearest(split, names))
     loaded = splits.load_splits(run.config.data, (split,))[split]
@@ -75,22 +92,49 @@ def split_of(run: Run, split: str) -> Split:
     return loaded
 
 
+def _given(run: Run, data: str) -> Split:
+    """The examples of a source as the run reads them: its formats, its cleaning, its task. None of its own data is read."""
+    with _about_data(run):
+        config = changed(run.config, {"data.test": data}).data
+        return dataclasses.replace(splits.load_splits(config, ("test",))["test"], name=DATA)
+
+
+@contextlib.contextmanager
+def _about_data(run: Run) -> Iterator[None]:
+    """Errors about a given source name the flag, and not the field or the task that another run could have."""
+    try:
+        yield
+    except UserError as error:
+        where = re.sub(r"^config\.data\.(test|data)$", "--data", error.where)
+        of_task = "config.data.task" in error.mend
+        mend = f"give a source for the run's task, {run.config.data.task}" if of_task else error.mend
+        raise UserError(where, error.what, mend) from error
+
+
 def evaluate_asked(run: Run, asked: Asked) -> Evaluation:
     """Returns the evaluation of a run that is asked for."""
     options = for_task(run.config.data.task, asked.decoding)
-    return evaluate(run, asked.split, options, asked.lowercase, asked.bleu_tokenize, asked.scores)
+    with _about_data(run) if asked.data else contextlib.nullcontext():
+        return evaluate(run, asked.split, options, asked.lowercase, asked.bleu_tokenize, asked.scores, asked.data)
 
 
 def evaluate(
-    run: Run, split: str, options: Options, lowercase: bool = False, tokenize: str = "", scores: tuple[str, ...] = ()
+    run: Run,
+    split: str,
+    options: Options,
+    lowercase: bool = False,
+    tokenize: str = "",
+    scores: tuple[str, ...] = (),
+    data: str = "",
 ) -> Evaluation:
-    """Loss of the whole split, and its outputs' `scores` (none: the task's)."""
+    """Loss of a whole split, or of the source `data`, and its outputs' `scores` (none: the task's)."""
     task = TASKS[run.config.data.task]
     if scores and not task.scores:
         raise UserError("--scores", f"the task {run.config.data.task} has no outputs to score", "leave it out")
-    loaded = split_of(run, split)
+    loaded = split_of(run, split, data)
     evaluator = _evaluator(run, loaded)
-    measured = _likelihoods(run, evaluator, split, loaded)
+    measured = evaluator.likelihoods(evaluator.devices.replicate(run.params))
+    measured = _signed(run, measured, loaded, evaluator.whole.lost)
     figures = evaluator.figures(*measured["loss"].stats_ns.sum(axis=0))
     how = functools.partial(metrics.measure, scores or task.scores, lowercase=lowercase, tokenize=tokenize)
     outputs: list[dict[str, str]] = []
@@ -107,9 +151,10 @@ def evaluate(
     for name, part in evaluator.parts.items():
         of = slice(part.numbers.start, part.numbers.stop)
         found = {key: metric._replace(stats_ns=metric.stats_ns[of]) for key, metric in measured.items()}
-        bits = found["bits_per_byte"]  # whose bytes are shares of the whole's
-        share = part.target_bytes / bits.stats_ns[:, 1].sum()
-        found["bits_per_byte"] = bits._replace(stats_ns=bits.stats_ns * [1, share])
+        found |= _signed(run, {key: found[key] for key in UNITS if key in found}, loaded, part.lost)
+        share = part.target_bytes / found["bits_per_byte"].stats_ns[:, 1].sum()
+        for key in [key for key in found if UNITS.get(key) == "byte"]:  # whose bytes are shares of the whole's
+            found[key] = found[key]._replace(stats_ns=found[key].stats_ns * [1, share])
         if outputs:  # what BLEU takes for a word depends on all of the references
             found |= how(*_texts(outputs[of]))
         parts[name] = evaluator.figures(*found["loss"].stats_ns.sum(axis=0), part) | metrics.figures(found)
@@ -118,7 +163,7 @@ def evaluate(
     figures |= {"parts": parts} if parts else {}
     decoding = run.answer.described(options) if outputs else {}
     confusion = metrics.confusion(run.labels, *_texts(outputs)) if outputs and run.labels else None
-    return Evaluation(figures, measured, outputs, decoding, confusion)
+    return Evaluation(figures, measured, outputs, decoding, confusion, loaded.fingerprint)
 
 
 def _evaluator(run: Run, loaded: Split) -> Evaluator:
@@ -128,13 +173,18 @@ def _evaluator(run: Run, loaded: Split) -> Evaluator:
     return Evaluator(run.answer, run.config, Devices(jax.local_devices()), encoded)
 
 
-def _likelihoods(run: Run, evaluator: Evaluator, split: str, loaded: Split) -> dict[str, Metric]:
-    """Returns loss, perplexity and bits per byte with their signatures."""
-    measured = evaluator.likelihoods(evaluator.devices.replicate(run.params))
-    for name, unit in (("loss", "token"), ("perplexity", "token"), ("bits_per_byte", "byte")):
-        known = (unit, run.tokenizer, split, loaded.fingerprint, run.weights)
-        measured[name] = measured[name]._replace(signature=signature.signature(run.config, *known))
-    return measured
+# What likelihoods are given for.
+UNITS = {"loss": "token", "perplexity": "token", "bits_per_byte": "byte", "bits_per_byte_spelled": "byte"}
+
+
+def _signed(run: Run, measured: dict[str, Metric], loaded: Split, lost: Unknown) -> dict[str, Metric]:
+    """Returns likelihoods with their signatures."""
+
+    def signed(name: str) -> str:
+        known = (UNITS[name], run.tokenizer, loaded.name, loaded.fingerprint, run.weights)
+        return signature.signature(run.config, *known, lost, spelled=name.endswith("_spelled"))
+
+    return {name: metric._replace(signature=signed(name)) for name, metric in measured.items()}
 
 
 def _generated(run: Run, evaluator: Evaluator, options: Options) -> tuple[list[str], dict[str, Metric]]:
@@ -150,8 +200,10 @@ def _texts(outputs: Sequence[Mapping[str, str]]) -> tuple[list[str], list[str]]:
     return [one["output"] for one in outputs], [one["reference"] for one in outputs]
 
 
-def same_data(runs: Sequence[Run], split: str) -> None:
+def same_data(runs: Sequence[Run], asked: Asked) -> None:
     """Raises `UserError` where two runs are evaluated on different data."""
-    if len(runs) == 2 and len({split_of(run, split).fingerprint for run in runs}) > 1:
-        what = f"its {split} data is not that of {runs[0].workdir}"
+    if len(runs) == 2 and len({split_of(run, asked.split, asked.data).fingerprint for run in runs}) > 1:
+        what = f"its {asked.split} data is not that of {runs[0].workdir}"
+        if asked.data:
+            what = f"its formats or its cleaning make other examples of {asked.data} than those of {runs[0].workdir}"
         raise UserError(str(runs[1].workdir), what, "give runs that are evaluated on the same data")

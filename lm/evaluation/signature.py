@@ -4,17 +4,26 @@ import lm
 from lm.config import Config
 from lm.config.tasks import ANSWER_KINDS, TASKS, answer_of
 from lm.data.text.tokenizers.tokenizer import Tokenizer
+from lm.data.text.tokenizers.unknown import SPELLING, Unknown
 
 
 def signature(
-    config: Config, unit: str, tokenizer: Tokenizer, split: str, fingerprint: str, weights: str = "one step"
+    config: Config,
+    unit: str,
+    tokenizer: Tokenizer,
+    split: str,
+    fingerprint: str,
+    weights: str = "one step",
+    lost: Unknown | None = None,
+    spelled: bool = False,
 ) -> str:
     """What a likelihood depends on beside the model, as sacrebleu's signature says it of BLEU.
 
-    Two figures with the same one can be compared; `tok` does not matter to the units byte and example.
+    Two figures with the same one can be compared; `tok` does not matter to the units byte and example if `unk` is 0, or all
+    unknown tokens are spelled out, and no text is altered: else the likelihoods are of other texts.
     """
     task, data = TASKS[config.data.task], config.data
-    paired = task.has_source
+    paired, lost = task.has_source, lost or Unknown()
     return "|".join(
         [
             f"unit:{unit}",
@@ -26,6 +35,19 @@ def signature(
             f"state:{'reset' if paired else 'carried'}",
             f"batch:{'pairs' if paired else f'{data.evaluation_streams}x{data.window}'}",
             f"weights:{weights.replace(' ', '-')}",
+            f"unk:{SPELLING if spelled else lost.tokens}",
+            *([f"altered:{lost.altered}"] if lost.altered else []),
             f"version:{lm.__version__}",
         ]
     )
+
+
+def fields(text: str) -> dict[str, str]:
+    """Returns the fields of a signature by name."""
+    return dict(field.partition(":")[::2] for field in text.split("|"))
+
+
+def of_whole_texts(text: str) -> bool:
+    """Whether a likelihood with this signature is of the texts themselves: nothing in them is unknown or altered."""
+    found = fields(text)
+    return found.get("unk", "0") in ("0", SPELLING) and "altered" not in found

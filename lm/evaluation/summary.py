@@ -1,18 +1,24 @@
 """Tables of evaluations, as lines: of one run, and of two beside each other."""
 
-from collections.abc import Sequence
+import json
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from lm.answers.contract import Score
 from lm.evaluation import statistics
-from lm.evaluation.scoring import Evaluation
+from lm.evaluation.scoring import Asked, Evaluation
+from lm.evaluation.signature import fields, of_whole_texts
+from lm.evaluation.statistics import Metric
 from lm.runs.run import Run
 
 MOST_LABELS = 12  # whose confusion is a table that can be read
 
 
-def lines(run: Run, found: Evaluation, split: str) -> list[str]:
+def lines(run: Run, found: Evaluation, asked: Asked) -> list[str]:
     """Returns the figures of a run with their intervals, those of each source, and the confusion of labels."""
-    table = _figures({"split": split, "step": run.step, **found.figures}, found.intervals)
+    about = {"data": asked.data} if asked.data else {"split": asked.split}
+    table = _figures({**about, "step": run.step, **found.figures}, found.intervals)
     for name, part in found.figures.get("parts", {}).items():
         table += ["", name, *_figures(part, part["intervals"])]
     if found.confusion is not None and len(run.labels) <= MOST_LABELS:
@@ -29,7 +35,8 @@ def _figures(figures: dict[str, Any], intervals: dict[str, tuple[float, float]])
     for name, value in figures.items():
         if isinstance(value, dict):
             continue
-        line = f"{name:<24} {value:.6g}" if isinstance(value, float) else f"{name:<24} {value}"
+        shown = f"{value:.6g}" if isinstance(value, float) else value
+        line = f"{name:<24} {shown}" if len(name) < 24 else f"{name}  {shown}"
         low, high = intervals.get(name, (None, None))
         found.append(line if low is None else f"{line:<38} [{low:.4g}, {high:.4g}]")
     return found
@@ -37,27 +44,71 @@ def _figures(figures: dict[str, Any], intervals: dict[str, tuple[float, float]])
 
 def differing(a: str, b: str) -> list[str]:
     """The fields in which two signatures differ."""
-    a, b = (dict(field.partition(":")[::2] for field in text.split("|")) for text in (a, b))
+    a, b = map(fields, (a, b))
     return [name for name in {**a, **b} if a.get(name) != b.get(name)]
 
 
 def comparison(runs: Sequence[Run], both: Sequence[Evaluation]) -> list[str]:
-    """Returns the figures of two runs side by side, with tests where both have the same examples and units."""
+    """Returns the figures of two runs side by side, with tests where both have the same examples and units.
+
+    A figure is marked where its signatures differ, or where it is a likelihood of texts that are not known whole.
+    """
     table = [f"{letter}  {run.workdir}, step {run.step}, {run.weights}" for letter, run in zip("AB", runs, strict=True)]
-    table.append(f"{'':<18}{'A':>10}{'B':>12}{'B - A':>12}  {'95 % interval':<24}{'p bootstrap':>12}{'p random':>10}")
-    notes, a, b = [], *(one.measured for one in both)
-    for name in [name for name in a if name in b]:
-        fields = differing(a[name].signature, b[name].signature)
-        line = f"{name + ' *' * bool(fields):<18}{a[name].value:>10.5g}{b[name].value:>12.5g}"
-        if fields:
-            notes.append(
-                f"* {name}: signatures differ in {', '.join(fields)}: {a[name].signature}  {b[name].signature}"
-            )
-        # What a byte costs can be compared whatever the tokens; what a token costs cannot.
-        of_text = "unit:byte" in a[name].signature and set(fields) == {"tok"}
-        if len(a[name].stats_ns) == len(b[name].stats_ns) and (not fields or of_text):
+    table.append(f"{'':<24}{'A':>10}{'B':>12}{'B - A':>12}  {'95 % interval':<24}{'p bootstrap':>12}{'p random':>10}")
+    notes, (a, b) = [], map(_measured, both)
+    spelled = "bits_per_byte_spelled" in {*both[0].measured, *both[1].measured}
+    for name in [name for name in a if name in b and (spelled or name != "bits_per_byte_spelled")]:
+        signatures = a[name].signature, b[name].signature
+        differ, whole = differing(*signatures), all(map(of_whole_texts, signatures))
+        line = f"{name + ' *' * (bool(differ) or not whole):<24}{a[name].value:>10.5g}{b[name].value:>12.5g}"
+        if differ:
+            notes.append(f"* {name}: signatures differ in {', '.join(differ)}: {'  '.join(signatures)}")
+        # Likelihoods of whole texts, given for bytes, can be compared whatever the tokens; others cannot.
+        of_text = "unit:byte" in signatures[0] and {*differ} <= {"tok", "unk"} and whole
+        if not differ or of_text:
+            line += f"{b[name].value - a[name].value:>12.4g}"
+        if len(a[name].stats_ns) == len(b[name].stats_ns) and (not differ or of_text):
             found = statistics.compare(a[name], b[name])
             between = f"[{found.low:.4g}, {found.high:.4g}]"
-            line += f"{found.difference:>12.4g}  {between:<24}{found.p_bootstrap:>12.4f}{found.p_randomisation:>10.4f}"
+            line += f"  {between:<24}{found.p_bootstrap:>12.4f}{found.p_randomisation:>10.4f}"
         table.append(line)
-    return table + notes
+    return table + notes + [note for letter, one in zip("AB", both, strict=True) for note in _lost(letter, one)]
+
+
+def _measured(one: Evaluation) -> dict[str, Metric]:
+    """Its figures, in which bits per byte stand for those with unknown tokens spelled out where none is unknown."""
+    if "bits_per_byte" not in one.measured:
+        return one.measured
+    found = {}
+    for name, metric in one.measured.items():
+        found[name] = metric
+        if name == "bits_per_byte":
+            found["bits_per_byte_spelled"] = metric  # until its own comes
+    return found
+
+
+def _lost(letter: str, one: Evaluation) -> Iterator[str]:
+    """Yields what the tokenizer of a run loses of the targets."""
+    figures = one.figures
+    if unknown := figures.get("unknown_tokens"):
+        share = f"{unknown:,} of {figures['tokens']:,} target tokens are unknown, {figures['unknown_bytes']:,} bytes"
+        yield f"* {letter}: {share}; its likelihoods are of the targets with any other words in their place"
+    if altered := figures.get("altered_texts"):
+        yield f"* {letter}: its tokenizer alters {altered:,} targets; its likelihoods are of all texts that become the same"
+
+
+def of_scores(count: int, total: Score, spells: bool) -> str:
+    """Returns the sums of the scores of `count` texts in a line."""
+    line = f"{count:,} texts, {total.log_probability:.6g} nats, {total.tokens:,} tokens, {total.bytes:,} bytes"
+    if total.unknown_tokens:
+        line += f"; {total.unknown_tokens:,} of the tokens unknown ({total.unknown_bytes:,} bytes)"
+        line += f", {total.spelled_log_probability:.6g} nats with them spelled out" * spells
+    return line
+
+
+def score_line(score: Score, as_json: bool, spells: bool) -> str:
+    """Returns a score in a line: its fields with tabs between them, or an object in which -inf is null."""
+    if not as_json:
+        return "\t".join([f"{score.log_probability:.6f}", *map(str, score[1:])])
+    found = score._asdict() | ({"spelled_log_probability": score.spelled_log_probability} if spells else {})
+    return json.dumps({name: value if math.isfinite(value) else None for name, value in found.items()})

@@ -159,7 +159,7 @@ def run_stage(directory: epath.Path, config: Config, asked: Asked) -> dict[str, 
         run = load(str(directory), asked.checkpoint)
         found = scoring.evaluate_asked(run, asked)
         path = record.write(run, found, asked)
-        output.say("\n".join([*summary.lines(run, found, asked.split), f"{'written to':<24} {path}"]))
+        output.say("\n".join([*summary.lines(run, found, asked), f"{'written to':<24} {path}"]))
         jax.clear_caches()  # programs hold memory maps, of which a process has not many
     return record.latest(directory, asked.split)
 

@@ -70,7 +70,10 @@ class Run:
         return source
 
     def score(self, examples: Sequence[Example | str | tuple[str, str]]) -> list[Score]:
-        """Log-probabilities of texts, or of targets given sources, as `Example`s, strings or (source, target)."""
+        """Log-probabilities of texts, or of targets given sources, as `Example`s, strings or (source, target).
+
+        A run of a task that makes pairs of texts (`prefix`, `denoise`) scores pairs.
+        """
 
         def example(given):
             if isinstance(given, str):
@@ -78,7 +81,7 @@ class Run:
             return given if isinstance(given, Example) else Example(*given)
 
         made = [example(given) for given in examples]
-        check_examples(Listed(made), self.config.data.task, "examples")
+        check_examples(Listed(made), self.config.data.task, "examples", self.model.has_encoder)
         return self.answer.score(self.params, made)
 
 

@@ -52,8 +52,10 @@ def header(
         rows += [("group", line) for line in group_lines(groups, params)]
     for name, split in encoded.items():
         text = f"{split.documents:,} examples, {split.tokens:,} target tokens, {split.target_bytes:,} bytes"
-        if split.unknown:
-            text += f", {split.unknown:,} tokens unknown"
+        if lost := split.lost.tokens:
+            text += f", {lost:,} of these tokens unknown ({split.lost.bytes:,} bytes)"
+        if split.unknown > lost:
+            text += f", {split.unknown - lost:,} tokens of sources unknown"
         if split.unpointed:
             text += f", {split.unpointed:,} more whose target is no span of their source are left out of the loss"
         note = f" ({split.split.note})" if split.split.note else ""
@@ -151,12 +153,21 @@ def figures(record: dict[str, Any]) -> str:
     """The numbers of a record in one line."""
     shown = [f"loss {record['loss']:.4f}"]
     if record["split"] == "train":
+        if "unknown_share" in record:
+            shown[0] += f" ({record['unknown_share']:.2%} of tokens unknown)"
         shown.append(f"{record['tokens_per_second']:,.0f} tokens/s")
         shown.append(f"learning rate {record['learning_rate']:.2e}")
         shown.append(f"gradient norm {record['grad_norm']:.2f}")
         return ", ".join(shown)
     shown.append(f"perplexity {record['perplexity']:.2f}")
     shown.append(f"{record['bits_per_byte']:.3f} bits/byte")
+    if record.get("unknown_tokens"):
+        shown.append(f"{record['unknown_tokens']:,} of {record['tokens']:,} tokens unknown")
+        shown[-1] += f" ({record['unknown_bytes']:,} bytes)"
+    if record.get("altered_texts"):
+        shown.append(f"{record['altered_texts']:,} texts altered by the tokenizer")
+    if "bits_per_byte_spelled" in record:
+        shown.append(f"{record['bits_per_byte_spelled']:.3f} bits/byte with them spelled out")
     if "exact_match" in record:
         shown.append(f"exact match {record['exact_match']:.1%} of {record['generated']:,}")
     if "squad_f1" in record:
@@ -164,8 +175,10 @@ def figures(record: dict[str, Any]) -> str:
     if "bleu" in record:
         shown.append(f"BLEU {record['bleu']:.1f}")
     if "nats_per_example" in record:
-        above = record["nats_per_example"] - record["floor_nats_per_example"]
-        shown.append(f"{above:.2f} nats/example above the floor of {record['floor_nats_per_example']:.2f}")
+        spelled = record.get("nats_per_example_spelled")
+        above = (spelled or record["nats_per_example"]) - record["floor_nats_per_example"]
+        floor = f"{above:.2f} nats/example above the floor of {record['floor_nats_per_example']:.2f}"
+        shown.append(floor + ", unknown tokens spelled out" * bool(spelled))
     return ", ".join(shown)
 
 

@@ -125,11 +125,12 @@ def _attempt(setup: Setup, saved: Saved, watch: Watch, state: TrainState, progre
     """Trains from `state` on; returns the state after the last step, or the fault that training cannot go on from."""
     config, directory, devices, _, learner, evaluator = setup
     schedule, start = learner.schedule, int(devices.first(state.step))
-    batches = _batches(setup, progress.rewinds)
+    batches, unknown = _batches(setup, progress.rewinds), _unknown_share(setup)
     logs = (MetricsLog if hosts.is_first() else NoLog)(directory, start)
     with contextlib.closing(logs), contextlib.closing(console.Bar(start, schedule.steps)) as bar:
 
         def write(record: dict[str, Any]) -> None:
+            record |= unknown if record["split"] == "train" else {}
             logs.write(record)
             bar.line(record)
             if output.lost:
@@ -239,6 +240,13 @@ def _batches(setup: Setup, rewinds: int) -> Callable[[int, int], Iterator[Batch]
         order = feed.training_data(inputs.encoded["train"], config.data, config.seed + rewinds)
     place = {"host": jax.process_index(), "hosts": jax.process_count()}
     return functools.partial(order.iterate, put=devices.put, say=output.say, **place)
+
+
+def _unknown_share(setup: Setup) -> dict[str, float]:
+    """Returns the share of the training targets' tokens that are unknown, for records of the training loss, if there are any."""
+    encoded = setup.inputs.encoded["train"]
+    share = 0 if setup.learner.answer.tells_apart else encoded.lost.tokens / encoded.tokens
+    return {"unknown_share": share} if share else {}
 
 
 def _count(

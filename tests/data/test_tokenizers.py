@@ -3,9 +3,11 @@
 import collections
 import concurrent.futures
 import dataclasses
+import functools
 import hashlib
 import io
 import json
+import math
 import os
 import pickle
 import subprocess
@@ -22,6 +24,8 @@ from lm.batch import BOS, EOS, PAD, UNK
 from lm.config import NORMALIZATIONS, TOKENIZERS, Names, TokenizerConfig
 from lm.data.text.tokenizers.learning import train_tokenizer
 from lm.data.text.tokenizers.saved import load_tokenizer, save_tokenizer
+from lm.data.text.tokenizers.subwords import SentencePiece
+from lm.data.text.tokenizers.unknown import unknown_of
 from lm.data.text.tokenizers.vocabulary import Vocabulary
 from lm.errors import UserError
 
@@ -93,6 +97,60 @@ def test_a_character_is_a_word_where_no_spaces_are_written(trained):
 def test_the_unknown_is_unk_and_decodes_to_the_replacement_character(trained, kind):
     ids = trained[kind].encode("Zürich \U0010ffff")
     assert UNK in ids and "\ufffd" in trained[kind].decode(ids)
+
+
+@pytest.mark.parametrize("added", [(), ("<user>",)])
+@pytest.mark.parametrize("kind", [*KINDS, "sentencepiece"])
+@settings(deadline=None, max_examples=30)
+@given(
+    words=st.lists(
+        st.sampled_from(
+            ["the", " cat", " Z\u00fcrich", "\u20ac\U0001f600", "\n", "<user>", " Ж", "x", ".", " ", "\u732b"]
+        )
+    )
+)
+@example(words=["\u732b", " Z\u00fcrich"])
+def test_a_text_is_what_is_known_and_what_is_unknown(trained, kind, added, words):
+    if kind == "sentencepiece":
+        tokenizer = made_elsewhere(normalization_rule_name="identity", add_dummy_prefix=False)
+    else:
+        tokenizer = trained[kind]
+    tokenizer, text = tokenizer.extended(added), "".join(words)
+    ids = tokenizer.encode(text)
+    found = unknown_of(tokenizer, text, ids)
+    known = len(tokenizer.decode(ids).encode()) - len("\ufffd".encode()) * found.tokens
+    assert found.tokens == np.sum(ids == UNK)
+    assert found.altered or found.bytes + known == len(text.encode())
+    assert found.bytes >= found.tokens and (found.tokens or not found.bytes)
+    assert not found.altered or kind == "sentencepiece"
+    # A distribution over byte strings: a string of n bytes has 257 ** -(n + 1).
+    assert found.nats == pytest.approx((found.bytes + found.tokens) * math.log(257))
+
+
+@pytest.mark.parametrize(
+    ("how", "text", "altered"),
+    [
+        ({}, "the  cat", True),  # SentencePiece's own defaults drop a space
+        ({}, "the cat Ж", False),  # an unknown character alone alters nothing
+        ({"remove_extra_whitespaces": False, "normalization_rule_name": "nfkc"}, "\ufb01 \u2460", True),
+        ({"remove_extra_whitespaces": False, "normalization_rule_name": "nfkc_cf"}, "The cat", True),
+        ({"remove_extra_whitespaces": False, "normalization_rule_name": "identity"}, "The  cat", False),
+    ],
+)
+def test_a_text_that_a_normalisation_changes_is_altered(how, text, altered):
+    tokenizer = made_elsewhere(**how)
+    assert tokenizer.alters(text) == altered
+    ours = train_tokenizer(TokenizerConfig("bpe", 300, normalization="nfkc"), TEXTS)
+    assert ours.alters("\ufb01 \u2460") and not ours.alters("the  cat Ж")
+
+
+@functools.cache
+def made_elsewhere(**how) -> SentencePiece:
+    """A SentencePiece model without bytes to fall back on."""
+    model, lines = io.BytesIO(), " ".join(TEXTS[:2]).split("\n")
+    given = {"sentence_iterator": iter(lines), "model_writer": model, "vocab_size": 40, "hard_vocab_limit": False}
+    sentencepiece.SentencePieceTrainer.train(**given, minloglevel=2, **how)
+    return SentencePiece("sentencepiece", model.getvalue())
 
 
 @pytest.mark.parametrize("kind", KINDS)

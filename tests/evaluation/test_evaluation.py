@@ -20,6 +20,7 @@ from lm.answers import ranking
 from lm.data import encoding, splits
 from lm.data.read.examples import Example, Listed
 from lm.data.read.sources import Split
+from lm.data.text.tokenizers.unknown import Unknown
 from lm.devices.mesh import Devices
 from lm.errors import UserError
 from lm.evaluation import metrics, statistics
@@ -168,6 +169,7 @@ def test_a_signature_says_what_a_likelihood_depends_on(runs):
         "state": "carried",
         "batch": "3x16",
         "weights": "one-step",
+        "unk": "0",
         "version": "",
     }
     other = load(str(runs["buckets"]))
@@ -177,6 +179,8 @@ def test_a_signature_says_what_a_likelihood_depends_on(runs):
         ("split",): (*plain[:3], "validation", *plain[4:]),
         ("data",): (*plain[:4], "9876543210", "one step"),
         ("weights",): (*plain[:5], "mean of 10+20"),
+        ("unk",): (*plain, Unknown(3, 20)),
+        ("unk", "altered"): (*plain, Unknown(3, 20, 1)),
         ("batch",): (changed(run.config, {"data.evaluation_streams": 4}), *plain[1:]),
         ("task", "state", "batch"): (other.config, *plain[1:]),
         ("task", "among", "state", "batch"): (load(str(runs["classes"])).config, *plain[1:]),

@@ -411,7 +411,7 @@ def test_evaluate_prints_a_table_and_writes_it(trained, tmp_path):
             assert written["decoding"]["ban"] == ["q/"]
             assert "case:lc" in written["bleu_signature"] and "tok:char" in written["bleu_signature"]
         asked = {"split": split, "checkpoint": "best", "decoding": {}, "scores": [], "lowercase": False}
-        asked["bleu_tokenize"] = ""
+        asked |= {"bleu_tokenize": "", "data": ""}
         if "--checkpoint=latest" in calls[layout, split]:
             asked["checkpoint"] = "latest"
         elif layout == "buckets":

@@ -33,7 +33,7 @@ class Corpus(Protocol):
 
 class Stored:
     """A corpus in the cache: records of a source's values and a target's ids, and a table of [length of the source, of the
-    target, closed]."""
+    target, closed, ...]."""
 
     variants = 1
 

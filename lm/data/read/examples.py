@@ -108,6 +108,18 @@ class Kept(Examples):
         return [Example.from_bytes(record) for record in self._records.read(numbers)]
 
 
+def whole_texts(examples: Iterable[Example]) -> Iterator[Example]:
+    """Yields texts whole, each one joined to those that continue it; what has a source is as it is."""
+    held: list[Example] = []
+    for example in examples:
+        if held and not example.continued:
+            yield held[0] if len(held) == 1 else Example(None, "".join(part.target for part in held))
+            held = []
+        held.append(example)
+    if held:
+        yield held[0] if len(held) == 1 else Example(None, "".join(part.target for part in held))
+
+
 class Listed(Examples):
     """A few, in memory."""
 
@@ -223,9 +235,9 @@ def _digest(parts: Iterable[bytes]) -> str:
     return digest.hexdigest()
 
 
-def check_examples(examples: Examples, task: str, where: str) -> None:
-    """Raises `UserError` if an example has no source and the task needs one, or the other way round."""
-    wants = TASKS[task].pairs
+def check_examples(examples: Examples, task: str, where: str, pairs: bool | None = None) -> None:
+    """Raises `UserError` if an example has no source and the task needs one, or the other way round; or as `pairs` says."""
+    wants = TASKS[task].pairs if pairs is None else pairs
     wrong = np.flatnonzero((examples.table[:, 0] >= 0) != wants)
     if len(wrong):
         has, needs = ("text", "source and target") if wants else ("source and target", "text")

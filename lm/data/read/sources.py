@@ -306,7 +306,8 @@ def _formatted(pairs: Iterable[Example], role: str, formats: Formats) -> Iterato
         try:
             (texts,) = formats.filled({"source": pair.source, "target": pair.target})
         except KeyError as error:
-            raise UserError(f"config.data.{role}", error.args[0], "mend the format") from None
+            mend = "name these, or give the source formats of its own: SOURCE | SOURCE_FORMAT | TARGET_FORMAT"
+            raise UserError(f"config.data.{role}", error.args[0], mend) from None
         yield Example(texts.get("source"), texts["text"] if "text" in texts else texts["target"])
 
 

@@ -5,6 +5,7 @@ import numpy as np
 from lm.batch import UNK
 from lm.data.text.tokenizers.surfaces import segmented, surfaces
 from lm.data.text.tokenizers.tokenizer import Tokenizer
+from lm.data.text.tokenizers.unknown import Unknown
 
 
 class Spans:
@@ -22,6 +23,12 @@ class Spans:
     def text(self, parts: list[bytes]) -> str:
         """Of the parts of a span, without the white space around it; of a character's bytes, only if all are there."""
         return b"".join(parts).decode(errors="ignore").strip()
+
+    def unknown(self, answer: str, ids: np.ndarray) -> Unknown:
+        """The unknown tokens of an answer, whose ids are its source's."""
+        count, known = int(np.sum(ids == UNK)), sum(len(self._surfaces[i]) for i in ids.tolist() if i != UNK)
+        size = max(0, len(answer.strip().encode()) - known) if count else 0
+        return Unknown(count, size, int(self._tokenizer.alters(answer)))
 
     def find(self, source: str, ids: np.ndarray, answer: str) -> np.ndarray:
         """The source's own ids of the answer: where they first hold its text and nothing else, but for white space around

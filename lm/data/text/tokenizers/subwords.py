@@ -204,6 +204,16 @@ class SentencePiece(Tokenizer):
     def _bytes_of(self, text: str) -> list[int]:
         return [self._ids[f"<0x{byte:02X}>"] for byte in text.encode()]
 
+    def alters(self, text: str) -> bool:
+        if self.kind != "sentencepiece":
+            return self._normalizes and self.decode(self.encode(text)) != text
+        model = self._processor
+        return any(model.decode_pieces(model.encode(part, out_type=str)) != part for part in self._between_added(text))
+
+    def _unknown_bytes(self, text: str) -> int:
+        pieces = self._processor.encode(text, out_type="proto").pieces
+        return sum(piece.end - piece.begin for piece in pieces if self._ours[piece.id] == UNK)
+
     def _content(self) -> bytes:
         return self.model
 

@@ -136,6 +136,18 @@ class Tokenizer:
             start = place + 1
         return "".join([*text, self._decode(ids[start:])])
 
+    def unknown_bytes(self, text: str) -> int:
+        """The number of UTF-8 bytes of a text that the UNKs of its `encode` stand for."""
+        return sum(map(self._unknown_bytes, self._between_added(text)))
+
+    def alters(self, text: str) -> bool:
+        """Whether `decode(encode(text))` is another text, unknown tokens aside: whether a normalisation changes it."""
+        return False
+
+    def _between_added(self, text: str) -> list[str]:
+        """The parts of a text that are encoded into own ids."""
+        return one_of(self._added_ids).split(text)[::2] if self._added_ids else [text]
+
     def pieces(self, ids: Iterable[int]) -> list[str]:
         """What each id stands for, for display."""
         return [self._piece(i) if i < self.own_size else self._extra(i) for i in map(int, ids)]
@@ -169,6 +181,10 @@ class Tokenizer:
     def _piece(self, i: int) -> str:
         """Of an own id."""
         raise NotImplementedError
+
+    def _unknown_bytes(self, text: str) -> int:
+        """Of a text without added pieces."""
+        return 0
 
 
 def around(

@@ -34,6 +34,9 @@ class Bytes(Tokenizer):
         return byte_piece(i - len(SPECIALS)) if i >= len(SPECIALS) else SPECIALS[i]
 
 
+UTF8_SIZES = (0x80, 0x800, 0x10000)  # the first code points of two, three and four bytes
+
+
 def byte_piece(byte: int) -> str:
     return chr(byte) if 0x20 < byte < 0x7F else f"<0x{byte:02X}>"
 
@@ -59,6 +62,12 @@ class Vocabulary(Tokenizer):
             return np.fromiter((ids.get(word, UNK) for word in words_of(text)), np.int32)
         points = np.frombuffer(text.encode("utf-32-le"), np.uint32)
         return self._id_of_point[np.minimum(points, len(self._id_of_point) - 1)]
+
+    def _unknown_bytes(self, text: str) -> int:
+        if self.kind == "words":
+            return sum(len(word.encode()) for word in words_of(text) if word not in self._ids)
+        sizes = np.digitize(np.frombuffer(text.encode("utf-32-le"), np.uint32), UTF8_SIZES) + 1
+        return int(sizes[self._encode(text) == UNK].sum())
 
     def _content(self) -> bytes:
         return json.dumps(self.known).encode()
