@@ -8,7 +8,8 @@
                                     slice, e.g. train[:10%]
     text:GLOB                       plain text, each file one document; `**` crosses folders
     parallel:SOURCE_FILE,TARGET_FILE  line n of one file belongs to line n of the other (two patterns: of each pair of files)
-    jsonl:FILE                      {"text"} or {"source", "target"} on each line, and "log_prob" where it is known
+    jsonl:FILE                      {"text"} or {"source", "target"} on each line, and "log_prob" where it is known; a list as
+                                    target has all that is right (an empty one: to say nothing)
     tsv:FILE                        source<TAB>target on each line; FILE may be a pattern here too
 
 A record of `tfds` or `jsonl` with other fields becomes an example by format strings (`data.source_format`,
@@ -168,21 +169,25 @@ def _load(role: str, spec: str, formats: Formats, name: str) -> Split:
         what = f"{scheme}: has no fields that the formats of config.data could name"
         raise UserError(field, what, "use jsonl:FILE, or leave the formats out")
     read = SCHEMES[scheme](location, role, formats)
-    blanks = 0
+    blanks = several = 0
 
     def make(finished: Sequence[store.Finished]) -> Iterator[Example]:
-        nonlocal blanks
+        nonlocal blanks, several
         done = sum(shard.note["examples"] + shard.note["blanks"] for shard in finished)
         for example in itertools.islice(read.examples, done, None):
             # Only tfds can bring blank ones: the file formats refuse them, but nobody can mend a published data set.
-            if scheme == "tfds" and (blank(example.target) or (example.source is not None and blank(example.source))):
+            # A list of targets may be empty, as nothing is then what is right.
+            sides = example.sides if example.others is None else example.sides[:-1]
+            if scheme == "tfds" and any(map(blank, sides)):
                 blanks += 1
             else:
+                several += bool(example.others)
                 yield example
 
     def note() -> dict[str, int]:
-        nonlocal blanks
-        counted, blanks = {"blanks": blanks}, 0
+        nonlocal blanks, several
+        counted = {"blanks": blanks, "several": several}
+        blanks = several = 0
         return counted
 
     key = store.key_of("texts", VERSION, scheme, read.identity, dataclasses.astuple(formats))
@@ -190,8 +195,10 @@ def _load(role: str, spec: str, formats: Formats, name: str) -> Split:
     if not len(found):
         raise UserError(field, f"{spec} holds no example", "check that it is the right file or split")
     left_out = sum(note["blanks"] for note in found.notes)
-    said = f"{left_out:,} blank examples of {spec} are left out" if left_out else ""
-    return Split(role, name, found, said)
+    said = [f"{left_out:,} blank examples of {spec} are left out"] if left_out else []
+    if listed := sum(note.get("several", 0) for note in found.notes):
+        said.append(f"{listed:,} of {len(found):,} have several targets: scores take all, training and loss the first")
+    return Split(role, name, found, "; ".join(said))
 
 
 VERSION = 2  # of how sources are read: raise it when the same bytes become other examples
