@@ -1,6 +1,6 @@
 """python -m lm.evaluate --workdir=W [--split=test] [--checkpoint=best|latest|STEP|mean:N]: scores a split of a run's data.
 
-Prints a table, each figure with its 95 % interval, and writes `W/evaluations/SPLIT-STEP.json`.
+Prints a table, each figure with its 95 % interval and the interval's kind, and writes `W/evaluations/SPLIT-STEP.json`.
 
 The flags of sample.py for decoding hold here too; an evaluation with other than the usual ones has a file of its own.
 

@@ -72,12 +72,25 @@ class Evaluator:
             examples = self.encoded.split.examples.read(numbers)
             known = [example.log_prob for example in examples if example.log_prob is not None]
             floor = 0.0 - math.fsum(known) / len(known) if len(known) == len(examples) else None
-            found[name] = Part(numbers, sum(len(example.target.encode()) for example in examples), floor)
+            found[name] = Part(numbers, self._target_bytes(numbers, examples), floor)
         return found
+
+    def _target_bytes(self, numbers: range, examples: list[Example]) -> int:
+        """Of the targets that likelihoods are of: in a span's case not always the first one, nor of all examples."""
+        if self.encoded.pointed is None:
+            return sum(len(example.target.encode()) for example in examples)
+        rows = np.arange(len(self.encoded.pointed))[np.isin(self.encoded.pointed, numbers)]
+        targets = (target for _, target in self.encoded.corpus.take(rows, 0))
+        return sum(len(self.answer.tokenizer.decode(ids).encode()) for ids in targets)
 
     @functools.cached_property
     def _rows_of(self) -> Callable:
         return self.devices.map(make_row_step(self.answer), (None, 0, 0), 0)
+
+    def rows_of(self, part: Part) -> slice:
+        """Which of the likelihoods are a part's: of the examples that are in the corpus."""
+        ends = [part.numbers.start, part.numbers.stop]
+        return slice(*(ends if self.encoded.pointed is None else np.searchsorted(self.encoded.pointed, ends)))
 
     def chosen(self, limit: int | None) -> list[int]:
         """The numbers of `limit` examples, the first ones; of a mixture as many of each source."""
@@ -136,35 +149,48 @@ class Evaluator:
             stats_n2 = self.likelihoods(params)["loss"].stats_ns
             nats, tokens = stats_n2.sum(axis=0)
             for name, part in self.parts.items():
-                of_parts[name] = self.figures(*stats_n2[part.numbers].sum(axis=0), part)
+                of_parts[name] = self.figures(*stats_n2[self.rows_of(part)].sum(axis=0), part)
                 if scores:
                     numbers = [number for number in part.numbers if number in of_number]
-                    of_parts[name] |= self.scored(numbers, [of_number[number] for number in numbers])
+                    scored = self.scored(numbers, [of_number[number] for number in numbers])
+                    of_parts[name] = metrics.joined(of_parts[name], scored)
         else:
             nats, tokens = self.losses(params)
         figures = self.figures(nats, tokens)
         if scores:
-            figures |= self.scored(self.chosen(limit), generations)
+            figures = metrics.joined(figures, self.scored(self.chosen(limit), generations))
         return figures | ({"parts": of_parts} if of_parts else {})
 
     def figures(self, nats: float, tokens: float, part: Part | None = None) -> dict[str, Any]:
-        """loss (nats per token), perplexity, bits_per_byte, and the distance to the floor where the data knows it."""
-        encoded, loss = self.encoded, nats / tokens
+        """loss (nats per token), perplexity, bits_per_byte, and the distance to the floor where the data knows it.
+
+        A figure that is not defined is None, and `undefined` says why.
+        """
+        encoded, loss = self.encoded, statistics.quotient(nats, tokens)
         part = part or Part(range(len(encoded.corpus)), encoded.target_bytes, encoded.floor)
-        figures = {
+        found = {
             "loss": loss,
-            "perplexity": math.exp(loss) if loss < 700 else math.inf,
-            "bits_per_byte": nats / math.log(2) / part.target_bytes,
-            "tokens": int(tokens),
+            "perplexity": statistics.exponential(loss),
+            "bits_per_byte": statistics.quotient(nats / math.log(2), part.target_bytes),
         }
+        figures = {name: statistics.defined(value) for name, value in found.items()} | {"tokens": int(tokens)}
         if part.floor is not None:
-            figures["nats_per_example"] = nats / len(part.numbers)
+            figures["nats_per_example"] = statistics.defined(nats / len(part.numbers))
             figures["floor_nats_per_example"] = part.floor
-        return figures
+        undefined = {name: self._reason(name, nats, tokens) for name, value in figures.items() if value is None}
+        return figures | ({"undefined": undefined} if undefined else {})
+
+    def _reason(self, name: str, nats: float, tokens: float) -> str:
+        """Why a likelihood of these sums is not defined."""
+        if not tokens:
+            return "no target is a span of its source" if self.encoded.unpointed else "there is no target"
+        if not math.isfinite(nats):
+            return "an example has probability 0"
+        return "its exponential is no float" if name == "perplexity" else "the targets have no bytes"
 
     def scored(self, numbers: Sequence[int], generations: Sequence[Generation]) -> dict[str, Any]:
         """The task's scores of outputs for the examples of these numbers."""
-        references = [example.target for example in self.encoded.split.examples.read(numbers)]
+        references = [example.references for example in self.encoded.split.examples.read(numbers)]
         outputs = [one.output for one in generations]
         measured = metrics.measure(TASKS[self.config.data.task].scores, outputs, references)
         return metrics.figures(measured) | {"generated": len(outputs)}
@@ -172,7 +198,7 @@ class Evaluator:
     def likelihoods(self, params: Any) -> dict[str, Metric]:
         """loss, perplexity and bits_per_byte as metrics, in one pass: of pairs by example, else by stretch of a stream.
 
-        `params` replicated on the devices. The stretches are the rows of `evaluation_streams`, window by window.
+        `params` replicated on the devices. See `statistics.stretches`.
         """
         bytes_v = np.array([*map(len, surfaces(self.answer.tokenizer))])
         data, paired, numbers, found = self.config.data, self.answer.model.has_encoder, [], []
@@ -187,19 +213,21 @@ class Evaluator:
             counted = (padded.weights_bt, padded.weights_bt * bytes_v[padded.targets_bt])
             stats_b3 = np.stack([self.devices.join(nats_b), *(x.sum(axis=1) for x in counted)], axis=1)
             found.append(stats_b3[: len(numbers[-1])] if paired else stats_b3)
-        stats_n3 = np.concatenate(found).astype(np.float64)
         if paired:
-            stats_n3 = stats_n3[np.argsort(np.concatenate(numbers))]
+            stats_n3 = np.concatenate(found).astype(np.float64)[np.argsort(np.concatenate(numbers))]
+        else:
+            stats_n3 = statistics.stretches(np.stack(found).astype(np.float64))
         stats_n3 = stats_n3[stats_n3[:, 1] > 0]
         nats_n, tokens_n, bytes_n = stats_n3.T
-        bytes_n *= self.encoded.target_bytes / bytes_n.sum()  # what a tokenizer leaves out at a text's start
-        exp = lambda sums_s: math.exp(sums_s[0] / sums_s[1]) if sums_s[0] / sums_s[1] < 700 else math.inf
-        loss = statistics.ratio(nats_n, tokens_n)
-        return {
-            "loss": loss,
-            "perplexity": loss._replace(of=exp),
+        # What a tokenizer leaves out at a text's start is shared among all.
+        bytes_n *= statistics.quotient(self.encoded.target_bytes, bytes_n.sum())
+        found = {
+            "loss": statistics.ratio(nats_n, tokens_n),
+            "perplexity": statistics.perplexity(nats_n, tokens_n),
             "bits_per_byte": statistics.ratio(nats_n, bytes_n, 1 / math.log(2)),
         }
+        sums = nats_n.sum(), tokens_n.sum()
+        return {name: metric._replace(reason=self._reason(name, *sums)) for name, metric in found.items()}
 
     def classes(self, params: Any) -> tuple[list[Generation], dict[str, Metric]]:
         """The likeliest label for each example, and the calibration of the labels' probabilities, which sum to 1."""
@@ -210,8 +238,10 @@ class Evaluator:
         nats_of = [{one.output: one.log_probability for one in each} for each in ranked]
         nats_nl = np.array([[nats[label] for label in labels] for nats in nats_of])
         probabilities_nl = np.exp(nats_nl - np.logaddexp.reduce(nats_nl, axis=1, keepdims=True))
-        gold_n = np.array([labels.index(e.target) if e.target in labels else -1 for e in examples])
-        return [each[0] for each in ranked], statistics.calibration(probabilities_nl, gold_n)
+        found = [each[0] for each in ranked]
+        gold = metrics.gold_labels([one.output for one in found], [example.references for example in examples])
+        gold_n = np.array([labels.index(label) if label in labels else -1 for label in gold])
+        return found, statistics.calibration(probabilities_nl, gold_n)
 
     def _scores(self, limit: int | None) -> bool:
         return bool(TASKS[self.config.data.task].scores) and limit != 0

@@ -7,6 +7,7 @@ from typing import Any
 
 from etils import epath
 
+from lm.evaluation import statistics
 from lm.evaluation.scoring import Asked, Evaluation
 from lm.runs import writing
 from lm.runs.run import Run
@@ -14,7 +15,8 @@ from lm.runs.run import Run
 
 def write(run: Run, found: Evaluation, asked: Asked) -> epath.Path:
     """Writes `evaluations/SPLIT-STEP.json`, and returns where it lies; the name says what was asked for beside."""
-    record = {"split": asked.split, "step": run.step, **found.figures, "intervals": found.intervals}
+    record = {"split": asked.split, "step": run.step, **found.figures}
+    record |= statistics.recorded(found.intervals)
     record["options"] = dataclasses.asdict(asked)
     if found.outputs:
         record["decoding"] = found.decoding
@@ -22,7 +24,7 @@ def write(run: Run, found: Evaluation, asked: Asked) -> epath.Path:
             record["confusion"] = found.confusion
         record["outputs"] = found.outputs
     path = run.workdir / "evaluations" / f"{_name(run, asked)}.json"
-    writing.write_whole(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    writing.write_whole(path, json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     return path
 
 
