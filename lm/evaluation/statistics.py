@@ -135,7 +135,10 @@ def _wilson(metric: Metric) -> Interval:
     z2 = special.ndtri(LEVEL) ** 2
     centre = (p + z2 / (2 * n)) / (1 + z2 / n)
     half = math.sqrt(z2 * (max(p * (1 - p), 0) / n + z2 / (4 * n * n))) / (1 + z2 / n)
-    return Interval(*(float(least + (most - least) * x) for x in (centre - half, centre + half)), "wilson")
+    low, high = (float(least + (most - least) * x) for x in (centre - half, centre + half))
+    return Interval(
+        min(low, metric.value), max(high, metric.value), "wilson"
+    )  # at the bounds they may differ by rounding
 
 
 def _hall(metric: Metric) -> Interval:

@@ -189,6 +189,8 @@ def test_the_interval_of_a_proportion_is_wilsons_and_covers_as_often_as_it_says(
     found = interval(mean([1] * 81 + [0] * 182))  # Newcombe (1998), table I
     assert found.method == "wilson" and found.ends == pytest.approx((0.2553, 0.3662), abs=1e-4)
     assert interval(mean([1] * 10)).ends == (pytest.approx(0.7225, abs=1e-4), 1)
+    for n in range(2, 60):  # rounded as they may be
+        assert interval(mean([100.0] * n, most=100)).high == 100 and interval(mean([0.0] * n)).low == 0
     assert interval(mean([100.0] * 10, most=100)).ends == (pytest.approx(72.25, abs=1e-2), 100)
     for n in (20, 60):
         ends_n2 = np.array([interval(mean(np.arange(n) < right)).ends for right in range(n + 1)])
