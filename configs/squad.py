@@ -6,8 +6,9 @@
 No score is claimed: the data set has not been downloaded where this was written. A test runs it on a tiny data set with the
 same features.
 
-The first of the given answers is the target. The validation split is the measure, as the test split is not published;
-validation is held out of training.
+Outputs are scored over all the given answers, as the official script does; training reads the first. The validation split is
+the measure, as the test split is not published; validation is held out of training. Of SQuAD 2.0 (--config.data.train=tfds:squad/v2.0:train
+--config.data.test=tfds:squad/v2.0:validation) a question without an answer has an empty target.
 """
 
 from lm.config import Config, DataConfig, ModelConfig, OptimizerConfig, TokenizerConfig, TrainingConfig
@@ -20,7 +21,7 @@ def get_config() -> Config:
             validation="",
             test="tfds:squad:validation",
             source_format="{question} {context}",
-            target_format="{answers[text][0]}",
+            target_format="{answers[text]}",
             task="seq2seq",
             batch_size=64,
             max_length=400,

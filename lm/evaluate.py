@@ -1,7 +1,7 @@
 """python -m lm.evaluate --workdir=W [--split=test | --data=SOURCE] [--checkpoint=best|latest|STEP|mean:N]
 
 Scores a split of a run's data, or any source, which is read as the run reads its own data. Prints a table, each figure with its
-95 % interval, and writes `W/evaluations/SPLIT-STEP.json`, or `data-NAME-FINGERPRINT-STEP.json` of a source.
+95 % interval and the interval's kind, and writes `W/evaluations/SPLIT-STEP.json`, or `data-NAME-FINGERPRINT-STEP.json` of a source.
 
 The flags of sample.py for decoding hold here too; an evaluation with other than the usual ones has a file of its own.
 

@@ -90,7 +90,7 @@ def test_opening_a_run_imports_nothing_of_training(trained):
 
 def test_models_training_steps_and_benchmarks_import_without_the_libraries_of_data():
     """So that a machine with an accelerator needs JAX, Flax and Optax to measure them, and no more."""
-    of_data = {"corpus", "data", "sampled", "tinyworld"}  # these measure what is read
+    of_data = {"corpus", "coverage", "data", "sampled", "tinyworld"}  # these measure what is read
     names = {file.stem for file in (PACKAGE.parent / "benchmarks").glob("[a-z]*.py")} - of_data
     benchmarks = [f"benchmarks.{name}" for name in sorted(names)]
     rooms = [

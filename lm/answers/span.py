@@ -90,7 +90,8 @@ class Span(Reading):
         """Where the target is a span of its source, the source's own ids of it."""
         targets = super().target_ids(examples)
         for i, example in enumerate(examples):
-            found = self._spans.find(example.source, self.tokenizer.encode(example.source), example.target)
+            ids = self.tokenizer.encode(example.source)
+            _, found = self._spans.first(example.source, ids, example.references, len(ids))
             targets[i] = found if len(found) else targets[i]
         return targets
 

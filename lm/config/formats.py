@@ -38,28 +38,48 @@ def fill(text: str, record: dict[str, Any]) -> str:
     Raises:
         KeyError: with a sentence that says which field the record lacks, or why it is no text.
     """
+    return _filled(text, {field: _text_of(field, _value(field, record)) for field in _fields(text)})
 
-    def value(field: str) -> str:
-        name, *indices = field.replace("]", "").split("[")
-        found: Any = record
-        for index in (name, *indices):
-            try:
-                if isinstance(found, dict):
-                    has = f"fields are {', '.join(found)}"[:200]
-                    found = found[index]
-                else:
-                    has = "it is no such list"
-                    found = dict(enumerate(found if isinstance(found, list) else []))[int(index)]
-            except (KeyError, ValueError):
-                raise KeyError(f"{{{field}}} is not there ({has})") from None
-        if isinstance(found, dict | list) or found is None:
-            kind = "null" if found is None else type(found).__name__
-            raise KeyError(f"{{{field}}} is {kind}, not text")
-        return json.dumps(found) if isinstance(found, bool) else str(found)
 
-    return "".join(
-        literal + ("" if field is None else value(field)) for literal, field, *_ in string.Formatter().parse(text)
-    )
+def fill_each(text: str, record: dict[str, Any]) -> str | list[str]:
+    """As `fill`, and where a field is a list of texts, such as all right answers, the filled strings of each of them."""
+    values = {field: _value(field, record) for field in _fields(text)}
+    lists = [field for field, value in values.items() if isinstance(value, list)]
+    if len(lists) > 1:
+        raise KeyError(f"{' and '.join(f'{{{field}}}' for field in lists)} are lists, of which a target may have one")
+    texts = {field: _text_of(field, value) for field, value in values.items() if field not in lists}
+    if not lists:
+        return _filled(text, texts)
+    (field,) = lists
+    return [_filled(text, texts | {field: _text_of(field, each)}) for each in values[field]]
+
+
+def _value(field: str, record: dict[str, Any]) -> Any:
+    name, *indices = field.replace("]", "").split("[")
+    found: Any = record
+    for index in (name, *indices):
+        try:
+            if isinstance(found, dict):
+                has = f"fields are {', '.join(found)}"[:200]
+                found = found[index]
+            else:
+                has = "it is no such list"
+                found = dict(enumerate(found if isinstance(found, list) else []))[int(index)]
+        except (KeyError, ValueError):
+            raise KeyError(f"{{{field}}} is not there ({has})") from None
+    return found
+
+
+def _text_of(field: str, value: Any) -> str:
+    if isinstance(value, dict | list) or value is None:
+        kind = "null" if value is None else type(value).__name__
+        raise KeyError(f"{{{field}}} is {kind}, not text")
+    return json.dumps(value) if isinstance(value, bool) else str(value)
+
+
+def _filled(text: str, texts: dict[str, str]) -> str:
+    parts = string.Formatter().parse(text)
+    return "".join(literal + ("" if field is None else texts[field]) for literal, field, *_ in parts)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +95,7 @@ class Formats:
         return bool(self.source or self.target or self.turns)
 
     def filled(self, record: dict[str, Any]) -> list[dict[str, Any]]:
-        """`text`, or `source` and `target`, and `log_prob` where the target is still what that was of, but for words that are always there.
+        """`text`, or `source` and `target` (a list where a field of its format is), and `log_prob` where the target is still what that was of, but for words that are always there.
 
         With `turns`, a record whose field `turns` (or the one that `source` names) is a list is a conversation, in which
         the model speaks last: each of its replies is a target, what was said before it the source.
@@ -92,7 +112,7 @@ class Formats:
         known = {"log_prob": record.get("log_prob")} if _fields(self.target) in ([], ["target"], ["text"]) else {}
         if not self.source:
             return [{"text": fill(self.target, record)} | known]
-        target = fill(self.target or "{target}", record)
+        target = fill_each(self.target or "{target}", record)
         return [{"source": fill(self.source, record), "target": target} | known]
 
     def conversation(self, said: Sequence[str]) -> str:

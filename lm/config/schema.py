@@ -140,7 +140,9 @@ class DataConfig(_Section):
         "", "jsonl, tfds: what the encoder reads of a record, e.g. '{question} {context}'; both empty: `source`"
     )
     target_format: str = _field(
-        "", "jsonl, tfds: the text, or what the decoder writes, e.g. '{label}'; both empty: `text` or `target`"
+        "",
+        "jsonl, tfds: the text, or what the decoder writes, e.g. '{label}'; a list is all that is right, the first is learned; both "
+        "empty: `text` or `target`",
     )
     turns: Names = _field(
         Names(),

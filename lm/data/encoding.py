@@ -37,6 +37,7 @@ class Encoded:
     unpointed: int = 0  # examples that are not in the corpus, as their target is no span of their source
     # int: the fields of `Unknown` for the target of each example; of targets that an objective makes, for all together
     lost_n3: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((1, 3), int))
+    pointed: np.ndarray | None = None  # the numbers of those that are, where targets must be spans
 
     @property
     def documents(self) -> int:
@@ -95,17 +96,18 @@ def encode(split: Split, tokenizer: Tokenizer, config: DataConfig, seed: int = 0
         else:
             target_bytes, lost_n3 = _of_made(corpus, tokenizer, Unknown.total(lost_n3))
         floor = None  # that of the texts is not that of what is made of them
-    unpointed = 0
+    unpointed, pointed = 0, None
     if ANSWER_KINDS[task.answer].located:
         counts = np.min([corpus.lengths(variant)[:, 1] for variant in range(corpus.variants)], axis=0)
-        pointed = np.flatnonzero(counts > 0)
+        # No text at all is an answer, which the end of the source stands for.
+        pointed = np.flatnonzero((counts > 0) | (split.examples.table[:, 1] == 0))
         if not len(pointed):
             what = f"no target is a span of at most {config.span} tokens of its source"
             raise UserError(f"config.data.{split.name}", what, "use config.data.task=seq2seq, or tokenizer.kind=bytes")
         unpointed = len(corpus) - len(pointed)
         corpus, floor = (Subset(corpus, pointed), None) if unpointed else (corpus, floor)
         lost_n3 = lost_n3[pointed]
-    return Encoded(split, corpus, int(records.total("unknown")), target_bytes, floor, unpointed, lost_n3)
+    return Encoded(split, corpus, int(records.total("unknown")), target_bytes, floor, unpointed, lost_n3, pointed)
 
 
 def _of_made(corpus: Corpus, tokenizer: Tokenizer, lost: Unknown) -> tuple[int, np.ndarray]:
@@ -152,8 +154,9 @@ def _records(split: Split, tokenizer: Tokenizer, config: DataConfig, copy: int |
         if found:
             sources_ = front_end.encode(found, tokenizer, lambda given: ids(given, seed + 2**31))
         if spans:
-            spanned = map(spans.find, found, sources_, texts)
-            targets = [each[: len(each) * (len(each) <= config.span)] for each in spanned]
+            known = [example.references for example in chosen]
+            spanned = map(spans.first, found, sources_, known, itertools.repeat(config.span))
+            texts, targets = map(list, zip(*spanned, strict=True))
         else:  # a label is one of a list, so it has one segmentation
             targets = tokenizer.encode_batch(texts) if answer.among == "labels" else ids(texts, seed)
         lost = [

@@ -74,9 +74,19 @@ class Evaluator:
             examples = self.encoded.split.examples.read(numbers)
             known = [example.log_prob for example in examples if example.log_prob is not None]
             floor = 0.0 - math.fsum(known) / len(known) if len(known) == len(examples) else None
-            size = sum(len(example.target.encode()) for example in examples)
-            found[name] = Part(numbers, size, Unknown.total(self._lost_n3[numbers]), floor)
+            lost = Unknown.total(self._lost_n3[self.rows_of(numbers)])
+            found[name] = Part(numbers, self._target_bytes(numbers, examples), lost, floor)
         return found
+
+    def _target_bytes(self, numbers: range, examples: list[Example]) -> int:
+        """Of the targets that likelihoods are of: in a span's case not always the first one, nor of all examples."""
+        if self.encoded.pointed is None:
+            return sum(len(example.target.encode()) for example in examples)
+        targets = (
+            target
+            for _, target in self.encoded.corpus.take(np.arange(len(self.encoded.pointed))[self.rows_of(numbers)], 0)
+        )
+        return sum(len(self.answer.tokenizer.decode(ids).encode()) for ids in targets)
 
     @functools.cached_property
     def whole(self) -> Part:
@@ -92,6 +102,11 @@ class Evaluator:
     @functools.cached_property
     def _rows_of(self) -> Callable:
         return self.devices.map(make_row_step(self.answer), (None, 0, 0), 0)
+
+    def rows_of(self, numbers: range) -> slice:
+        """Which of the likelihoods are of the examples of these numbers: of those that are in the corpus."""
+        ends = [numbers.start, numbers.stop]
+        return slice(*(ends if self.encoded.pointed is None else np.searchsorted(self.encoded.pointed, ends)))
 
     def chosen(self, limit: int | None) -> list[int]:
         """The numbers of `limit` examples, the first ones; of a mixture as many of each source."""
@@ -150,29 +165,30 @@ class Evaluator:
             stats_n2 = self.likelihoods(params)["loss"].stats_ns
             nats, tokens = stats_n2.sum(axis=0)
             for name, part in self.parts.items():
-                of_parts[name] = self.figures(*stats_n2[part.numbers].sum(axis=0), part)
+                of_parts[name] = self.figures(*stats_n2[self.rows_of(part.numbers)].sum(axis=0), part)
                 if scores:
                     numbers = [number for number in part.numbers if number in of_number]
-                    of_parts[name] |= self.scored(numbers, [of_number[number] for number in numbers])
+                    scored = self.scored(numbers, [of_number[number] for number in numbers])
+                    of_parts[name] = metrics.joined(of_parts[name], scored)
         else:
             nats, tokens = self.losses(params)
         figures = self.figures(nats, tokens)
         if scores:
-            figures |= self.scored(self.chosen(limit), generations)
+            figures = metrics.joined(figures, self.scored(self.chosen(limit), generations))
         return figures | ({"parts": of_parts} if of_parts else {})
 
     def figures(self, nats: float, tokens: float, part: Part | None = None) -> dict[str, Any]:
         """loss (nats per token), perplexity, bits_per_byte, and the distance to the floor where the data knows it.
 
         Where tokens are unknown, those are likelihoods of the targets with any other words in their place. Figures whose
-        names end in `_spelled` are likelihoods of the targets themselves: see `Unknown.nats`.
+        names end in `_spelled` are likelihoods of the targets themselves: see `Unknown.nats`. A figure that is not defined
+        is None, and `undefined` says why.
         """
         part = part or self.whole
-        loss, spelled = nats / tokens, nats + part.lost.nats
-        figures = {
-            "loss": loss,
-            "perplexity": math.exp(loss) if loss < 700 else math.inf,
-            "bits_per_byte": nats / math.log(2) / part.target_bytes,
+        loss, spelled = statistics.quotient(nats, tokens), nats + part.lost.nats
+        to_bits = lambda nats: statistics.quotient(nats / math.log(2), part.target_bytes)
+        found = {"loss": loss, "perplexity": statistics.exponential(loss), "bits_per_byte": to_bits(nats)}
+        figures = {name: statistics.defined(value) for name, value in found.items()} | {
             "tokens": int(tokens),
             "unknown_tokens": part.lost.tokens,
             "unknown_bytes": part.lost.bytes,
@@ -180,13 +196,22 @@ class Evaluator:
         if part.lost.altered:
             figures["altered_texts"] = part.lost.altered
         if self.spells(part):
-            figures["bits_per_byte_spelled"] = spelled / math.log(2) / part.target_bytes
+            figures["bits_per_byte_spelled"] = statistics.defined(to_bits(spelled))
         if part.floor is not None:
-            figures["nats_per_example"] = nats / len(part.numbers)
+            figures["nats_per_example"] = statistics.defined(nats / len(part.numbers))
             if self.spells(part):
-                figures["nats_per_example_spelled"] = spelled / len(part.numbers)
+                figures["nats_per_example_spelled"] = statistics.defined(spelled / len(part.numbers))
             figures["floor_nats_per_example"] = part.floor
-        return figures
+        undefined = {name: self._reason(name, nats, tokens) for name, value in figures.items() if value is None}
+        return figures | ({"undefined": undefined} if undefined else {})
+
+    def _reason(self, name: str, nats: float, tokens: float) -> str:
+        """Why a likelihood of these sums is not defined."""
+        if not tokens:
+            return "no target is a span of its source" if self.encoded.unpointed else "there is no target"
+        if not math.isfinite(nats):
+            return "an example has probability 0"
+        return "its exponential is no float" if name == "perplexity" else "the targets have no bytes"
 
     def spells(self, part: Part) -> bool:
         """Whether there are figures in which the unknown tokens of these examples are spelled out."""
@@ -194,7 +219,7 @@ class Evaluator:
 
     def scored(self, numbers: Sequence[int], generations: Sequence[Generation]) -> dict[str, Any]:
         """The task's scores of outputs for the examples of these numbers."""
-        references = [example.target for example in self.encoded.split.examples.read(numbers)]
+        references = [example.references for example in self.encoded.split.examples.read(numbers)]
         outputs = [one.output for one in generations]
         measured = metrics.measure(TASKS[self.config.data.task].scores, outputs, references)
         return metrics.figures(measured) | {"generated": len(outputs)}
@@ -202,16 +227,18 @@ class Evaluator:
     def likelihoods(self, params: Any) -> dict[str, Metric]:
         """loss, perplexity and bits per byte as metrics, in one pass: of pairs by example, else by stretch of a stream.
 
-        `params` replicated on the devices. The stretches are the rows of `evaluation_streams`, window by window.
+        `params` replicated on the devices. See `statistics.stretches`.
         """
         nats_n, tokens_n, bytes_n, spelling_n = self._sums(params)
-        exp = lambda sums_s: math.exp(sums_s[0] / sums_s[1]) if sums_s[0] / sums_s[1] < 700 else math.inf
-        loss, to_bits = statistics.ratio(nats_n, tokens_n), 1 / math.log(2)
-        found = {"loss": loss, "perplexity": loss._replace(of=exp)}
-        found["bits_per_byte"] = statistics.ratio(nats_n, bytes_n, to_bits)
+        found = {
+            "loss": statistics.ratio(nats_n, tokens_n),
+            "perplexity": statistics.perplexity(nats_n, tokens_n),
+            "bits_per_byte": statistics.ratio(nats_n, bytes_n, 1 / math.log(2)),
+        }
         if self.spells(self.whole):
-            found["bits_per_byte_spelled"] = statistics.ratio(nats_n + spelling_n, bytes_n, to_bits)
-        return found
+            found["bits_per_byte_spelled"] = statistics.ratio(nats_n + spelling_n, bytes_n, 1 / math.log(2))
+        sums = nats_n.sum(), tokens_n.sum()
+        return {name: metric._replace(reason=self._reason(name, *sums)) for name, metric in found.items()}
 
     def _sums(self, params: Any) -> Iterator[np.ndarray]:
         """Returns nats, tokens, bytes and the nats of spelling unknown tokens out, each float64 by example or stretch.
@@ -232,15 +259,17 @@ class Evaluator:
             counted = [np.sum(padded.weights_bt * each_v[padded.targets_bt], axis=1) for each_v in columns]
             stats_b4 = np.stack([self.devices.join(nats_b), *counted], axis=1)
             found.append(stats_b4[: len(numbers[-1])] if paired else stats_b4)
-        stats_n4 = np.concatenate(found).astype(np.float64)
         if paired:
-            stats_n4 = stats_n4[np.argsort(np.concatenate(numbers))]
+            stats_n4 = np.concatenate(found).astype(np.float64)[np.argsort(np.concatenate(numbers))]
+        else:
+            stats_n4 = statistics.stretches(np.stack(found).astype(np.float64))
         nats_n, tokens_n, bytes_n, unknown_n = stats_n4.T
         lost, lost_n3 = self.encoded.lost, self.encoded.lost_n3
         each = len(lost_n3) == len(unknown_n) and paired  # else of all together
         unknown_bytes_n = lost_n3[:, 1] if each else unknown_n * (lost.bytes / max(lost.tokens, 1))
         bytes_n += unknown_bytes_n
-        bytes_n *= self.encoded.target_bytes / bytes_n.sum()  # what a tokenizer leaves out at a text's start
+        # What a tokenizer leaves out at a text's start is shared among all.
+        bytes_n *= statistics.quotient(self.encoded.target_bytes, bytes_n.sum())
         spelling_n = (unknown_n + unknown_bytes_n) * SYMBOL
         return (of_n[tokens_n > 0] for of_n in (nats_n, tokens_n, bytes_n, spelling_n))
 
@@ -253,8 +282,10 @@ class Evaluator:
         nats_of = [{one.output: one.log_probability for one in each} for each in ranked]
         nats_nl = np.array([[nats[label] for label in labels] for nats in nats_of])
         probabilities_nl = np.exp(nats_nl - np.logaddexp.reduce(nats_nl, axis=1, keepdims=True))
-        gold_n = np.array([labels.index(e.target) if e.target in labels else -1 for e in examples])
-        return [each[0] for each in ranked], statistics.calibration(probabilities_nl, gold_n)
+        found = [each[0] for each in ranked]
+        gold = metrics.gold_labels([one.output for one in found], [example.references for example in examples])
+        gold_n = np.array([labels.index(label) if label in labels else -1 for label in gold])
+        return found, statistics.calibration(probabilities_nl, gold_n)
 
     def _scores(self, limit: int | None) -> bool:
         return bool(TASKS[self.config.data.task].scores) and limit != 0

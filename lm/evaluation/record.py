@@ -9,6 +9,7 @@ from typing import Any
 from etils import epath
 
 from lm import files
+from lm.evaluation import statistics
 from lm.evaluation.scoring import DATA, Asked, Evaluation
 from lm.runs import writing
 from lm.runs.run import Run
@@ -21,7 +22,7 @@ def write(run: Run, found: Evaluation, asked: Asked) -> epath.Path:
     """
     source = {"data": asked.data, "fingerprint": found.fingerprint} if asked.data else {}
     record = {"split": DATA if source else asked.split, **source, "step": run.step, **found.figures}
-    record["intervals"] = found.intervals
+    record |= statistics.recorded(found.intervals)
     record["options"] = dataclasses.asdict(asked)
     if found.outputs:
         record["decoding"] = found.decoding
@@ -29,7 +30,7 @@ def write(run: Run, found: Evaluation, asked: Asked) -> epath.Path:
             record["confusion"] = found.confusion
         record["outputs"] = found.outputs
     path = run.workdir / "evaluations" / f"{_name(run, asked, found.fingerprint)}.json"
-    writing.write_whole(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    writing.write_whole(path, json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     return path
 
 

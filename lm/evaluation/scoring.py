@@ -60,13 +60,14 @@ class Evaluation:
 
     figures: dict[str, Any]  # and signatures: NAME_signature; of a mixture `parts`: those of each source
     measured: dict[str, Metric]  # the figures that have an interval
-    outputs: list[dict[str, str]]  # of each example its source, reference and output, where the task generates
+    # Where the task generates: of each example its source, reference, output, and `references` where it has a list of them.
+    outputs: list[dict[str, Any]]
     decoding: dict[str, Any] = dataclasses.field(default_factory=dict)  # how the outputs were chosen
     confusion: list[list[int]] | None = None  # of labels: a row for each gold one, a column for each output
     fingerprint: str = ""  # of the examples
 
     @functools.cached_property
-    def intervals(self) -> dict[str, tuple[float, float]]:
+    def intervals(self) -> dict[str, statistics.Interval]:
         """The 95 % interval of each figure that was measured."""
         return {name: statistics.interval(metric) for name, metric in self.measured.items()}
 
@@ -137,29 +138,32 @@ def evaluate(
     measured = _signed(run, measured, loaded, evaluator.whole.lost)
     figures = evaluator.figures(*measured["loss"].stats_ns.sum(axis=0))
     how = functools.partial(metrics.measure, scores or task.scores, lowercase=lowercase, tokenize=tokenize)
-    outputs: list[dict[str, str]] = []
+    outputs: list[dict[str, Any]] = []
     if task.scores:
         generated, calibrated = _generated(run, evaluator, options)
         outputs = [
             {"source": example.source, "reference": example.target, "output": output}
+            | ({} if example.others is None else {"references": example.references})
             for example, output in zip(loaded.examples, generated, strict=True)
         ]
         measured |= calibrated | how(*_texts(outputs))
         figures["generated"] = len(outputs)
-    figures |= metrics.figures(measured)
+    figures = metrics.joined(figures, metrics.figures(measured))
     parts = {}
     for name, part in evaluator.parts.items():
         of = slice(part.numbers.start, part.numbers.stop)
-        found = {key: metric._replace(stats_ns=metric.stats_ns[of]) for key, metric in measured.items()}
+        rows = dict.fromkeys(UNITS, evaluator.rows_of(part.numbers))
+        found = {key: each._replace(stats_ns=each.stats_ns[rows.get(key, of)]) for key, each in measured.items()}
         found |= _signed(run, {key: found[key] for key in UNITS if key in found}, loaded, part.lost)
-        share = part.target_bytes / found["bits_per_byte"].stats_ns[:, 1].sum()
+        share = statistics.quotient(part.target_bytes, found["bits_per_byte"].stats_ns[:, 1].sum())
         for key in [key for key in found if UNITS.get(key) == "byte"]:  # whose bytes are shares of the whole's
             found[key] = found[key]._replace(stats_ns=found[key].stats_ns * [1, share])
         if outputs:  # what BLEU takes for a word depends on all of the references
             found |= how(*_texts(outputs[of]))
-        parts[name] = evaluator.figures(*found["loss"].stats_ns.sum(axis=0), part) | metrics.figures(found)
+        likelihoods = evaluator.figures(*found["loss"].stats_ns.sum(axis=0), part)
+        parts[name] = metrics.joined(likelihoods, metrics.figures(found))
         parts[name] |= {"generated": len(outputs[of])} if outputs else {}
-        parts[name]["intervals"] = {key: statistics.interval(metric) for key, metric in found.items()}
+        parts[name] |= statistics.recorded({key: statistics.interval(metric) for key, metric in found.items()})
     figures |= {"parts": parts} if parts else {}
     decoding = run.answer.described(options) if outputs else {}
     confusion = metrics.confusion(run.labels, *_texts(outputs)) if outputs and run.labels else None
@@ -196,8 +200,8 @@ def _generated(run: Run, evaluator: Evaluator, options: Options) -> tuple[list[s
     return [one.output for one in generations], calibrated
 
 
-def _texts(outputs: Sequence[Mapping[str, str]]) -> tuple[list[str], list[str]]:
-    return [one["output"] for one in outputs], [one["reference"] for one in outputs]
+def _texts(outputs: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[str | tuple[str, ...]]]:
+    return [one["output"] for one in outputs], [one.get("references", one["reference"]) for one in outputs]
 
 
 def same_data(runs: Sequence[Run], asked: Asked) -> None:

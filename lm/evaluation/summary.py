@@ -18,9 +18,16 @@ MOST_LABELS = 12  # whose confusion is a table that can be read
 def lines(run: Run, found: Evaluation, asked: Asked) -> list[str]:
     """Returns the figures of a run with their intervals, those of each source, and the confusion of labels."""
     about = {"data": asked.data} if asked.data else {"split": asked.split}
-    table = _figures({**about, "step": run.step, **found.figures}, found.intervals)
+    recorded = statistics.recorded(found.intervals)
+    table = _figures({**about, "step": run.step, **found.figures, **recorded})
+    methods = [*recorded["interval_methods"].values()]
     for name, part in found.figures.get("parts", {}).items():
-        table += ["", name, *_figures(part, part["intervals"])]
+        table += ["", name, *_figures(part)]
+        methods += part["interval_methods"].values()
+    unit = "examples" if run.answer.model.has_encoder else "stretches of the evaluation streams"
+    table += [f"* intervals are of 95 %, over {unit}", *_legend(methods)]
+    if any(one.get("references", ())[1:] for one in found.outputs):
+        table.append("* of several references scores take the best one, likelihoods the first")
     if found.confusion is not None and len(run.labels) <= MOST_LABELS:
         width = max(5, *map(len, run.labels))
         table.append(f"{'gold, down; output':<24} {' '.join(f'{label:>{width}}' for label in run.labels)}")
@@ -29,7 +36,7 @@ def lines(run: Run, found: Evaluation, asked: Asked) -> list[str]:
     return table
 
 
-def _figures(figures: dict[str, Any], intervals: dict[str, tuple[float, float]]) -> list[str]:
+def _figures(figures: dict[str, Any]) -> list[str]:
     """Returns a line for each figure."""
     found = []
     for name, value in figures.items():
@@ -37,9 +44,22 @@ def _figures(figures: dict[str, Any], intervals: dict[str, tuple[float, float]])
             continue
         shown = f"{value:.6g}" if isinstance(value, float) else value
         line = f"{name:<24} {shown}" if len(name) < 24 else f"{name}  {shown}"
-        low, high = intervals.get(name, (None, None))
-        found.append(line if low is None else f"{line:<38} [{low:.4g}, {high:.4g}]")
+        if value is None:
+            line = f"{name:<24} undefined: {figures['undefined'][name]}"
+        elif name in figures["intervals"]:
+            method = figures["interval_methods"][name]
+            line = f"{line:<38} {_between(figures['intervals'][name])} {method}"
+        found.append(line)
     return found
+
+
+def _between(ends: tuple[float, float] | None) -> str:
+    return "-" if ends is None else f"[{ends[0]:.4g}, {ends[1]:.4g}]"
+
+
+def _legend(methods: Sequence[str]) -> list[str]:
+    """Returns a line on each kind of interval that a table has."""
+    return [f"* {name}: {how}" for name, how in statistics.METHODS.items() if name in methods]
 
 
 def differing(a: str, b: str) -> list[str]:
@@ -55,24 +75,27 @@ def comparison(runs: Sequence[Run], both: Sequence[Evaluation]) -> list[str]:
     """
     table = [f"{letter}  {run.workdir}, step {run.step}, {run.weights}" for letter, run in zip("AB", runs, strict=True)]
     table.append(f"{'':<24}{'A':>10}{'B':>12}{'B - A':>12}  {'95 % interval':<24}{'p bootstrap':>12}{'p random':>10}")
-    notes, (a, b) = [], map(_measured, both)
+    notes, methods, (a, b) = [], [], map(_measured, both)
     spelled = "bits_per_byte_spelled" in {*both[0].measured, *both[1].measured}
     for name in [name for name in a if name in b and (spelled or name != "bits_per_byte_spelled")]:
         signatures = a[name].signature, b[name].signature
         differ, whole = differing(*signatures), all(map(of_whole_texts, signatures))
-        line = f"{name + ' *' * (bool(differ) or not whole):<24}{a[name].value:>10.5g}{b[name].value:>12.5g}"
+        values = a[name].value, b[name].value
+        shown = ["undefined" if value is None else f"{value:.5g}" for value in values]
+        line = f"{name + ' *' * (bool(differ) or not whole):<24}{shown[0]:>10}{shown[1]:>12}"
         if differ:
             notes.append(f"* {name}: signatures differ in {', '.join(differ)}: {'  '.join(signatures)}")
         # Likelihoods of whole texts, given for bytes, can be compared whatever the tokens; others cannot.
         of_text = "unit:byte" in signatures[0] and {*differ} <= {"tok", "unk"} and whole
-        if not differ or of_text:
-            line += f"{b[name].value - a[name].value:>12.4g}"
-        if len(a[name].stats_ns) == len(b[name].stats_ns) and (not differ or of_text):
-            found = statistics.compare(a[name], b[name])
-            between = f"[{found.low:.4g}, {found.high:.4g}]"
-            line += f"  {between:<24}{found.p_bootstrap:>12.4f}{found.p_randomisation:>10.4f}"
+        if (not differ or of_text) and None not in values:
+            line += f"{values[1] - values[0]:>12.4g}"
+            tested = len(a[name].stats_ns) == len(b[name].stats_ns)
+            if tested and (found := statistics.compare(a[name], b[name])):
+                line += f"  {_between(found.interval.ends):<24}{found.p_bootstrap:>12.4f}{found.p_randomisation:>10.4f}"
+                methods.append(found.interval.method)
         table.append(line)
-    return table + notes + [note for letter, one in zip("AB", both, strict=True) for note in _lost(letter, one)]
+    lost = [note for letter, one in zip("AB", both, strict=True) for note in _lost(letter, one)]
+    return table + notes + lost + _legend(methods)
 
 
 def _measured(one: Evaluation) -> dict[str, Metric]:

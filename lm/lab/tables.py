@@ -5,16 +5,22 @@ from typing import Any
 
 from lm.lab.pretraining import STARTS
 
+ABSENT = "absent"  # of a figure that the task has not; one that is not defined is None
 
-def _above_the_floor(record: dict[str, Any]) -> float | None:
+
+def _difference(a: float | str | None, b: float | str | None) -> float | str | None:
+    known = [value for value in (ABSENT, None) if value in (a, b)]
+    return known[0] if known else a - b
+
+
+def _above_the_floor(record: dict[str, Any]) -> float | str | None:
     """Unknown tokens are spelled out: the floor is that of whole texts."""
-    if "nats_per_example" not in record:
-        return None
-    return record.get("nats_per_example_spelled", record["nats_per_example"]) - record["floor_nats_per_example"]
+    nats = record.get("nats_per_example_spelled", record.get("nats_per_example", ABSENT))
+    return _difference(nats, record.get("floor_nats_per_example", ABSENT))
 
 
 ERRORS = {  # of a record: what is less where the model is better
-    "error": lambda record: 1 - record["exact_match"] if "exact_match" in record else None,
+    "error": lambda record: _difference(1, record.get("exact_match", ABSENT)),
     "nats above the floor": _above_the_floor,
 }
 
@@ -31,12 +37,15 @@ def compared(records: dict[str, dict[str, Any]], tasks: list[str], seeds: list[i
                 row["unknown_tokens"] = max(unknown)
             for start in STARTS:
                 values = [error(records[f"{task}-{start}-{seed}"]) for seed in seeds]
-                if None not in values:
-                    spread = statistics.stdev(values) if len(values) > 1 else 0.0
-                    row[start] = {"values": values, "mean": statistics.mean(values), "deviation": spread}
+                if ABSENT not in values:
+                    row[start] = {"values": values, "mean": None, "deviation": None}
+                    if None not in values:
+                        row[start]["mean"] = statistics.mean(values)
+                        row[start]["deviation"] = statistics.stdev(values) if len(values) > 1 else None
             if all(start in row for start in STARTS):
                 scratch, pretrained = (row[start]["mean"] for start in STARTS)
-                rows.append(row | {"ratio": pretrained / scratch if scratch > 0 else None})
+                known = None not in (scratch, pretrained) and scratch > 0
+                rows.append(row | {"ratio": pretrained / scratch if known else None})
     return rows
 
 
@@ -44,8 +53,11 @@ def markdown(rows: list[dict[str, Any]], split: str, seeds: list[int]) -> list[s
     """Returns the lines of the table."""
 
     def cell(found: dict[str, Any], percent: bool) -> str:
+        if found["mean"] is None:
+            return "undefined"
         scale, digits, unit = (100, 1, " %") if percent else (1, 2, "")
-        return f"{scale * found['mean']:.{digits}f} ± {scale * found['deviation']:.{digits}f}{unit}"
+        spread = "" if found["deviation"] is None else f" ± {scale * found['deviation']:.{digits}f}"
+        return f"{scale * found['mean']:.{digits}f}{spread}{unit}"
 
     lines = [f"| task | {split} | from scratch | pretrained | ratio |", "|---|---|---|---|---|"]
     for row in rows:
@@ -62,4 +74,5 @@ def markdown(rows: list[dict[str, Any]], split: str, seeds: list[int]) -> list[s
         halved = sum(row["ratio"] is not None and row["ratio"] <= 0.5 for row in of_it)
         lines.append(f"{name}: pretraining at least halves it on {halved} of {len(of_it)} tasks")
     count = f"mean ± standard deviation of seeds {', '.join(map(str, seeds))}"
+    count = count if len(seeds) > 1 else f"seed {seeds[0]} alone, which has no standard deviation"
     return [*lines, f"{count}; error is the share of outputs that are not exactly the reference"]

@@ -151,7 +151,11 @@ class Bar:
 
 def figures(record: dict[str, Any]) -> str:
     """The numbers of a record in one line."""
-    shown = [f"loss {record['loss']:.4f}"]
+
+    def said(name: str, form: str) -> str:
+        return "undefined" if record[name] is None else format(record[name], form)
+
+    shown = [f"loss {said('loss', '.4f')}"]
     if record["split"] == "train":
         if "unknown_share" in record:
             shown[0] += f" ({record['unknown_share']:.2%} of tokens unknown)"
@@ -159,22 +163,22 @@ def figures(record: dict[str, Any]) -> str:
         shown.append(f"learning rate {record['learning_rate']:.2e}")
         shown.append(f"gradient norm {record['grad_norm']:.2f}")
         return ", ".join(shown)
-    shown.append(f"perplexity {record['perplexity']:.2f}")
-    shown.append(f"{record['bits_per_byte']:.3f} bits/byte")
+    shown.append(f"perplexity {said('perplexity', '.2f')}")
+    shown.append(f"{said('bits_per_byte', '.3f')} bits/byte")
     if record.get("unknown_tokens"):
         shown.append(f"{record['unknown_tokens']:,} of {record['tokens']:,} tokens unknown")
         shown[-1] += f" ({record['unknown_bytes']:,} bytes)"
     if record.get("altered_texts"):
         shown.append(f"{record['altered_texts']:,} texts altered by the tokenizer")
     if "bits_per_byte_spelled" in record:
-        shown.append(f"{record['bits_per_byte_spelled']:.3f} bits/byte with them spelled out")
+        shown.append(f"{said('bits_per_byte_spelled', '.3f')} bits/byte with them spelled out")
     if "exact_match" in record:
-        shown.append(f"exact match {record['exact_match']:.1%} of {record['generated']:,}")
+        shown.append(f"exact match {said('exact_match', '.1%')} of {record['generated']:,}")
     if "squad_f1" in record:
-        shown.append(f"F1 {record['squad_f1']:.1%}")
+        shown.append(f"F1 {said('squad_f1', '.1%')}")
     if "bleu" in record:
-        shown.append(f"BLEU {record['bleu']:.1f}")
-    if "nats_per_example" in record:
+        shown.append(f"BLEU {said('bleu', '.1f')}")
+    if record.get("nats_per_example") is not None:
         spelled = record.get("nats_per_example_spelled")
         above = (spelled or record["nats_per_example"]) - record["floor_nats_per_example"]
         floor = f"{above:.2f} nats/example above the floor of {record['floor_nats_per_example']:.2f}"
@@ -189,13 +193,14 @@ def samples(examples: Sequence[Example], generations: Sequence[Generation]) -> N
         if example.source is None:
             say(f"{one.prompt}{one.output}")
             continue
-        same = "same" if one.output == example.target else "DIFFERS"
-        say(f"source    {example.source}\nreference {example.target}\noutput    {one.output}   [{same}]\n")
+        same = "same" if one.output in example.references else "DIFFERS"
+        known = " | ".join(dict.fromkeys(example.references))
+        say(f"source    {example.source}\nreference {known}\noutput    {one.output}   [{same}]\n")
 
 
 def best(records: list[dict[str, Any]]) -> None:
     """The evaluation with the lowest loss: the checkpoint that `best` means."""
-    validation = [record for record in records if record["split"] == "validation"]
+    validation = [record for record in records if record["split"] == "validation" and record["loss"] is not None]
     if validation:
         chosen = min(validation, key=lambda record: record["loss"])
         say(f"\nBest on validation: step {chosen['step']:,}, {figures(chosen)}\n")

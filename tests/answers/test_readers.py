@@ -1,5 +1,6 @@
 """Encoders that choose: a label by a head on their pooled outputs, or a span of the source by a pointer."""
 
+import dataclasses
 import functools
 import itertools
 import json
@@ -329,6 +330,45 @@ def test_answers_longer_than_a_span_are_as_those_that_are_not_there(files):
     config = changed(reader_config(files, "extract"), {"data.tokenizer.kind": "bytes", "data.span": 4})
     encoded = encoding.encode(Split("test", "", examples), Bytes(), config.data)
     assert (len(encoded.corpus), encoded.unpointed, encoded.target_bytes) == (1, 1, 3)
+
+
+def test_the_target_of_several_answers_is_the_first_that_is_a_span_and_no_text_is_the_end(files):
+    examples = Listed(
+        [
+            Example("a b c d", "x y", others=("b c", "d")),
+            Example("a b c d", "", others=()),
+            Example("a b c d", "x", others=("y",)),
+        ]
+    )
+    config = changed(reader_config(files, "extract"), {"data.tokenizer.kind": "bytes", "data.span": 4})
+    encoded = encoding.encode(Split("test", "", examples), Bytes(), config.data)
+    assert (len(encoded.corpus), encoded.unpointed, encoded.target_bytes) == (2, 1, 3)
+    assert [Bytes().decode(target) for _, target in encoded.corpus.take([0, 1], 0)] == ["b c", ""]
+
+
+def test_no_text_has_the_probability_of_the_end_of_its_source(runs):
+    run = load(str(runs["extract"]))
+    outputs = {one.output: one for (each) in run.generate(["ant"], Options(num_samples=9)) for one in each}
+    (score,) = run.score([("ant", "")])
+    assert score.log_probability == pytest.approx(outputs[""].log_probability, rel=1e-4)
+
+
+def test_a_source_of_a_mixture_without_any_answer_has_no_likelihood_and_leaves_others_theirs(runs, files, tmp_path):
+    (tmp_path / "none.tsv").write_text("ant bee ?\tyak\ncat dog ?\tyak\n")
+    run = load(str(runs["extract"]))
+    parts = [f"tsv:{tmp_path}/none.tsv", f"tsv:{files}/extract.tsv"]
+    mixed = dataclasses.replace(
+        run, config=changed(run.config, {"data.test": " + ".join(parts)}), workdir=epath.Path(tmp_path)
+    )
+    found = evaluate(mixed, "test", Options(temperature=0)).figures["parts"]
+    nothing, own = found.values()
+    reason = "no target is a span of its source"
+    assert nothing["undefined"] == dict.fromkeys(("loss", "perplexity", "bits_per_byte"), reason)
+    assert nothing["intervals"]["loss"] is None and nothing["exact_match"] == 0
+    alone = evaluate(run, "test", Options(temperature=0)).figures
+    assert {name: own[name] for name in alone if name.endswith(("loss", "byte", "match", "tokens"))} == pytest.approx(
+        {name: value for name, value in alone.items() if name.endswith(("loss", "byte", "match", "tokens"))}, rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("task", sized(["extract", "classify"], lambda task: task == "classify"))

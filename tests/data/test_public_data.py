@@ -59,7 +59,7 @@ DATA = {
             "question": f"why {i}?",
             "answers": {"text": [sentence(i, 2), "no"], "answer_start": [3, 4]},
         },
-        lambda i: Example(f"why {i}? {sentence(i, 40)}", sentence(i, 2)),
+        lambda i: Example(f"why {i}? {sentence(i, 40)}", sentence(i, 2), others=("no",)),
     ),
     "cnn_dailymail": (
         "cnn_dailymail",

@@ -18,6 +18,7 @@ from lm.config.formats import Formats
 from lm.data.read import sources
 from lm.data.read.examples import Example
 from lm.data.read.sources import load_splits
+from lm.data.text.cleaning import cleaner
 from lm.errors import UserError
 
 
@@ -591,7 +592,8 @@ def test_formats_that_do_not_fit_name_the_example_and_what_it_has():
     for target, what in (
         ("{answer}", "{answer} is not there (fields are question, answers, label)"),
         ("{answers[text][2]}", "{answers[text][2]} is not there (it is no such list)"),
-        ("{answers[text]}", "{answers[text]} is list, not text"),
+        ("{answers}", "{answers} is dict, not text"),
+        ("{answers[text]} {answers[start]}", "{answers[text]} and {answers[start]} are lists"),
         ("{question[text]}", "{question[text]} is not there (it is no such list)"),
         ("{question[0]}", "{question[0]} is not there (it is no such list)"),  # a text is no list of characters
     ):
@@ -697,3 +699,57 @@ def test_tfds_prepared_in_a_format_without_random_access_is_refused(data_dir):
 
 def test_schemes_are_those_of_the_contract():
     assert list(sources.SCHEMES) == ["tfds", "text", "parallel", "jsonl", "tsv"]
+
+
+# ---- several targets --------------------------------------------------------------------------------------------
+
+LISTED = [
+    ({"source": "who?", "target": ["ann", "Ann B.", "ann"]}, Example("who?", "ann", others=("Ann B.", "ann"))),
+    ({"source": "where?", "target": ["here"]}, Example("where?", "here", others=())),
+    ({"source": "why?", "target": []}, Example("why?", "", others=())),  # there is no answer
+    ({"source": "how?", "target": ["", " "]}, Example("how?", "", others=("",))),
+    ({"source": "when?", "target": "now"}, Example("when?", "now")),
+]
+
+
+def test_a_list_of_targets_is_all_that_is_right(tmp_path):
+    path = write(tmp_path / "a.jsonl", "\n".join(json.dumps(record) for record, _ in LISTED))
+    split = load_splits("", "", f"jsonl:{path}", ("test",))["test"]
+    assert list(split.examples) == [example for _, example in LISTED]
+    assert split.note == "2 of 5 have several targets: scores take all, training and loss the first"
+    assert load_splits("", "", f"jsonl:{path}", ("test",))["test"].note == split.note  # from the cache
+    fields = [{"q": record["source"], "a": {"texts": record["target"]}} for record, _ in LISTED[:4]]
+    path = write(tmp_path / "b.jsonl", "\n".join(map(json.dumps, fields)))
+    found = formatted(f"jsonl:{path}", "{q}", "it is {a[texts]}!")
+    assert found[0] == Example("who?", "it is ann!", others=("it is Ann B.!", "it is ann!"))
+    assert found[2] == Example("why?", "", others=())
+
+
+def test_features_of_tfds_that_are_lists_are_several_targets():
+    (first, *_) = sorted(formatted("tfds:lm_sources_test/nested", "{question}", "{answers[text]}"), key=str)
+    number = int(first.source.split()[1].strip("?"))
+    assert first.references == (PAIRS[number][1], "other")
+
+
+@pytest.mark.parametrize(
+    "record, what",
+    {
+        '{"source": "a", "target": ["x", 3]}': "'target' is 3, not a string",
+        '{"source": "a", "target": [["x"]]}': "'target' is [\"x\"], not a string",
+        '{"source": ["a"], "target": "x"}': "'source' is [\"a\"], not a string",
+        '{"source": "a", "target": ""}': "'target' is blank; fill it, or delete the line, or write []",
+        '{"text": ["a"]}': "'text' is [\"a\"], not a string",
+        '{"source": "a", "target": ["\\ud800"]}': "half of a surrogate pair",
+    }.items(),
+)
+def test_lists_that_are_none_of_texts_are_refused(record, what, tmp_path):
+    assert what in error_of(f"jsonl:{write(tmp_path / 'a.jsonl', record)}")
+
+
+def test_cleaning_changes_all_targets():
+    step = cleaner.Cleaner(["whitespace"])
+    assert step.change(Example("a  b", "c  d", others=("e  f",))) == Example("a b", "c d", others=("e f",))
+    assert step.clean(Example("a  b", "", others=())) == Example(
+        "a b", "", others=()
+    )  # to say nothing is no blank side
+    assert step.clean(Example("a", "c", others=("e  f",))).others == ("e f",)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import pathlib
 import re
 import shutil
@@ -23,14 +24,14 @@ from lm.data.read.sources import Split
 from lm.data.text.tokenizers.unknown import Unknown
 from lm.devices.mesh import Devices
 from lm.errors import UserError
-from lm.evaluation import metrics, statistics
+from lm.evaluation import metrics, record, statistics
 from lm.evaluation.evaluator import Evaluator
-from lm.evaluation.scoring import Evaluation, evaluate
+from lm.evaluation.scoring import Asked, Evaluation, evaluate
 from lm.evaluation.signature import signature
-from lm.evaluation.summary import comparison, differing
+from lm.evaluation.summary import comparison, differing, lines
 from lm.runs.run import load
 from lm.search.options import Options
-from lm.training import loop, progress
+from lm.training import console, loop, progress
 
 pytestmark = pytest.mark.usefixtures("quick_training")
 
@@ -125,7 +126,7 @@ def test_each_source_of_a_mixture_has_the_figures_that_it_has_alone(runs):
         spec = dataclasses.replace(run, config=config, workdir=runs["several"] / "none")
         alone = evaluate(spec, "test", options).figures
         assert ("floor_nats_per_example" in part) == floor
-        assert set(alone) == set(part) - {"intervals"}
+        assert set(alone) == set(part) - {"intervals", "interval_methods"}
         for figure, value in alone.items():
             assert part[figure] == (pytest.approx(value, rel=1e-5) if isinstance(value, float) else value) or (
                 figure.endswith("_signature")
@@ -187,6 +188,99 @@ def test_a_signature_says_what_a_likelihood_depends_on(runs):
     }
     for names, arguments in others.items():
         assert tuple(differing(signature(*plain), signature(*arguments))) == names
+
+
+# ---- several references, and figures that are not defined --------------------------------------------------------
+
+RECORDS = [
+    {"source": "ant bee", "target": ["one red cup", "bee ant", "bee"]},
+    {"source": "cat", "target": []},
+    {"source": "dog eel", "target": "eel dog"},
+]
+
+
+def of_records(runs, folder, records):
+    """The run of pairs, to be evaluated on these records, which keeps its evaluations elsewhere."""
+    (folder / "new.jsonl").write_text("\n".join(map(json.dumps, records)))
+    run = load(str(runs["buckets"]))
+    config = changed(run.config, {"data.test": f"jsonl:{folder}/new.jsonl"})
+    return dataclasses.replace(run, config=config, workdir=epath.Path(folder))
+
+
+def recorded(run, found):
+    """What the evaluation's file says, which must be JSON."""
+    text = record.write(run, found, Asked()).read_text()
+    return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+def test_outputs_are_scored_over_all_references_and_likelihoods_over_the_first(runs, tmp_path):
+    run = of_records(runs, tmp_path, RECORDS)
+    found = evaluate(run, "test", Options(temperature=0), scores=("bleu", "exact_match", "squad"))
+    written = recorded(run, found)
+    assert [one.get("references") for one in written["outputs"]] == [RECORDS[0]["target"], [""], None]
+    assert [one["reference"] for one in written["outputs"]] == ["one red cup", "", "eel dog"]
+    assert written["exact_match_signature"] == "refs:1-3" and "|" in written["loss_signature"]
+    scores = run.score([("ant bee", "one red cup"), ("cat", ""), ("dog eel", "eel dog")])
+    nats, tokens = -sum(one.log_probability for one in scores), sum(one.tokens for one in scores)
+    assert written["loss"] == pytest.approx(nats / tokens, rel=1e-4)
+    table = lines(run, found, "test")
+    assert "* of several references scores take the best one, likelihoods the first" in table
+    assert "* intervals are of 95 %, over examples" in table
+    assert (written["bleu"], written["undefined"]) == (None, {"bleu": "no reference has 4 words"})
+    assert any(re.fullmatch("bleu +undefined: no reference has 4 words", line) for line in table)
+    assert written["intervals"]["bleu"] is None and len(written["intervals"]["exact_match"]) == 2
+    assert written["interval_methods"]["exact_match"] == "wilson" and written["interval_methods"]["loss"] == "hall"
+    assert [line.split()[1] for line in table if line.startswith("*")][1:3] == ["wilson:", "hall:"]
+    line = comparison([run, run], [found, found])[3 + list(found.measured).index("bleu")]
+    assert line.split() == ["bleu", "undefined", "undefined"]
+
+
+def test_without_a_byte_of_targets_there_are_no_bits_per_byte(runs, tmp_path):
+    run = of_records(runs, tmp_path, [{"source": "ant", "target": []}, {"source": "bee cat", "target": []}])
+    found = evaluate(run, "test", Options(temperature=0))
+    written = recorded(run, found)
+    reasons = {"bits_per_byte": "the targets have no bytes", "chrf": "every reference is empty"}
+    assert reasons.items() <= written["undefined"].items() and written["bits_per_byte"] is None
+    assert written["loss"] > 0 and found.measured["bits_per_byte"].value is None
+    evaluator = Evaluator(
+        run.answer,
+        run.config,
+        Devices(jax.devices()[:1]),
+        encoding.encode(splits.load_splits(run.config.data, ("test",))["test"], run.tokenizer, run.config.data),
+    )
+    during = evaluator.evaluate(evaluator.devices.replicate(run.params), 2)
+    assert during["undefined"] == {name: written["undefined"][name] for name in during["undefined"]}
+    said = console.figures({"split": "validation", **during})
+    assert "undefined bits/byte" in said and "BLEU undefined" in said and f"loss {during['loss']:.4f}" in said
+
+
+def test_figures_beyond_all_floats_are_not_defined(runs):
+    evaluator = Evaluator(
+        load(str(runs["buckets"])).answer,
+        None,
+        Devices(jax.devices()[:1]),
+        types.SimpleNamespace(corpus=[1], target_bytes=9, floor=0.5, unpointed=0),
+    )
+    for nats, undefined in (
+        (8000.0, {"perplexity": "its exponential is no float"}),
+        (
+            math.inf,
+            dict.fromkeys(("loss", "perplexity", "bits_per_byte", "nats_per_example"), "an example has probability 0"),
+        ),
+    ):
+        found = evaluator.figures(nats, 10)
+        assert found["undefined"] == undefined
+        assert all((value is None) == (name in undefined) for name, value in found.items())
+        json.dumps(found, allow_nan=False)
+    assert evaluator.figures(0.0, 0)["undefined"]["loss"] == "there is no target"
+
+
+def test_the_best_evaluation_is_one_that_has_a_loss(capsys):
+    known = {"split": "validation", "perplexity": None, "bits_per_byte": 1.0}
+    console.best(
+        [known | {"step": 1, "loss": None}, known | {"step": 2, "loss": 3.0}, known | {"step": 3, "loss": 4.0}]
+    )
+    assert "step 2, loss 3.0000, perplexity undefined" in capsys.readouterr().out
 
 
 # ---- labels -----------------------------------------------------------------------------------------------------
@@ -283,7 +377,7 @@ def test_two_runs_are_compared_figure_by_figure(answers, runs):
     assert list(rows) == names.split()
     for name, (a, b, difference, between, p_bootstrap, p_random) in rows.items():
         assert float(difference) == pytest.approx(float(b) - float(a), abs=2e-3 * max(1, abs(float(a)))), name
-        low, high = map(float, between.strip("[]").split(","))
+        low, high = map(float, between.strip("[]").split(",")) if between != "-" else (-1e9, 1e9)
         assert low <= float(difference) <= high
         assert 0 < float(p_bootstrap) <= 1 and 0 < float(p_random) <= 1
     assert float(rows["loss"][2]) > 0 and float(rows["loss"][5]) < 0.05  # trained for longer
@@ -306,7 +400,7 @@ def test_figures_of_other_signatures_are_marked_and_not_tested(answers):
 
 def test_what_a_token_costs_is_tested_under_one_signature_and_a_byte_under_any_tokenizer():
     def evaluated(signature, shift):
-        metric = statistics.ratio(np.arange(9.0) + shift, signature=signature)
+        metric = statistics.ratio(np.arange(9.0) + shift * np.arange(9) ** 2, signature=signature)
         return Evaluation({}, {"figure": metric}, [])
 
     run = types.SimpleNamespace(workdir="w", step=1, weights="one step")
@@ -318,7 +412,8 @@ def test_what_a_token_costs_is_tested_under_one_signature_and_a_byte_under_any_t
         (one.format("byte"), one.format("byte").replace("one", "mean"), True, False),
     ):
         line, *notes = comparison([run, run], [evaluated(first, 0), evaluated(second, 1)])[3:]
-        assert ("*" in line) == bool(notes) == marked and ("[1, 1]" in line) == tested, line
+        notes = [note for note in notes if "signatures" in note]
+        assert ("*" in line) == bool(notes) == marked and ("[" in line) == tested, line
 
 
 def test_labels_are_scored_and_written_with_their_confusion(answers, runs):

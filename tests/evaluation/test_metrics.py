@@ -6,10 +6,14 @@ import math
 import numpy as np
 import pytest
 import sacrebleu
+from rouge_score import rouge_scorer
+from scipy.stats import binom
+from support.sizes import sized
 
+from benchmarks import coverage
 from lm.evaluation import metrics, statistics
 from lm.evaluation.metrics import measure
-from lm.evaluation.statistics import Metric, compare, interval, ratio
+from lm.evaluation.statistics import Metric, compare, interval, mean, ratio
 from lm.search import risk
 
 REFERENCES = ["the cat sat on the mat", "a dog barks loudly at night", "birds sing", "it rains again today in town"] * 6
@@ -65,6 +69,77 @@ def test_answers_are_scored_as_squads_script_does(output, reference, exact, f1):
     assert found["squad_exact_match"].value == exact and found["squad_f1"].value == pytest.approx(f1)
 
 
+# Output and answers; exact match and F1 as the official script of SQuAD 2.0 computed them.
+ANSWERED = [
+    ("The  Eiffel Tower!", ("Eiffel Tower in Paris", "eiffel tower", "Paris"), 1, 1),
+    ("in the Tower of London", ("London", "the Tower of London", "Tower"), 0, 0.8571428571428571),
+    ("", ("",), 1, 1),  # nothing is right
+    ("x", ("",), 0, 0),
+    ("", ("the", "a cat"), 0, 0),  # an answer without a word counts only alone
+    ("a U.S. state", ("US", "state of the U.S."), 0, 0.8),
+    ("nine-tenths", ("nine tenths", "90 %"), 0, 0),
+    ("The", ("the",), 1, 1),
+    ("Denver Broncos", ("Carolina Panthers", "The Panthers", "Panthers"), 0, 0),
+]
+
+
+def test_the_best_of_several_answers_counts_as_in_squads_script():
+    outputs, answers, exact, f1 = zip(*ANSWERED, strict=True)
+    found = measure(("squad", "exact_match"), outputs, answers)
+    assert found["squad_exact_match"].stats_ns[:, 0].tolist() == [*exact]
+    np.testing.assert_allclose(found["squad_f1"].stats_ns[:, 0], f1)
+    assert found["squad_exact_match"].value == pytest.approx(0.3333333333333333)
+    assert found["squad_f1"].value == pytest.approx(0.5174603174603175)
+    assert found["exact_match"].value == pytest.approx(1 / 9) and found["squad_f1"].signature == "refs:1-3"
+
+
+def test_corpus_scores_of_several_references_are_those_of_the_libraries():
+    second = [text.replace("sat", "sits").replace("rains", "pours") for text in REFERENCES]
+    third = [text if i % 2 else None for i, text in enumerate(OUTPUTS)]
+    for columns, counted in (([REFERENCES, second], "2"), ([REFERENCES, second, third], "2-3")):
+        known = [tuple(text for text in texts if text is not None) for texts in zip(*columns, strict=True)]
+        found = measure(("bleu", "chrf", "ter", "rouge"), OUTPUTS, known)
+        for name, metric in {"bleu": sacrebleu.BLEU(), "chrf": sacrebleu.CHRF(), "ter": sacrebleu.TER()}.items():
+            assert found[name].value == pytest.approx(metric.corpus_score(OUTPUTS, columns).score), name
+            assert found[name].signature.startswith(f"nrefs:{counted}|"), name
+        scorer = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)
+        best = [
+            max(scorer.score(text, o)["rougeL"].fmeasure for text in k) for o, k in zip(OUTPUTS, known, strict=True)
+        ]
+        assert found["rougeL"].value == pytest.approx(100 * np.mean(best))
+        assert found["rougeL"].signature.endswith(f"|refs:{counted}")
+
+
+def test_one_of_several_labels_is_right():
+    found = measure(("accuracy", "macro_f1"), ["a", "b", "c"], [("a", "b"), ("a", "b"), ("a", "b")])
+    assert found["accuracy"].value == pytest.approx(2 / 3)
+    assert found["macro_f1"].value == pytest.approx((2 / 3 + 1 + 0) / 3)  # gold: a, b, a
+    assert metrics.confusion(["a", "b", "c"], ["a", "b", "c"], [("a", "b")] * 3) == [[1, 0, 1], [0, 1, 0], [0, 0, 0]]
+
+
+NOWHERE = {  # references, a score and the figures of it that are not defined, with their reason
+    "of three words": (["one red cup", "two"], {"bleu": "no reference has 4 words"}),
+    "of one word": (["cup", "cat"], {"rouge2": "no reference has 2 words of a to z and 0 to 9"}),
+    "empty": (["", ""], dict.fromkeys(("chrf", "ter"), "every reference is empty")),
+    "of other letters": (
+        ["\u043a\u043e\u0442"] * 2,
+        dict.fromkeys(("rouge1", "rougeL"), "no reference has a word of a to z"),
+    ),
+    "of two Chinese characters": (["\u732b\u5728"] * 2, {"bleu": "no reference has 4 words"}),
+}
+
+
+@pytest.mark.parametrize("references, expected", NOWHERE.values(), ids=NOWHERE)
+def test_a_score_that_no_output_could_have_is_not_defined(references, expected):
+    """Whether the outputs are right or wrong."""
+    for outputs in (references, ["one red cup on it", "x y z a b"]):
+        found = metrics.figures(measure([*metrics.SCORES], outputs, references))
+        for name, reason in expected.items():
+            assert found[name] is None and found["undefined"][name].startswith(reason), name
+    others = {"exact_match", "squad_f1", "accuracy", "macro_f1"}
+    assert not others & found["undefined"].keys() and all(found[name] is not None for name in others)
+
+
 def test_classes_are_scored_label_by_label():
     gold, output = ["a", "a", "a", "b", "b", "c"], ["a", "a", "b", "b", "a", "b"]
     found = measure(("accuracy", "macro_f1", "exact_match"), output, gold)
@@ -98,25 +173,96 @@ def test_calibration_against_a_plain_sum():
 def test_the_interval_of_a_mean_is_that_of_its_standard_error():
     rng = np.random.default_rng(1)
     values_n = rng.normal(3, 2, 2000)
-    low, high = interval(ratio(values_n))
+    low, high = interval(ratio(values_n)).ends
     assert low == pytest.approx(values_n.mean() - 1.96 * values_n.std() / math.sqrt(2000), abs=0.02)
     assert high == pytest.approx(values_n.mean() + 1.96 * values_n.std() / math.sqrt(2000), abs=0.02)
-    assert interval(ratio(values_n)) == (low, high)  # seeded
-    assert interval(ratio(np.ones(7))) == (1, 1)
+    assert interval(ratio(values_n)).ends == (low, high)  # nothing is drawn
 
 
-def test_intervals_cover_the_truth_as_often_as_they_say():
-    rng, covered = np.random.default_rng(2), 0
-    for _ in range(200):
-        low, high = interval(ratio(rng.random(60) < 0.4), trials=300)
-        covered += low <= 0.4 <= high
-    assert 0.88 <= covered / 200 <= 0.99
+def test_the_interval_of_a_skewed_mean_leans_to_where_values_are_missed():
+    low, high = interval(ratio(np.random.default_rng(2).lognormal(0, 1, 60))).ends
+    value = ratio(np.random.default_rng(2).lognormal(0, 1, 60)).value
+    assert high - value > 1.3 * (value - low) > 0
 
 
-def test_the_interval_of_a_ratio_draws_both_sides_together():
-    tokens_n = np.random.default_rng(3).integers(1, 50, 100)
-    low, high = interval(ratio(2.5 * tokens_n, tokens_n))
-    assert low == pytest.approx(2.5) and high == pytest.approx(2.5)
+def test_the_interval_of_a_proportion_is_wilsons_and_covers_as_often_as_it_says():
+    found = interval(mean([1] * 81 + [0] * 182))  # Newcombe (1998), table I
+    assert found.method == "wilson" and found.ends == pytest.approx((0.2553, 0.3662), abs=1e-4)
+    assert interval(mean([1] * 10)).ends == (pytest.approx(0.7225, abs=1e-4), 1)
+    for n in range(2, 60):  # rounded as they may be
+        assert interval(mean([100.0] * n, most=100)).high == 100 and interval(mean([0.0] * n)).low == 0
+    assert interval(mean([100.0] * 10, most=100)).ends == (pytest.approx(72.25, abs=1e-2), 100)
+    for n in (20, 60):
+        ends_n2 = np.array([interval(mean(np.arange(n) < right)).ends for right in range(n + 1)])
+        for p in np.linspace(1 / n, 0.5, 40):
+            holds_n = (ends_n2[:, 0] <= p) & (p <= ends_n2[:, 1])
+            assert 0.92 <= binom.pmf(np.arange(n + 1), n, p)[holds_n].sum() <= 0.983, (n, p)
+
+
+def test_values_that_vary_less_than_zeros_and_ones_have_a_narrower_interval():
+    rng = np.random.default_rng(3)
+    values_n = rng.beta(8, 2, 400)
+    low, high = interval(mean(values_n)).ends
+    assert high - low == pytest.approx(2 * 1.96 * values_n.std() / 20, rel=0.02) and low < values_n.mean() < high
+
+
+EDGES = {  # a figure, and why it has no interval
+    "one example": (mean([1.0]), "one example"),
+    "no example": (ratio(np.zeros(0), np.zeros(0)), "the figure is not defined"),
+    "values that are equal": (ratio(np.full(7, 2.5)), "leaving an example out changes nothing"),
+    "a constant ratio": (ratio(2.5 * np.arange(1, 9), np.arange(1, 9)), "leaving an example out changes nothing"),
+    "all right": (measure(("macro_f1",), [*"abcab"], [*"abcab"])["macro_f1"], "leaving an example out"),
+    "the best BLEU": (measure(("bleu",), REFERENCES, REFERENCES)["bleu"], "leaving an example out"),
+    "nothing to divide by": (ratio([1.0, 2.0], [0.0, 0.0]), "the figure is not defined"),
+    "one example that all hangs on": (ratio([1.0, 2.0], [0.0, 4.0]), "without one of the examples"),
+    "a biased estimate": (
+        statistics.calibration(np.eye(2)[[0, 1, 1]] * 0.8 + 0.1, np.array([0, 1, 0]))["ece"],
+        "chance makes",
+    ),
+}
+
+
+@pytest.mark.parametrize("metric, reason", EDGES.values(), ids=EDGES)
+def test_where_there_is_no_interval_it_is_said_why(metric, reason):
+    found = interval(metric)
+    assert found.ends is None and found.method.startswith(f"none: {reason}")
+
+
+def test_an_interval_stays_where_its_figure_can_be():
+    almost = [*REFERENCES[:-1], "it rains again today"]
+    for name, (low, high) in {"bleu": (0, 100), "chrf": (0, 100), "ter": (0, math.inf)}.items():
+        found = interval(measure((name,), almost, REFERENCES)[name])
+        assert low <= found.low < found.high <= high, name
+    assert interval(statistics.perplexity(np.array([0.0, 0, 0, 9]), np.ones(4))).low == 1
+
+
+def test_windows_of_a_stream_are_joined_to_stretches():
+    windows_wbs = np.random.default_rng(4).random((100, 3, 2))
+    stats_ns = statistics.stretches(windows_wbs)
+    assert 40 <= len(stats_ns) <= statistics.STRETCHES + 3
+    np.testing.assert_allclose(stats_ns.sum(axis=0), windows_wbs.sum(axis=(0, 1)))
+    np.testing.assert_allclose(stats_ns[1], windows_wbs[:7, 1].sum(axis=0))
+    np.testing.assert_allclose(statistics.stretches(windows_wbs[:4]), windows_wbs[:4].reshape(12, 2))  # few stay
+
+
+QUICK = ("proportion 0.98", "mean of skewed values, 1")
+
+
+@pytest.mark.parametrize("name", sized(coverage.POPULATIONS, lambda name: name in QUICK))
+def test_each_kind_of_interval_covers_the_truth_as_often_as_it_says(name):
+    population = coverage.POPULATIONS[name]()
+    for n in population.sizes:
+        found = coverage.covered(name, population, n, repeats=1000 if n <= 200 else 500)
+        chance = 2 * found.error  # of the simulation
+        assert 0.92 - chance <= found.covered <= 0.98 + chance and found.printed > 0.95, found
+
+
+@pytest.mark.slow
+def test_tests_of_comparisons_reject_as_often_as_they_say_where_there_is_no_difference():
+    for name, n, bootstrap, randomisation in coverage.rejections(400, 199):
+        chance = 2 * math.sqrt(0.05 * 0.95 / 400)
+        assert 0.03 - chance <= bootstrap <= 0.07 + chance, (name, n, bootstrap)
+        assert randomisation <= 0.07 + chance, (name, n, randomisation)  # exact, and of labels often less
 
 
 def test_randomisation_equals_all_exchanges():
@@ -128,7 +274,7 @@ def test_randomisation_equals_all_exchanges():
     )
     assert found.difference == 1 / 2 and exact == 2 / 16
     assert found.p_randomisation == pytest.approx(exact, abs=0.01)
-    assert found.low < 1 / 2 < found.high
+    assert found.interval.low < 1 / 2 < found.interval.high
 
 
 def test_two_systems_that_are_alike_are_seldom_told_apart():
@@ -140,14 +286,23 @@ def test_two_systems_that_are_alike_are_seldom_told_apart():
         randomisation.append(found.p_randomisation <= 0.05)
     assert np.mean(bootstrap) < 0.11 and np.mean(randomisation) < 0.11
     same = compare(a_n, a_n)
-    assert same[:3] == (0, 0, 0) and same.p_bootstrap == same.p_randomisation == 1
+    assert same.difference == 0 and same.p_bootstrap == same.p_randomisation == 1 and same.interval.ends is None
+
+
+def test_systems_that_say_the_same_of_few_examples_may_differ_on_others():
+    few, many = (compare(mean([1.0] * n), mean([1.0] * n)).interval for n in (10, 1000))
+    assert few.method == "paired" and few.high == -few.low == pytest.approx(0.2385, abs=1e-4)
+    assert 0 < many.high < 0.003
+    assert compare(mean([1.0]), ratio([1.0], [0.0])) is None  # one of them is not defined
+    calibration = statistics.calibration(np.eye(2)[[0, 1]], np.array([0, 0]))
+    assert compare(calibration["ece"], calibration["ece"]) is None and compare(*[calibration["brier"]] * 2)
 
 
 def test_a_real_difference_is_found_and_pairs_matter():
     rng = np.random.default_rng(5)
     hard_n = rng.normal(0, 5, 300)  # of the examples, the same for both
     found = compare(ratio(hard_n), ratio(hard_n + 0.3 + rng.normal(0, 0.5, 300)))
-    assert found.low > 0 and max(found.p_bootstrap, found.p_randomisation) < 0.01
+    assert found.interval.low > 0 and max(found.p_bootstrap, found.p_randomisation) < 0.01
     figures = compare(*(measure(("bleu",), texts, REFERENCES)["bleu"] for texts in (OUTPUTS, REFERENCES)))
     assert figures.difference > 0 and figures.p_randomisation < 0.01
 
@@ -156,7 +311,7 @@ def test_a_figure_is_a_function_of_sums():
     stats_ns = np.arange(12.0).reshape(4, 3)
     assert Metric(stats_ns, lambda s: float(s.max())).value == 2 + 5 + 8 + 11
     assert Metric(stats_ns, lambda s: float(s[0])).value == 18
-    assert ratio([0.0], [0.0]).value == 0
+    assert ratio([0.0], [0.0]).value is None and ratio([1.0], [0.0]).value is None
 
 
 def test_what_most_others_resemble_comes_first():

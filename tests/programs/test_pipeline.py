@@ -7,7 +7,7 @@ import pytest
 from etils import epath
 from support.programs import ROOT, run_program, run_programs, tree_of
 
-from lm.lab import pretraining
+from lm.lab import pretraining, tables
 
 FILE = """
 from lm.config import *
@@ -203,3 +203,17 @@ def test_what_cannot_be_is_refused_in_one_line_before_anything_is_trained(folder
         assert refused.returncode == 2 and len(refused.stderr.splitlines()) == 1, refused.stderr
         assert not (folder / "never").exists()
         assert all(word in refused.stderr for word in words), refused.stderr
+
+
+def test_one_seed_has_no_deviation_and_what_is_not_defined_is_not_left_out():
+    records = {
+        "a-scratch-0": {"exact_match": 0.5, "nats_per_example": None, "floor_nats_per_example": 1.0},
+        "a-pretrained-0": {"exact_match": 0.75, "nats_per_example": 3.0, "floor_nats_per_example": 1.0},
+    }
+    rows = tables.compared(records, ["a"], [0])
+    text = tables.markdown(rows, "test", [0])
+    assert "| a | error | 50.0 % | 25.0 % | 0.50 |" in text
+    assert "| a | nats above the floor | undefined | 2.00 | - |" in text
+    assert "seed 0 alone, which has no standard deviation" in text[-1] and "\u00b1" not in "\n".join(text)
+    assert rows[0]["scratch"]["deviation"] is None and rows[1]["scratch"]["mean"] is None
+    json.dumps(rows, allow_nan=False)

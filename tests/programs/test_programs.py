@@ -380,7 +380,7 @@ def test_evaluate_prints_a_table_and_writes_it(trained, tmp_path):
     done = run_programs(*((["-m", "lm.evaluate", f"--workdir={trained[of]}", *a], "") for (of, _), a in calls.items()))
     for (layout, split), answer in zip(calls, done, strict=True):
         assert (answer.returncode, answer.stderr) == (0, ""), answer
-        table = dict(re.split(r"  +", line, maxsplit=2)[:2] for line in answer.stdout.splitlines())
+        table = dict(re.split(r"  +", line, maxsplit=2)[:2] for line in answer.stdout.splitlines() if line[0] != "*")
         path = pathlib.Path(table.pop("written to"))
         # Other options than the usual ones overwrite no other result.
         unusual = (
@@ -393,9 +393,12 @@ def test_evaluate_prints_a_table_and_writes_it(trained, tmp_path):
         for name, value in table.items():
             if isinstance(written[name], float):
                 assert float(value) == pytest.approx(written[name], rel=1e-4)
-        for name, (low, high) in written["intervals"].items():
-            assert low <= written[name] <= high, name
-            assert f"{low:.4g}, {high:.4g}]" in answer.stdout
+        for name, ends in written["intervals"].items():
+            method = written["interval_methods"][name]
+            assert method in answer.stdout and (ends is None) == method.startswith("none: "), name
+            if ends:
+                assert ends[0] <= written[name] <= ends[1], name
+                assert f"[{ends[0]:.4g}, {ends[1]:.4g}] {method}" in answer.stdout
         scored = {"exact_match", "bleu", "chrf"} if layout == "buckets" else set()
         assert set(written["intervals"]) == {"loss", "perplexity", "bits_per_byte"} | scored
         last = records(trained[layout])[-1]

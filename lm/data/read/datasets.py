@@ -12,7 +12,7 @@ from typing import Any
 from etils import epath
 
 from lm import files
-from lm.config.formats import Formats, fill
+from lm.config.formats import Formats, fill_each
 from lm.data.read import text_files
 from lm.data.read.examples import BLOCK, Example
 from lm.errors import UserError, nearest
@@ -63,9 +63,9 @@ class Dataset:
         plain = _plain(self._builder.info.features, record)
         try:
             for texts in self._formats.filled(plain):
-                target = texts["text"] if "text" in texts else fill("{target}", texts)
+                targets = texts["text"] if "text" in texts else fill_each("{target}", texts)
                 log_prob = texts.get("log_prob")
-                yield Example(texts.get("source"), target, None if log_prob is None else float(log_prob))
+                yield Example.answered(texts.get("source"), targets, None if log_prob is None else float(log_prob))
         except KeyError as error:
             where, mend = f"tfds:{self._name}, example {number}", "mend config.data's formats"
             raise UserError(where, error.args[0], mend) from None
@@ -140,12 +140,19 @@ def _builder(name: str, role: str, formats: Formats) -> Any:
     texts = set(names) & {"text", "source", "target"}
     if not formats and (
         texts not in ({"text"}, {"source", "target"})
-        or not all(isinstance(features[key], tfds.features.Text) for key in texts)
+        or not all(isinstance(_texts_of(key, features[key]), tfds.features.Text) for key in texts)
     ):
         what = f"tfds:{name} has the features {', '.join(names)}; read are text, or source and target"
         mend = "say how they make these: config.data.source_format and config.data.target_format"
         raise UserError(field, what, mend)
     return builder
+
+
+def _texts_of(name: str, feature: Any) -> Any:
+    """The feature, or of a sequence of targets the feature of each."""
+    import tensorflow_datasets as tfds
+
+    return feature.feature if name == "target" and isinstance(feature, tfds.features.Sequence) else feature
 
 
 def _prepared(builder: Any, name: str, role: str) -> Any:

@@ -23,6 +23,8 @@ class Example:
     target: str  # the text, or what the decoder must write
     log_prob: float | None = None  # nats, exact log-probability of target (given source) where the data knows it
     continued: bool = False  # this text goes on where the example before it ended: a long document, piece by piece
+    # Where the targets were given as a list: all after the first. Of an empty list the target is empty: to say nothing is right.
+    others: tuple[str, ...] | None = None
 
     @property
     def sides(self) -> tuple[str, ...]:
@@ -30,10 +32,15 @@ class Example:
         return (self.target,) if self.source is None else (self.source, self.target)
 
     @property
+    def references(self) -> tuple[str, ...]:
+        """Its targets, any of which is right. Training and likelihoods are of the first."""
+        return (self.target, *(self.others or ()))
+
+    @property
     def content(self) -> bytes:
         """Its strings, ended by bytes that no UTF-8 text holds, so that no two examples share a content."""
         source = b"\xfe" if self.source is None else self.source.encode()
-        return source + b"\xff" + self.target.encode() + b"\xff"
+        return source + b"\xff" + b"".join(target.encode() + b"\xff" for target in self.references)
 
     @property
     def row(self) -> tuple[int, int, int, int, int]:
@@ -43,11 +50,23 @@ class Example:
         return -1 if self.source is None else len(self.source), len(self.target), self.continued, high, low
 
     def to_bytes(self) -> bytes:
-        return json.dumps([self.source, self.target, self.log_prob, self.continued], ensure_ascii=False).encode()
+        # Without a list of targets the bytes are those of versions that knew none, and so is the fingerprint.
+        listed = [] if self.others is None else [self.others]
+        known = [self.source, self.target, self.log_prob, self.continued, *listed]
+        return json.dumps(known, ensure_ascii=False).encode()
 
     @classmethod
     def from_bytes(cls, record: bytes) -> "Example":
-        return cls(*json.loads(record))
+        source, target, log_prob, continued, *listed = json.loads(record)
+        return cls(source, target, log_prob, continued, tuple(listed[0]) if listed else None)
+
+    @classmethod
+    def answered(cls, source: str | None, targets: str | Sequence[str], log_prob: float | None = None) -> "Example":
+        """An example with one target, or with a list of them, which may be empty."""
+        if isinstance(targets, str):
+            return cls(source, targets, log_prob)
+        first, *others = ["" if blank(target) else target for target in targets] or [""]
+        return cls(source, first, log_prob, others=tuple(others))
 
 
 def blank(text: str) -> bool:

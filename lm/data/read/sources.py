@@ -8,7 +8,8 @@
                                     slice, e.g. train[:10%]
     text:GLOB                       plain text, each file one document; `**` crosses folders
     parallel:SOURCE_FILE,TARGET_FILE  line n of one file belongs to line n of the other (two patterns: of each pair of files)
-    jsonl:FILE                      {"text"} or {"source", "target"} on each line, and "log_prob" where it is known
+    jsonl:FILE                      {"text"} or {"source", "target"} on each line, and "log_prob" where it is known; a list as
+                                    target has all that is right (an empty one: to say nothing)
     tsv:FILE                        source<TAB>target on each line; FILE may be a pattern here too
 
 A backslash before `,`, `|`, `+`, `*`, `?` or `[` makes it a part of a path: `parallel:a\\,b.en,a.de` (see `paths.py`).
@@ -186,21 +187,25 @@ def _load(role: str, spec: str, formats: Formats, name: str) -> Split:
         what = f"{scheme}: has no fields that the formats of config.data could name"
         raise UserError(field, what, "use jsonl:FILE, or leave the formats out")
     read = SCHEMES[scheme](location, role, formats)
-    blanks = 0
+    blanks = several = 0
 
     def make(finished: Sequence[store.Finished]) -> Iterator[Example]:
-        nonlocal blanks
+        nonlocal blanks, several
         done = sum(shard.note["examples"] + shard.note["blanks"] for shard in finished)
         for example in itertools.islice(read.examples, done, None):
             # Only tfds can bring blank ones: the file formats refuse them, but nobody can mend a published data set.
-            if scheme == "tfds" and (blank(example.target) or (example.source is not None and blank(example.source))):
+            # A list of targets may be empty, as nothing is then what is right.
+            sides = example.sides if example.others is None else example.sides[:-1]
+            if scheme == "tfds" and any(map(blank, sides)):
                 blanks += 1
             else:
+                several += bool(example.others)
                 yield example
 
     def note() -> dict[str, Any]:
-        nonlocal blanks
-        counted, blanks = {"blanks": blanks, "headers": read.headers.found()}, 0
+        nonlocal blanks, several
+        counted = {"blanks": blanks, "several": several, "headers": read.headers.found()}
+        blanks = several = 0
         return counted
 
     key = store.key_of("texts", VERSION, scheme, read.identity, dataclasses.astuple(formats))
@@ -210,6 +215,8 @@ def _load(role: str, spec: str, formats: Formats, name: str) -> Split:
     left_out = sum(note["blanks"] for note in found.notes)
     said = [f"{left_out:,} blank examples of {spec} are left out"] if left_out else []
     said += [f"{read.note} of {spec}"] if read.note else []
+    if listed := sum(note.get("several", 0) for note in found.notes):
+        said.append(f"{listed:,} of {len(found):,} have several targets: scores take all, training and loss the first")
     warnings = tuple(headers.sentences(found.notes[-1]["headers"], read.names))
     return Split(role, name, found, "; ".join(said), warnings=warnings)
 

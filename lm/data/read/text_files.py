@@ -149,12 +149,15 @@ def _checked(record: dict[str, Any], where: str, mend: str) -> Example:
     if names not in (["text"], ["source", "target"]):
         raise UserError(where, f"has the keys {', '.join(record)[:80] or '(none)'}", mend)
     for name in names:
-        if not isinstance(record[name], str):
-            raise UserError(where, f"{name!r} is {_spelled(record[name])}, not a string", mend)
-        if blank(record[name]):
-            raise UserError(where, f"{name!r} is blank", "fill it, or delete the line")
-        if re.search("[\ud800-\udfff]", record[name]):
-            raise UserError(where, f"{name!r} holds half of a surrogate pair", "write the character whole")
+        several = name == "target" and isinstance(record[name], list)
+        for text in record[name] if several else [record[name]]:
+            if not isinstance(text, str):
+                raise UserError(where, f"{name!r} is {_spelled(text)}, not a string", mend)
+            if blank(text) and not several:
+                mend = "fill it, or delete the line" + ", or write [] if to say nothing is right" * (name == "target")
+                raise UserError(where, f"{name!r} is blank", mend)
+            if re.search("[\ud800-\udfff]", text):
+                raise UserError(where, f"{name!r} holds half of a surrogate pair", "write the character whole")
     log_prob = record.get("log_prob")
     if log_prob is not None:
         number = isinstance(log_prob, int | float) and not isinstance(log_prob, bool)
@@ -162,7 +165,7 @@ def _checked(record: dict[str, Any], where: str, mend: str) -> Example:
             what = f"'log_prob' is {_spelled(log_prob)}"
             raise UserError(where, what, "give the natural logarithm of a probability, or leave it out")
         log_prob = float(log_prob)
-    return Example(record.get("source"), record[names[-1]], log_prob)
+    return Example.answered(record.get("source"), record[names[-1]], log_prob)
 
 
 # ---- streams ----------------------------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """Where an answer stands in its source: a text as a span of the source's ids, and a span as a text."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from lm.batch import UNK
@@ -29,6 +31,15 @@ class Spans:
         count, known = int(np.sum(ids == UNK)), sum(len(self._surfaces[i]) for i in ids.tolist() if i != UNK)
         size = max(0, len(answer.strip().encode()) - known) if count else 0
         return Unknown(count, size, int(self._tokenizer.alters(answer)))
+
+    def first(self, source: str, ids: np.ndarray, answers: Sequence[str], longest: int) -> tuple[str, np.ndarray]:
+        """(answer, the source's own ids of it): of the first answer that is a span of at most so many ids, or is empty. Of no
+        ids where none is."""
+        for answer in answers:
+            found = self.find(source, ids, answer)
+            if not answer or 0 < len(found) <= longest:
+                return answer, found
+        return answers[0], ids[:0]
 
     def find(self, source: str, ids: np.ndarray, answer: str) -> np.ndarray:
         """The source's own ids of the answer: where they first hold its text and nothing else, but for white space around

@@ -83,7 +83,7 @@ class Cleaner:
             report = self.report.steps[call.text]
             if call.step.kind == "changes":
                 after = _changed(function, example)
-                if after is not example and any(map(blank, after.sides)):
+                if after is not example and any(map(blank, after.sides)) and not any(map(blank, example.sides)):
                     after = None
                 elif after is not example:
                     report.changed += 1
@@ -117,9 +117,10 @@ def _keeps(function: Callable[..., bool], call: Call, example: Example) -> bool:
 def _changed(function: Callable[[str], str], example: Example) -> Example:
     """The example itself if nothing changed; else its probability is no longer known."""
     source, target = example.source and function(example.source), function(example.target)
-    if source == example.source and target == example.target:
+    others = example.others and tuple(map(function, example.others))
+    if (source, target, others) == (example.source, example.target, example.others):
         return example
-    return dataclasses.replace(example, source=source, target=target, log_prob=None)
+    return dataclasses.replace(example, source=source, target=target, others=others, log_prob=None)
 
 
 def _with_lines(keep: Callable[[Example], bool], example: Example, report: StepReport) -> Example | None:
