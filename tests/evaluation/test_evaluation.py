@@ -223,7 +223,7 @@ def test_outputs_are_scored_over_all_references_and_likelihoods_over_the_first(r
     scores = run.score([("ant bee", "one red cup"), ("cat", ""), ("dog eel", "eel dog")])
     nats, tokens = -sum(one.log_probability for one in scores), sum(one.tokens for one in scores)
     assert written["loss"] == pytest.approx(nats / tokens, rel=1e-4)
-    table = lines(run, found, "test")
+    table = lines(run, found, Asked())
     assert "* of several references scores take the best one, likelihoods the first" in table
     assert "* intervals are of 95 %, over examples" in table
     assert (written["bleu"], written["undefined"]) == (None, {"bleu": "no reference has 4 words"})
@@ -259,7 +259,7 @@ def test_figures_beyond_all_floats_are_not_defined(runs):
         load(str(runs["buckets"])).answer,
         None,
         Devices(jax.devices()[:1]),
-        types.SimpleNamespace(corpus=[1], target_bytes=9, floor=0.5, unpointed=0),
+        types.SimpleNamespace(corpus=[1], target_bytes=9, floor=0.5, unpointed=0, lost_n3=np.zeros((1, 3), int)),
     )
     for nats, undefined in (
         (8000.0, {"perplexity": "its exponential is no float"}),

@@ -198,7 +198,7 @@ def test_likelihoods_of_unknown_texts_are_marked_and_compared_under_one_tokenize
 
     run = types.SimpleNamespace(workdir="w", step=1, weights="one step")
     line, *notes = comparison([run, run], [evaluated(first, 0), evaluated(second, 1)])[3:]
-    assert ("*" in line) == bool(notes) == marked and ("[1, 1]" in line) == tested, line
+    assert ("*" in line) == bool(notes) == marked and ("0.0010" in line) == tested, line
     unknown = [letter for letter, text in zip("AB", (first, second), strict=True) if "unk:0" not in text]
     said = [note for note in notes if "3 of 70 target tokens are unknown, 20 bytes" in note]
     assert [note[2] for note in said] == unknown
