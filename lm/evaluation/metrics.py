@@ -26,19 +26,26 @@ def bleu(hypotheses: Sequence[str], references: Sequence[str], lowercase: bool, 
 
 
 def chrf(hypotheses: Sequence[str], references: Sequence[str], lowercase: bool, tokenize: str):
-    """Popovic (2015), 0 to 100, and sacrebleu's signature."""
+    """Popovic (2015), characters alone as sacrebleu has it (chrF2; chrF++ has words too), 0 to 100, and sacrebleu's signature."""
     return {"chrf": _sacrebleu(sacrebleu.CHRF(lowercase=lowercase), hypotheses, references)}
 
 
 def ter(hypotheses: Sequence[str], references: Sequence[str], lowercase: bool, tokenize: str):
-    """Translation edit rate (Snover et al., 2006), in per cent, less is better, and sacrebleu's signature."""
+    """Translation edit rate (Snover et al., 2006), in per cent, less is better, and sacrebleu's signature.
+
+    Case counts, as in BLEU and chrF. sacrebleu's program ignores it in TER unless told otherwise: `lowercase` gives its figure.
+    """
     chinese = _mostly_chinese(references)
     metric = sacrebleu.TER(case_sensitive=not lowercase, normalized=chinese, asian_support=chinese)
     return {"ter": _sacrebleu(metric, hypotheses, references)}
 
 
 def rouge(hypotheses: Sequence[str], references: Sequence[str], lowercase: bool, tokenize: str):
-    """ROUGE-1, -2 and -L, F-measure, 0 to 100 (Lin, 2004); words stemmed, Chinese by characters."""
+    """ROUGE-1, -2 and -L, F-measure, 0 to 100 (Lin, 2004); words stemmed, Chinese by characters.
+
+    ROUGE-L is of the whole text as one sequence; papers on summaries of several sentences often report `rougeLsum`. The library
+    stems nothing unless told to; Lin's program does with `-m`.
+    """
     chinese = _mostly_chinese(references)
     kinds, how = ("rouge1", "rouge2", "rougeL"), _Characters() if chinese else None
     from rouge_score import rouge_scorer  # here, as it takes two seconds, and most tasks have other scores

@@ -11,7 +11,11 @@ from lm.config import ModelConfig
 
 
 class Attention(nn.Module):
-    """Scores, weights and contexts of queries, which come time first as all else in a decoder; `keys` are prepared once a sequence."""
+    """Scores, weights and contexts of queries, which come time first as all else in a decoder; `keys` are prepared once a sequence.
+
+    Scores of `dot` are divided by the root of the memory's width, as in Vaswani et al. (2017); Luong et al. do not. The query is the
+    output of the step, as in Luong et al.; Bahdanau et al. take the state before it.
+    """
 
     config: ModelConfig
     memory_dim: int

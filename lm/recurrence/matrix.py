@@ -6,6 +6,11 @@
 by heads, with `i = exp(.)` and `f = sigmoid(.)` one number a head, mean and standard deviation over the units of a head, as
 in the authors' blocks: without them two layers of it diverge. C and n are held in units of e^m, where m is the largest
 log-weight of what they sum, so that nothing overflows. The output does not depend on m, so no gradient has to pass through it.
+
+The authors' code (NX-AI/xlstm) differs in its epsilons: it adds 1e-6 to the denominator and 1e-5 to the variance, here nothing
+and 1e-6. In units of e^m, a denominator is at least e^-16 and its bound e^-m at most e^40, where the paper has no limits. The output
+gate is the paper's. Their block has a gate of the block's input in its place, a convolution before queries and keys, and gates that
+read queries, keys and values; here all are one product of the layer's input.
 """
 
 import functools
@@ -24,7 +29,9 @@ EXPONENTS = -16, 40
 
 
 class MLSTM(Cell):
-    """`kernel` has blocks query, key, value, output gate, and one column a head for input and for forget gates.
+    """Matrix LSTM (Beck et al., 2024); the module has its equations and departures.
+
+    `kernel` has blocks query, key, value, output gate, and one column a head for input and for forget gates.
 
     A state is started by one key and one value, written with weight 1. For the gradient, "keep" holds what the products
     inside chunks made, about [t, b, heads, CHUNK] numbers; "recompute" the carried memory of each chunk alone. `dtype` is that

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -299,6 +300,25 @@ class Unstabilised(GatedCell):
     @classmethod
     def initial_inner(cls, batch, hidden):
         return jnp.zeros((batch, hidden)), jnp.ones((batch, hidden))
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_the_docstring_of_a_cell_names_its_paper(name):
+    assert re.search(r"[A-Z]\w+.*,? \(?(19|20)\d\d\b", CELLS[name].__doc__ or ""), name
+
+
+def test_a_first_output_of_slstm_is_about_half_of_its_authors_as_its_docstring_says():
+    """Theirs is o tanh(g): a normaliser that starts at 0 cancels the input gate."""
+    hidden, cell = 256, CELLS["slstm"]
+    gates = np.asarray(random(5, 4, hidden, BATCH, scale=0.3)) + np.asarray(cell.initial_bias(hidden, 1)).reshape(
+        4, -1, 1
+    )
+    zero = jax.tree.map(jnp.transpose, cell.zero_state(BATCH, hidden))
+    ours = np.asarray(cell.pointwise(tuple(gates), zero, {}).output_bh)
+    i, f, g, o = gates
+    theirs = np.tanh(g) / (1 + np.exp(-o))
+    np.testing.assert_allclose(ours / theirs, np.exp(i) / (1 / (1 + np.exp(-f)) + np.exp(i)), rtol=1e-4)
+    assert abs(np.mean(ours / theirs) - 0.54) < 0.02
 
 
 def test_the_stabiliser_of_slstm_changes_neither_output_nor_gradient(float64):
