@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from lm.config import ModelConfig
+from lm.layers.dense import Dense
+from lm.recurrence import initial
 
 
 class Attention(nn.Module):
@@ -21,14 +23,12 @@ class Attention(nn.Module):
     memory_dim: int
 
     def setup(self):
-        dense = lambda width, bias: nn.Dense(width, use_bias=bias, dtype=self.config.dtype)
+        dense = lambda width, bias: Dense(width, use_bias=bias, dtype=self.config.dtype)
         if self.config.attention == "dot":
             self.query = dense(self.memory_dim, False)
         else:
             self.query, self.key = dense(self.config.hidden_dim, True), dense(self.config.hidden_dim, False)
-            self.energy = self.param(
-                "energy", nn.initializers.normal(self.config.hidden_dim**-0.5), (self.config.hidden_dim,)
-            )
+            self.energy = self.param("energy", initial.normal(self.config.hidden_dim**-0.5), (self.config.hidden_dim,))
 
     def keys(self, values_bsd: jax.Array) -> jax.Array:
         """keys_bsk; the values themselves for `dot`."""
@@ -76,8 +76,8 @@ class SelfAttention(nn.Module):
     dtype: str
 
     def setup(self):
-        self.query = nn.Dense(self.dim, use_bias=False, dtype=self.dtype)
-        self.combine = nn.Dense(self.dim, dtype=self.dtype)
+        self.query = Dense(self.dim, use_bias=False, dtype=self.dtype)
+        self.combine = Dense(self.dim, dtype=self.dtype)
 
     @staticmethod
     def none_yet(shape: tuple[int, ...], window: int, dim: int) -> Past:

@@ -8,8 +8,10 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
+from lm.recurrence import initial
 from lm.recurrence.base import Cell, Execution, State, Weights, befores, dot, project
 
 CHUNK = 64  # time steps that one associative scan covers
@@ -198,8 +200,8 @@ class RGLRU(LinearCell):
 
     @classmethod
     def own(cls, hidden):
-        def decay(key):
-            open_gate = jax.random.uniform(key, (hidden,), minval=0.9, maxval=0.999)
-            return jnp.log(jnp.expm1(-jnp.log(open_gate) / 8))
+        def decay(random, shape):
+            open_gate = random.uniform(0.9, 0.999, shape)
+            return np.log(np.expm1(-np.log(open_gate) / 8))
 
-        return {"decay": decay}
+        return {"decay": lambda key: initial.drawn(decay)(key, (hidden,))}

@@ -17,6 +17,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from lm.recurrence import linear
@@ -48,7 +49,7 @@ class MLSTM(Cell):
     @classmethod
     def initial_bias(cls, hidden, heads):
         # Heads that remember from twenty to four hundred steps.
-        return jnp.zeros(cls.width(hidden, heads)).at[-heads:].set(jnp.linspace(3.0, 6.0, heads))
+        return jnp.zeros(cls.width(hidden, heads)).at[-heads:].set(np.linspace(3.0, 6.0, heads))
 
     @classmethod
     def own(cls, hidden):

@@ -5,6 +5,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lm.recurrence.base import State
 from lm.recurrence.gated.engine import GatedCell
@@ -172,7 +173,7 @@ class SLSTM(GatedCell):
     @classmethod
     def initial_bias(cls, hidden, heads):
         # Memories of about two steps to two hundred, spread over the units of a head.
-        forget = jnp.tile(jnp.linspace(0.5, 5.0, hidden // heads), heads)
+        forget = np.tile(np.linspace(0.5, 5.0, hidden // heads), heads)
         return jnp.zeros(4 * hidden).at[hidden : 2 * hidden].set(forget)
 
     @classmethod
