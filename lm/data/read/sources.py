@@ -264,7 +264,7 @@ def _formatted(pairs: Iterable[Example], role: str, formats: Formats) -> Iterato
         try:
             (texts,) = formats.filled({"source": pair.source, "target": pair.target})
         except KeyError as error:
-            raise UserError(f"config.data.{role}", error.args[0], "mend the format") from None
+            raise UserError(f"config.data.{role}", error.args[0], "name one of these in the format") from None
         yield Example(texts.get("source"), texts["text"] if "text" in texts else texts["target"])
 
 

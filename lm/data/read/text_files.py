@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 
 from etils import epath
 
-from lm.config.formats import Formats
+from lm.config.formats import Formats, proposed
 from lm.data.read.examples import Example, blank
 from lm.errors import UserError
 
@@ -81,7 +81,8 @@ def tab_separated(paths: Sequence[epath.Path]) -> Iterator[Example]:
             fields = line.split("\t")
             if len(fields) != 2:
                 what = f"{len(fields) - 1} tabs where there must be one"
-                raise UserError(f"{path}:{number}", what, "write source<TAB>target on each line")
+                mend = "write source<TAB>target on each line; of more columns take two, e.g. with cut -f1,2"
+                raise UserError(f"{path}:{number}", what, mend)
             if any(map(blank, fields)):
                 what = f"the {'source' if blank(fields[0]) else 'target'} is blank"
                 raise UserError(f"{path}:{number}", what, "fill it, or delete the line")
@@ -117,7 +118,7 @@ def _from_json(line: str, where: str, formats: Formats) -> list[Example]:
     try:
         found = formats.filled(record)
     except KeyError as error:
-        raise UserError(where, error.args[0], "mend the record, or the format in config.data") from None
+        raise UserError(where, error.args[0], "correct the record, or name another field in the format") from None
     if not found:
         raise UserError(where, "is a conversation without a reply", "give it two turns or more, or delete the line")
     return [_checked(each, where, mend) for each in found]
@@ -126,7 +127,8 @@ def _from_json(line: str, where: str, formats: Formats) -> list[Example]:
 def _checked(record: dict[str, Any], where: str, mend: str) -> Example:
     names = [name for name in ("text", "source", "target") if name in record]
     if names not in (["text"], ["source", "target"]):
-        raise UserError(where, f"has the keys {', '.join(record)[:80] or '(none)'}", mend)
+        fix = f"{mend}, {proposed(list(record))}" if record else mend
+        raise UserError(where, f"has the keys {', '.join(record)[:80] or '(none)'}", fix)
     for name in names:
         if not isinstance(record[name], str):
             raise UserError(where, f"{name!r} is {json.dumps(record[name])[:20]}, not a string", mend)
