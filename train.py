@@ -6,23 +6,11 @@ an lm.config.Config, whose fields lm/config/schema.py describes and --config.sec
 
 from absl import flags
 from etils import epath
-from ml_collections import config_flags
 
-import lm
-from lm import config as configuration
 from lm.errors import UserError
+from lm.terminal import config_flags
 from lm.terminal.program import program
 
-
-class _AsGiven(flags.ArgumentParser):
-    """Durations are phrases or numbers; the validation reads them."""
-
-    def parse(self, argument):
-        return argument
-
-
-config_flags.register_flag_parser_for_type(configuration.Duration, _AsGiven())
-config_flags.register_flag_parser_for_type(configuration.Names, _AsGiven())
 WORKDIR = flags.DEFINE_string(
     "workdir", "", "the run's directory; default runs/NAME of NAME.py, or runs/NAME-TEXT of NAME.py:TEXT"
 )
@@ -34,35 +22,15 @@ PROCESSES = flags.DEFINE_integer("processes", -1, "many hosts: how many; -1: as 
 PROCESS = flags.DEFINE_integer("process", -1, "many hosts: which one this is, from 0; -1: as JAX finds it")
 
 
-def define_config(argv: list[str]) -> None:
-    """Defines --config, when all is refused that ml_collections would answer with a bare KeyError or a traceback."""
-    file = "configs/tinyworld.py"
-    argv = flags.FLAGS.read_flags_from_files(argv[1:], force_gnu=False)
-    for i, argument in enumerate(argv):
-        name, _, value = argument.lstrip("-").partition("=")
-        if argument.startswith("-") and name == "config":
-            file = value or (argv[i + 1] if i + 1 < len(argv) else "")
-        if argument.startswith("-") and name.startswith("config."):
-            configuration.check_path(name.removeprefix("config."), "--config.")
-    configuration.from_file(file)
-    config_flags.DEFINE_config_file("config", "configs/tinyworld.py", "the configuration, a Python file")
-
-
-def chosen() -> configuration.Config:
-    """Returns the configuration of the file with the values of the flags, which ml_collections parsed."""
-    flag = flags.FLAGS["config"]
-    return lm.changed(configuration.from_file(flag.config_filename), config_flags.get_override_values(flag))
-
-
 def main() -> None:
-    config, profile = chosen(), steps_of(PROFILE.value)
+    config, profile = config_flags.chosen(), steps_of(PROFILE.value)
 
     from lm.devices import hosts
     from lm.runs import workdir  # after the flags, so that --help and mistakes answer at once
     from lm.training.loop import train
 
     hosts.join(COORDINATOR.value, PROCESSES.value, PROCESS.value)
-    directory = epath.Path(WORKDIR.value or workdir.usual(flags.FLAGS["config"].config_filename)).expanduser()
+    directory = epath.Path(WORKDIR.value or workdir.usual(config_flags.file())).expanduser()
     train(config, directory, profile, flags.FLAGS.debug)
 
 
@@ -77,4 +45,4 @@ def steps_of(text: str) -> tuple[int, int] | None:
 
 
 if __name__ == "__main__":
-    program(main, before_parsing=define_config, outlives=True)
+    program(main, before_parsing=config_flags.check, has_fields=True, outlives=True)

@@ -16,6 +16,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import flags
 
+from lm.errors import UserError
+from lm.terminal.program import program
+
 SHORT = ["steps=24", "eval_every=12", "checkpoint_every=12", "log_every=4", "eval_examples=16"]
 CONFIGS = {  # fields that are another than the file's, and the arguments of sample.py
     "tinyworld": (
@@ -86,8 +89,9 @@ def apart(old: dict[str, object], new: dict[str, object], names: list[str]) -> f
 
 
 def main() -> None:
-    flags.DEFINE_string("folder", "", "where the runs of both lie; empty: nowhere afterwards")
-    before, after = map(pathlib.Path, flags.FLAGS(sys.argv)[1:])
+    if len(flags.FLAGS.checkout) != 2:
+        raise UserError("command line", f"names {len(flags.FLAGS.checkout)} checkouts", "give BEFORE and AFTER")
+    before, after = map(pathlib.Path, flags.FLAGS.checkout)
     folder = pathlib.Path(flags.FLAGS.folder or tempfile.mkdtemp(prefix="identical-"))
     different = 0
     for name in CONFIGS:
@@ -106,4 +110,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    flags.DEFINE_string("folder", "", "where the runs of both lie; empty: nowhere afterwards")
+    flags.DEFINE_multi_string(
+        "checkout", [], "a checkout of the project, the first one before a change, the second after it"
+    )
+    program(main, positional="checkout")

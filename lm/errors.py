@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """Printed as `error: WHERE: WHAT; HOW TO MEND`, and the program exits with code 2.
+    """Printed as `error: WHERE: WHAT; HOW TO FIX`, and the program exits with code 2.
 
     Args:
         where: the file, field, flag or argument at fault, e.g. `config.model.cell` or `data.tsv:17`.
@@ -22,7 +22,7 @@ class UserError(Exception):
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
-    """The mend for an unknown name: the nearest valid one, and all of them."""
+    """The action for an unknown name: the nearest valid one, and all of them."""
     choices = list(choices)
     close = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]}? " if close else ""

@@ -32,6 +32,7 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 from support.configs import tiny_config  # noqa: E402
+from support.drivers import interpreted  # noqa: E402, F401
 
 from benchmarks import kill  # noqa: E402
 from lm.config import Config  # noqa: E402

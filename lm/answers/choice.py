@@ -2,11 +2,11 @@
 
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 
 from lm.answers.alternatives import IMPOSSIBLE, NOTHING, label_table
 from lm.answers.ranking import Ranking
 from lm.answers.reading import Reader, Reading, choice_log_probabilities
+from lm.layers.dense import Dense
 from lm.layers.dropout import dropout
 
 
@@ -18,7 +18,7 @@ class Classifier(Reader):
 
     def setup(self):
         super().setup()
-        self.head = nn.Dense(len(self.labels))
+        self.head = Dense(len(self.labels))
 
     def logits(self, source, keys_b=None):
         values_bsd, summary_bz = self.encode(source, keys_b)

@@ -6,7 +6,6 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 
 from lm.answers import shapes
 from lm.answers.alternatives import IMPOSSIBLE
@@ -16,6 +15,7 @@ from lm.batch import EOS
 from lm.config.tasks import TASKS
 from lm.data.text.spans import Spans
 from lm.layers.attention import Attention
+from lm.layers.dense import Dense
 from lm.layers.dropout import dropout
 from lm.models.encoder import Encoder, take
 
@@ -36,7 +36,7 @@ class Extractor(Reader):
 
     def setup(self):
         super().setup()
-        self.queries = nn.Dense(2 * self.config.hidden_dim)
+        self.queries = Dense(2 * self.config.hidden_dim)
         self.pointer = Attention(self.config, Encoder.value_dim(self.config))
 
     def logits(self, source, keys_b=None):

@@ -6,7 +6,7 @@ other values to fields.
 
 from lm.config.durations import UNITS, in_steps, parse_duration
 from lm.config.groups import Group, parse_group
-from lm.config.overrides import changed, check_path, from_text
+from lm.config.overrides import changed, check_path, from_text, near_fields
 from lm.config.rules import validated
 from lm.config.schema import (
     NORMALIZATIONS,
@@ -49,6 +49,7 @@ __all__ = [
     "from_text",
     "get",
     "in_steps",
+    "near_fields",
     "parse_duration",
     "parse_group",
     "to_json",

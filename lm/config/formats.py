@@ -28,6 +28,16 @@ def problem(text: str, constant: bool = False) -> str:
     return ""
 
 
+def proposed(names: Sequence[str]) -> str:
+    """Returns the formats that a source whose records have these fields may be given, in the words of an error."""
+    usable = [name for name in names if _FIELD.fullmatch(name)]
+    usable = [name for name in usable if name.lower() not in ("id", "idx", "index")] or usable
+    if not usable:
+        return "write FIELD names without spaces or signs, for a format to name"
+    formats = f"| {{{usable[0]}}} | {{{usable[-1]}}}" if len(usable) > 1 else f"| | {{{usable[0]}}}"
+    return f"or say how the fields make these, by formats behind the source, e.g. '{formats}'"
+
+
 def _fields(text: str) -> list[str]:
     return [field for _, field, *_ in string.Formatter().parse(text) if field is not None]
 

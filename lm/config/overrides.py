@@ -6,7 +6,7 @@ from typing import Any
 
 from lm.config.rules import validated
 from lm.config.schema import RENAMED, Config, Duration, Names, copied, fields, get
-from lm.errors import UserError, nearest
+from lm.errors import UserError
 
 
 def changed(config: Config, values: Mapping[str, Any]) -> Config:
@@ -35,7 +35,8 @@ def from_text(path: str, text: str) -> Any:
     try:
         return {"true": True, "false": False}[text.lower()] if kind is bool else kind(text)
     except (ValueError, KeyError):
-        raise UserError(f"--config.{path}", f"{text!r} is no {kind.__name__}", "give one") from None
+        action = {bool: "give true or false", int: "give a whole number", float: "give a number"}[kind]
+        raise UserError(f"--config.{path}", f"{text!r} is no {kind.__name__}", action) from None
 
 
 def check_path(path: str, prefix: str) -> None:
@@ -45,12 +46,32 @@ def check_path(path: str, prefix: str) -> None:
         return
     if path in RENAMED:
         raise UserError(f"{prefix}{path}", "has another name since version 0.3", f"write {prefix}{RENAMED[path]}")
-    section, _, name = path.rpartition(".")
-    elsewhere = [other for other in known if other.rpartition(".")[2] == name]
-    close = elsewhere[:1] or difflib.get_close_matches(path, known, n=1, cutoff=0.5)
-    choices = [other for other in known if other.startswith(f"{section}.")] or known
-    mend = nearest((close or [path])[0], dict.fromkeys([*close, *choices]))
-    raise UserError(f"{prefix}{path}", "there is no such field", mend)
+    if path in _sections():
+        fix = f"give a field of it: {', '.join(other for other in known if other.startswith(f'{path}.'))}"
+        raise UserError(f"{prefix}{path}", "is a section", fix)
+    section, hint = path.rpartition(".")[0], " or ".join(f"{prefix}{other}" for other in near_fields(path))
+    siblings = [other.rpartition(".")[2] for other in known if section and other.rpartition(".")[0] == section]
+    fix = f"those of {section} are {', '.join(siblings)}" if siblings else "python train.py --help lists all fields"
+    raise UserError(f"{prefix}{path}", "there is no such field", (f"did you mean {hint}? " if hint else "") + fix)
+
+
+def near_fields(path: str) -> list[str]:
+    """Returns the dotted paths, three at most, of the fields that a name may mean, whatever its section; the nearest first.
+
+    The last part is that of a field, its initials (`lr`), or nearly that of one.
+    """
+    known, name = [other for other, _, _ in fields(Config())], path.rpartition(".")[2]
+    by_last: dict[str, list[str]] = {}
+    for other in known:
+        by_last.setdefault(other.rpartition(".")[2], []).append(other)
+    initials = [last for last in by_last if "".join(word[0] for word in last.split("_")) == name and "_" in last]
+    close = by_last.get(name) or [other for last in initials for other in by_last[last]]
+    if not close:
+        lasts = difflib.get_close_matches(name, by_last, n=1, cutoff=0.7)
+        close = [other for last in lasts for other in by_last[last]]
+        close = close or difflib.get_close_matches(path, known, n=1, cutoff=0.6)
+    likeness = lambda other: difflib.SequenceMatcher(None, path, other).ratio()
+    return sorted(close, key=likeness, reverse=True)[:3]
 
 
 def _sections() -> set[str]:

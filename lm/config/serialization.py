@@ -19,12 +19,16 @@ from lm.errors import UserError, nearest
 
 def from_file(spec: str) -> Config:
     """What `get_config()` of a Python file returns, not validated; `FILE:TEXT` calls `get_config(TEXT)`."""
-    names, given = defined(spec), spec.partition(":")[2]
-    made = _of_the_user(spec, lambda: names["get_config"](*([given] if given else [])))
-    if not isinstance(made, Config):
+    names, (name, _, given) = defined(spec), spec.partition(":")
+    if not callable(make := names.get("get_config")):
         raise UserError(
-            f"--config={spec}", f"get_config() returned {type(made).__name__}", "return lm.config.Config(...)"
+            name, "defines no function get_config", "define get_config(), which returns lm.config.Config(...)"
         )
+    made = _of_the_user(spec, lambda: make(*([given] if given else [])))
+    if not isinstance(made, Config):
+        line = getattr(getattr(make, "__code__", None), "co_firstlineno", 1)
+        what = f"get_config() returned {'None' if made is None else type(made).__name__}"
+        raise UserError(f"{name}:{line}", what, "return lm.config.Config(...)")
     return made
 
 
@@ -42,12 +46,17 @@ def _of_the_user(spec: str, run: Callable[[], Any]) -> Any:
     """What lines of the user's own file return; an error of theirs names the line."""
     try:
         return run()
-    except Exception as error:  # whatever they may raise
+    except (Exception, SystemExit) as error:  # whatever they may raise
         name = spec.partition(":")[0]
-        frames = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == name]
-        where = f"{name}:{frames[-1]}" if frames else f"--config={spec}"
-        what = "defines no get_config()" if str(error) == "'get_config'" else f"{type(error).__name__}: {error}"
-        raise UserError(where, what, "mend the file") from error
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == name]
+        if isinstance(error, SyntaxError) and error.filename == name:
+            lines = [error.lineno]
+        where = f"{name}:{lines[-1]}" if lines else name
+        if isinstance(error, UserError):
+            raise UserError(f"{where}: {error.where}", error.what, error.mend) from error
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        whole = "correct the file, or give --config=FILE:TEXT where get_config takes a text"
+        raise UserError(where, what, "correct that line" if lines else whole) from error
 
 
 def to_json(config: Config) -> str:

@@ -20,6 +20,7 @@ from lm.data.read import sources
 from lm.data.text.tokenizers.saved import load_tokenizer
 from lm.errors import UserError
 from lm.runs import workdir
+from lm.terminal import help
 from lm.terminal.program import program
 
 FIRST = flags.DEFINE_integer("first", 2, "how many examples of each split are shown", lower_bound=0)
@@ -57,7 +58,7 @@ def take_arguments(argv: list[str]) -> tuple[list[str], list[str], dict[str, str
             texts[name.removeprefix("config.")] = value
         else:
             (rest if argument.startswith("-") else specs).append(argument)
-    if len(specs) != 1 and not {"--help", "--helpfull", "-h"} & set(rest):
+    if len(specs) != 1 and not help.asked(["", *rest]):
         what = "is missing" if not specs else f"is given {len(specs)} times"
         raise UserError("SPEC", what, "give one config file, run or source, e.g. configs/tinyworld.py")
     return rest, specs, texts
@@ -76,4 +77,4 @@ if __name__ == "__main__":
     except UserError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
-    program(lambda: main(*specs, texts))
+    program(lambda: main(*specs, texts), has_fields=True)

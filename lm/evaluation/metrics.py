@@ -37,14 +37,20 @@ def bleu(hypotheses: Sequence[str], references: References, lowercase: bool, tok
 
 
 def chrf(hypotheses: Sequence[str], references: References, lowercase: bool, tokenize: str):
-    """Popovic (2015), 0 to 100, and sacrebleu's signature. Not defined where all references are empty."""
+    """Popovic (2015), characters alone as sacrebleu has it (chrF2; chrF++ has words too), 0 to 100, and sacrebleu's signature.
+
+    Not defined where all references are empty.
+    """
     found, _ = _sacrebleu(sacrebleu.CHRF(lowercase=lowercase), hypotheses, references)
     return {"chrf": _with_text(found, references)}
 
 
 def ter(hypotheses: Sequence[str], references: References, lowercase: bool, tokenize: str):
-    """Translation edit rate (Snover et al., 2006), in per cent, less is better, and sacrebleu's signature. Not defined where
-    all references are empty."""
+    """Translation edit rate (Snover et al., 2006), in per cent, less is better, and sacrebleu's signature.
+
+    Case counts, as in BLEU and chrF. sacrebleu's program ignores it in TER unless told otherwise: `lowercase` gives its figure.
+    Not defined where all references are empty.
+    """
     chinese = _mostly_chinese(references)
     metric = sacrebleu.TER(case_sensitive=not lowercase, normalized=chinese, asian_support=chinese)
     found, _ = _sacrebleu(metric, hypotheses, references)
@@ -52,8 +58,12 @@ def ter(hypotheses: Sequence[str], references: References, lowercase: bool, toke
 
 
 def rouge(hypotheses: Sequence[str], references: References, lowercase: bool, tokenize: str):
-    """ROUGE-1, -2 and -L, F-measure, 0 to 100 (Lin, 2004); words stemmed, Chinese by characters. Of several references the
-    best counts. Not defined where no reference has as many words, of those that the scorer reads, as it compares."""
+    """ROUGE-1, -2 and -L, F-measure, 0 to 100 (Lin, 2004); words stemmed, Chinese by characters.
+
+    Of several references the best counts. ROUGE-L is of the whole text as one sequence; papers on summaries of several sentences
+    often report `rougeLsum`. The library stems nothing unless told to; Lin's program does with `-m`. Not defined where no
+    reference has as many words, of those that the scorer reads, as it compares.
+    """
     chinese = _mostly_chinese(references)
     words = {"rouge1": 1, "rouge2": 2, "rougeL": 1}
     from rouge_score import rouge_scorer, tokenizers  # here, as it takes two seconds, and most tasks have other scores

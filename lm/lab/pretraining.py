@@ -67,7 +67,7 @@ def _pretrainings(plan: Plan, directory: epath.Path, tasks: Iterable[str]) -> di
     def add(name: str, *waiting: str) -> None:
         if name in waiting:
             what = f"{name!r} starts from itself, or reads what comes of it"
-            raise UserError(plan.file, what, "mend BEFORE and WRITES")
+            raise UserError(plan.file, what, "take that out of BEFORE or WRITES")
         if name in found:
             return
         source = configuration.from_file(f"{plan.file}:{name}").data.train

@@ -8,23 +8,27 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from lm.config import ModelConfig
+from lm.layers.dense import Dense
+from lm.recurrence import initial
 
 
 class Attention(nn.Module):
-    """Scores, weights and contexts of queries, which come time first as all else in a decoder; `keys` are prepared once a sequence."""
+    """Scores, weights and contexts of queries, which come time first as all else in a decoder; `keys` are prepared once a sequence.
+
+    Scores of `dot` are divided by the root of the memory's width, as in Vaswani et al. (2017); Luong et al. do not. The query is the
+    output of the step, as in Luong et al.; Bahdanau et al. take the state before it.
+    """
 
     config: ModelConfig
     memory_dim: int
 
     def setup(self):
-        dense = lambda width, bias: nn.Dense(width, use_bias=bias, dtype=self.config.dtype)
+        dense = lambda width, bias: Dense(width, use_bias=bias, dtype=self.config.dtype)
         if self.config.attention == "dot":
             self.query = dense(self.memory_dim, False)
         else:
             self.query, self.key = dense(self.config.hidden_dim, True), dense(self.config.hidden_dim, False)
-            self.energy = self.param(
-                "energy", nn.initializers.normal(self.config.hidden_dim**-0.5), (self.config.hidden_dim,)
-            )
+            self.energy = self.param("energy", initial.normal(self.config.hidden_dim**-0.5), (self.config.hidden_dim,))
 
     def keys(self, values_bsd: jax.Array) -> jax.Array:
         """keys_bsk; the values themselves for `dot`."""
@@ -72,8 +76,8 @@ class SelfAttention(nn.Module):
     dtype: str
 
     def setup(self):
-        self.query = nn.Dense(self.dim, use_bias=False, dtype=self.dtype)
-        self.combine = nn.Dense(self.dim, dtype=self.dtype)
+        self.query = Dense(self.dim, use_bias=False, dtype=self.dtype)
+        self.combine = Dense(self.dim, dtype=self.dtype)
 
     @staticmethod
     def none_yet(shape: tuple[int, ...], window: int, dim: int) -> Past:

@@ -5,18 +5,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
+from lm.recurrence import initial
 from lm.recurrence.base import Cell, Execution, State, Weights
-
-
-def _orthogonal_blocks(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """[hidden, gates * hidden]: one orthogonal matrix for each gate; or that of each head."""
-    *heads, hidden, width = shape
-    if heads:
-        return jnp.stack([_orthogonal_blocks(k, (hidden, width)) for k in jax.random.split(key, heads[0])])
-    orthogonal = nn.initializers.orthogonal()
-    keys = jax.random.split(key, width // hidden)
-    return jnp.concatenate([orthogonal(k, (hidden, hidden)) for k in keys], axis=1)
-
 
 LORA = ("_lora_a", "_lora_b")  # what the names of a kernel's adapters end in
 
@@ -34,7 +24,7 @@ def adaptable(module: nn.Module, name: str, kernel: jax.Array, rank: int, alpha:
     if not rank:
         return kernel
     *stack, inputs, width = kernel.shape
-    gaussian = nn.initializers.normal(inputs**-0.5)
+    gaussian = initial.normal(inputs**-0.5)
     a = module.param(name + LORA[0], gaussian, (*stack, inputs, rank))
     b = module.param(name + LORA[1], nn.initializers.zeros, (*stack, rank, width))
     return adapted(kernel, a, b, alpha)
@@ -65,12 +55,12 @@ class RecurrentLayer(nn.Module):
         cell, hidden, heads = self.cell, self.hidden, self.heads
         width = cell.width(hidden, heads)
         # By the inputs alone: Glorot's rule counts the outputs of all gates, and a gate would hardly see its input.
-        self.kernel = self.param("kernel", nn.initializers.lecun_normal(), (self.inputs, width))
+        self.kernel = self.param("kernel", initial.lecun_normal, (self.inputs, width))
         self.bias = self.param("bias", lambda key: cell.initial_bias(hidden, heads))
         self.recurrent_kernel = None
         if cell.recurrent:
             shape = (hidden, width) if heads == 1 else (heads, hidden // heads, width // heads)
-            self.recurrent_kernel = self.param("recurrent_kernel", _orthogonal_blocks, shape)
+            self.recurrent_kernel = self.param("recurrent_kernel", initial.orthogonal_blocks, shape)
         lora = self.lora_rank, self.lora_alpha
         self.adapted_kernel = adaptable(self, "kernel", self.kernel, *lora)
         self.adapted_recurrent_kernel = None

@@ -8,6 +8,7 @@ from flax import linen as nn
 
 from lm.config import ModelConfig
 from lm.layers.attention import Attention, Past, SelfAttention
+from lm.layers.dense import Dense
 from lm.layers.dropout import dropout
 from lm.models.encoder import Encoder, Memory, recurrent_layer, take
 from lm.recurrence import CELLS, State
@@ -69,12 +70,12 @@ class Decoder(nn.Module):
         ]
         if self.has_memory:
             width = CELLS[config.cell].start_blocks() * config.hidden_dim
-            self.bridge = [nn.Dense(width) for _ in range(config.layers)]
+            self.bridge = [Dense(width) for _ in range(config.layers)]
         if self.attends:
             self.attention = Attention(config, value_dim)
-            self.combine = nn.Dense(config.embed_dim if config.tied else config.hidden_dim, dtype=config.dtype)
+            self.combine = Dense(config.embed_dim if config.tied else config.hidden_dim, dtype=config.dtype)
             if config.copy:
-                self.gate = nn.Dense(1)
+                self.gate = Dense(1)
         if config.self_attention:
             self.self_attention = SelfAttention(config.self_attention, config.hidden_dim, config.dtype)
 

@@ -10,6 +10,7 @@ from lm.layers.recurrent import adaptable
 from lm.models.decoder import Decoder, DecoderState, Features, log_mixture, zero_states
 from lm.models.encoder import Encoder, Memory, segments
 from lm.models.inputs import INPUTS, Embedding, text_before_target, text_mask
+from lm.recurrence import initial
 from lm.recurrence.base import dot
 
 
@@ -39,7 +40,7 @@ class EncoderDecoder(nn.Module):
         if not self.config.tied:
             # The decoder's features are as wide as a recurrent layer.
             shape = (self.config.hidden_dim, self.vocab_size)
-            head_kernel = self.param("head_kernel", nn.initializers.lecun_normal(), shape)
+            head_kernel = self.param("head_kernel", initial.lecun_normal, shape)
             self.head_kernel = adaptable(
                 self, "head_kernel", head_kernel, self.config.lora_rank, self.config.lora_alpha
             )

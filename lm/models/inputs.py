@@ -10,6 +10,7 @@ from flax import linen as nn
 
 from lm.batch import BOS, EOS, PAD, Source
 from lm.config import ModelConfig
+from lm.recurrence import initial
 
 
 class Embedding(nn.Module):
@@ -24,7 +25,7 @@ class Embedding(nn.Module):
     vocab_size: int
 
     def setup(self):
-        scale = nn.initializers.normal(self.config.embed_dim**-0.5)
+        scale = initial.normal(self.config.embed_dim**-0.5)
         self.embedding = self.param("embedding", scale, (self.vocab_size, self.config.embed_dim))
 
     def __call__(self, ids: jax.Array) -> jax.Array:

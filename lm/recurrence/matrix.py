@@ -5,13 +5,19 @@
 
 by heads, with `i = exp(.)` and `f = sigmoid(.)` one number a head, mean and standard deviation over the units of a head, as
 in the authors' blocks: without them two layers of it diverge. C and n are held in units of e^m, where m is the largest
-log-weight of what they sum, so that nothing overflows.
+log-weight of what they sum, so that nothing overflows. The output does not depend on m, so no gradient has to pass through it.
+
+The authors' code (NX-AI/xlstm) differs in its epsilons: it adds 1e-6 to the denominator and 1e-5 to the variance, here nothing
+and 1e-6. In units of e^m, a denominator is at least e^-16 and its bound e^-m at most e^40, where the paper has no limits. The output
+gate is the paper's. Their block has a gate of the block's input in its place, a convolution before queries and keys, and gates that
+read queries, keys and values; here all are one product of the layer's input.
 """
 
 import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from lm.recurrence import linear
@@ -19,10 +25,14 @@ from lm.recurrence.base import Cell, Execution, State, Weights, project
 
 CHUNK = 64  # most steps of one
 NEVER = -1e30  # a log-weight; finite, so that differences of two are no NaN
+# Least and most of the logarithm of a denominator. Beyond, float32 holds neither its square nor the inverse of that.
+EXPONENTS = -16, 40
 
 
 class MLSTM(Cell):
-    """`kernel` has blocks query, key, value, output gate, and one column a head for input and for forget gates.
+    """Matrix LSTM (Beck et al., 2024); the module has its equations and departures.
+
+    `kernel` has blocks query, key, value, output gate, and one column a head for input and for forget gates.
 
     A state is started by one key and one value, written with weight 1. For the gradient, "keep" holds what the products
     inside chunks made, about [t, b, heads, CHUNK] numbers; "recompute" the carried memory of each chunk alone. `dtype` is that
@@ -39,7 +49,7 @@ class MLSTM(Cell):
     @classmethod
     def initial_bias(cls, hidden, heads):
         # Heads that remember from twenty to four hundred steps.
-        return jnp.zeros(cls.width(hidden, heads)).at[-heads:].set(jnp.linspace(3.0, 6.0, heads))
+        return jnp.zeros(cls.width(hidden, heads)).at[-heads:].set(np.linspace(3.0, 6.0, heads))
 
     @classmethod
     def own(cls, hidden):
@@ -64,14 +74,13 @@ class MLSTM(Cell):
     def step(cls, how: Execution, weights: Weights, inputs_bd: jax.Array, state: State) -> State:
         query, key, value, out, log_input, log_forget = _gates(how, weights, inputs_bd)
         memory, normaliser, m = state.inner
-        after = jnp.maximum(log_forget + m, log_input)
+        after = lax.stop_gradient(jnp.maximum(log_forget + m, log_input))
         forget, write = jnp.exp(log_forget + m - after)[..., None], jnp.exp(log_input - after)[..., None]
         normaliser = forget * normaliser + write * key
         memory = forget[..., None] * memory + (write * key)[..., None] * value[..., None, :]
         read = jnp.einsum("bkij,bki->bkj", memory, query)
-        norm = jnp.abs(jnp.einsum("bki,bki->bk", normaliser, query))
-        read = read / jnp.maximum(norm, jnp.exp(-after))[..., None]
-        return State(out * _normal(read, weights), (memory, normaliser, after))
+        norm = jnp.einsum("bki,bki->bk", normaliser, query)
+        return State(out * _normal(read, norm, after, weights), (memory, normaliser, after))
 
     @classmethod
     def unroll(cls, how, weights, inputs_tbd, state, mask_tb, reset_tb, starts_tbz=None):
@@ -101,10 +110,16 @@ def _gates(how, weights, inputs):
     return query, key, value, jax.nn.sigmoid(blocks[3]), log_input, jax.nn.log_sigmoid(forget)
 
 
-def _normal(read, weights):
-    """[..., heads, units] -> [..., hidden], each head normalised."""
+def _normal(read, norm, m, weights):
+    """[..., heads, units] -> [..., hidden], each head normalised; all but the result in units of e^m.
+
+    What is normalised is `h = read / denominator`. The variance is multiplied by the denominator's square instead, for the quotient
+    of two small numbers, and its gradient, overflow.
+    """
+    denominator = jnp.maximum(jnp.abs(norm), jnp.exp(jnp.clip(-m, *EXPONENTS)))  # max(|n . q|, 1)
     read = read - read.mean(axis=-1, keepdims=True)
-    read = read * lax.rsqrt((read * read).mean(axis=-1, keepdims=True) + 1e-6)
+    variance = (read * read).mean(axis=-1) + 1e-6 * denominator * denominator
+    read = read * lax.rsqrt(variance)[..., None]
     return read.reshape(*read.shape[:-2], -1) * weights.own["scale"]
 
 
@@ -138,7 +153,7 @@ def _chunk(how, weights, state, part):
     weight_ls = jnp.where(sees, total[..., None] - total[..., None, :] + log_input[..., None, :], NEVER)
     carried = last_reset < 0
     weight_before = total + jnp.where(carried, m[..., None], 0)
-    after = jnp.maximum(weight_ls.max(axis=-1), weight_before)
+    after = lax.stop_gradient(jnp.maximum(weight_ls.max(axis=-1), weight_before))
 
     # What is read.
     weight_ls, weight_before = jnp.exp(weight_ls - after[..., None]), jnp.exp(weight_before - after)
@@ -154,7 +169,6 @@ def _chunk(how, weights, state, part):
         from_start = jnp.where(carried, 0, weight_before)
         score = jnp.einsum("bkli,bkli->bkl", query, start_key) * from_start
         read, norm = read + score[..., None] * start_value, norm + score
-    read = read / jnp.maximum(jnp.abs(norm), jnp.exp(-after))[..., None]
 
     # What is carried on: the last step's weights, of keys and values.
     weight_s = weight_ls[:, :, -1]
@@ -166,7 +180,7 @@ def _chunk(how, weights, state, part):
         scaled_key = from_start[:, :, -1, None] * start_key[:, :, -1]
         memory += scaled_key[..., None] * start_value[:, :, -1, None]
         normaliser += scaled_key
-    outputs_lbh = out * _normal(jnp.moveaxis(read, 2, 0), weights)
+    outputs_lbh = out * _normal(*(jnp.moveaxis(x, 2, 0) for x in (read, norm, after)), weights)
 
     # Where there is no step the output stays as it was: that, too, is a linear recurrence.
     fresh = 0 if starts_lbz is None else start_output

@@ -99,5 +99,5 @@ class _writing:
             if lost := hosts.lost(error):
                 raise lost from error
             what = f"could not be written ({type(error).__name__}: {str(error).strip().splitlines()[0][:200]})"
-            mend = "make room or mend the disk and start again: the checkpoints before it are whole"
+            mend = "make room or repair the disk, and start again: the checkpoints before it are whole"
             raise UserError(str(self.where), what, mend) from error

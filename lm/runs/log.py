@@ -111,5 +111,8 @@ def _records(path: epath.Path) -> Iterator[tuple[str, dict[str, Any]]]:
         if known:
             yield text, record
         elif number < len(lines):  # the last one is half, or empty as nothing is after the end of a line
-            what, mend = "is no line of metrics", "mend it, or move the file away: training goes on without it"
+            what, mend = (
+                "is no line of metrics",
+                "correct that line, or move the file away: training goes on without it",
+            )
             raise UserError(f"{path}:{number}", what, mend)

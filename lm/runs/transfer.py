@@ -164,4 +164,5 @@ def _expanded(match: re.Match, there: str) -> str:
     try:
         return match.expand(there)
     except (re.error, IndexError) as error:
-        raise UserError("config.training.init_params", f"{there!r} is no name ({error})", "mend it") from None
+        mend = "write e.g. decoder/\\1, with as many groups as the pattern has"
+        raise UserError("config.training.init_params", f"{there!r} is no name ({error})", mend) from None

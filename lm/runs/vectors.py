@@ -48,7 +48,7 @@ def read(path: epath.Path, dim: int, wanted: Collection[str]) -> dict[str, np.nd
         found[word] = np.array([*map(float, fields[-dim:])], np.float32)
     if stated is not None and stated != number - 1:
         what = f"holds {number - 1:,} vectors, its first line says {stated:,}"
-        raise UserError(str(path), what, "fetch the file again, or mend its first line")
+        raise UserError(str(path), what, "fetch the file again, or correct its first line")
     return found
 
 

@@ -12,7 +12,12 @@ def _option(default: Any, text: str) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Never bound to training. What is said of tokens and strings is said of the output. Raises `UserError` by name."""
+    """Never bound to training. What is said of tokens and strings is said of the output. Raises `UserError` by name.
+
+    `length_penalty` a divides the log-probability of n tokens, the end counted, by ((5 + n) / 6)^a, after Wu et al. (2016). Hugging
+    Face divides by n^a, so the same a ranks otherwise. `repetition_penalty` is that of Keskar et al. (2019), of the output
+    alone; in Hugging Face a decoder's prompt counts too.
+    """
 
     num_samples: int = _option(1, "outputs for each prompt; with a beam, its n best")
     max_new_tokens: int = _option(
@@ -33,7 +38,10 @@ class Options:
     ban: tuple[str, ...] = _option((), "a string that no output holds, however it is cut; may be given many times")
     force: tuple[str, ...] = _option((), "beam: a string that the output holds; may be given many times")
     beam_size: int = _option(0, "beam search with so many beams; 0: none")
-    length_penalty: float = _option(0.0, "of the beam's scores (Wu et al., 2016); 0 ranks by log-probability")
+    length_penalty: float = _option(
+        0.0,
+        "a: a beam's log-probability is divided by ((5 + n) / 6)^a for n tokens (Wu et al., 2016), not by Hugging Face's n^a; 0 ranks by log-probability",
+    )
     coverage_penalty: float = _option(
         0.0, "beam, with attention: weight of the sources that got less attention than 1 in all"
     )

@@ -17,7 +17,7 @@ def define_flags(scores: Iterable[str]) -> None:
     flags.DEFINE_list(
         "scores", [], f"what generated text is scored by, of {', '.join(scores)}; empty: what the task says"
     )
-    flags.DEFINE_bool("lowercase", False, "BLEU, chrF and TER of lower-cased text")
+    flags.DEFINE_bool("lowercase", False, "BLEU, chrF and TER of lower-cased text, as sacrebleu's own TER is")
     flags.DEFINE_string("bleu_tokenize", "", "sacrebleu's tokenizer for BLEU; empty: zh for Chinese, else 13a")
     decoding_flags.define_flags("num_samples")
 

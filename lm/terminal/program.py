@@ -1,6 +1,8 @@
 """How every program starts and ends: flags, the compilation cache, exit codes, one line for each error."""
 
 import contextlib
+import difflib
+import functools
 import logging
 import os
 import re
@@ -17,7 +19,7 @@ from absl import app, flags
 
 from lm import files
 from lm.errors import Stopped, UserError
-from lm.terminal import output, signals
+from lm.terminal import help, output, signals
 
 
 def program(
@@ -26,8 +28,11 @@ def program(
     before_parsing: Callable[[list[str]], None] | None = None,
     positional: str = "",
     outlives: bool = False,
+    has_fields: bool = False,
 ) -> None:
-    """Parses the flags, runs `main` and ends the process: 0 done, 2 the user can mend it, 128 + signal.
+    """Parses the flags, runs `main` and ends the process: 0 done, 2 the user can put it right, 128 + signal.
+
+    Where the command line asks for help, that is printed, and nothing else happens.
 
     Args:
         main: called with the flags parsed.
@@ -35,6 +40,7 @@ def program(
         before_parsing: called with the command line.
         positional: the flag, one that may be given many times, that arguments without a name are values of.
         outlives: output that cannot be written is dropped, and the program goes on: its purpose is another.
+        has_fields: whether `--config.SECTION.FIELD=VALUE` are flags too.
     """
 
     def run(argv: list[str]) -> None:
@@ -53,7 +59,13 @@ def program(
     if outlives:
         output.outlive()
     try:
-        app.run(run, flags_parser=lambda argv: _parsed(argv, required, before_parsing, positional))
+        if help.asked(sys.argv):
+            print(help.text(sys.argv, sys.modules["__main__"].__doc__ or "", has_fields), end="", flush=True)
+            return
+        parsed = functools.partial(
+            _parsed, required=required, before_parsing=before_parsing, positional=positional, has_fields=has_fields
+        )
+        app.run(run, flags_parser=parsed)
     except UserError as error:
         _end(2, str(error), error)
     except Stopped as stopped:
@@ -64,7 +76,9 @@ def program(
         sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
         where = error.filename or "a file"
-        message = str(UserError(str(where), error.strerror or str(error), "mend the path, its rights or the disk"))
+        message = str(
+            UserError(str(where), error.strerror or str(error), "check the path, its rights and the room on the disk")
+        )
         _end(2, message, error)
     except Exception as error:
         _fail(error)
@@ -72,14 +86,20 @@ def program(
 
 
 def _parsed(
-    argv: list[str], required: Sequence[str], before_parsing: Callable[[list[str]], None] | None, positional: str
+    argv: list[str],
+    required: Sequence[str],
+    before_parsing: Callable[[list[str]], None] | None,
+    positional: str,
+    has_fields: bool,
 ) -> list[str]:
     """Parses the flags as `program` says, and returns what is left of the command line; raises `UserError`."""
     try:
         _check_flag_files(argv)
         if before_parsing:
             before_parsing(argv)
-        rest = app.parse_flags_with_usage(argv) if {"--help", "-h", "--helpfull"} & set(argv) else flags.FLAGS(argv)
+        rest = flags.FLAGS(argv)
+    except flags.UnrecognizedFlagError as error:
+        raise _unknown(error.flagname, has_fields) from error
     except flags.Error as error:
         what = str(error).strip().splitlines()[-1]
         raise UserError("command line", what.rstrip("."), "--help lists the flags") from error
@@ -90,7 +110,7 @@ def _parsed(
     if rest[1:] and positional:
         flags.FLAGS[positional].parse(rest[1:])
     elif rest[1:]:
-        raise UserError("command line", f"{rest[1]!r} is not a flag", "--help lists the flags")
+        raise _stray(rest[1], has_fields)
     for name in required:
         if not flags.FLAGS[name].value:
             raise UserError(f"--{name}", "is missing", f"give --{name}=...")
@@ -113,6 +133,32 @@ def _check_flag_files(arguments: Sequence[str]) -> None:
                 raise UserError(f"--flagfile={path}", error.what, error.mend) from None
             except OSError:
                 pass  # absl says so
+
+
+def _unknown(name: str, has_fields: bool) -> UserError:
+    """The refusal of a flag that there is not, with the nearest flags and fields of the configuration."""
+    known = [flag.name for flag in help.own_flags()]
+    begun = [other for other in known if other.startswith(name)][:2]
+    close = begun or difflib.get_close_matches(name, known, n=1, cutoff=0.7)
+    if has_fields:
+        from lm.config import near_fields  # it imports JAX, for which other programs' mistakes need not wait
+
+        close += [f"config.{path}" for path in near_fields(name.removeprefix("config."))]
+    hint = f"did you mean {' or '.join(f'--{each}' for each in close)}? " if close else ""
+    return UserError(f"--{name}", "there is no such flag", f"{hint}--help lists the flags")
+
+
+def _stray(argument: str, has_fields: bool) -> UserError:
+    """The refusal of an argument that has no name, with the flag that it may be the value of."""
+    name, equals, _ = argument.partition("=")
+    if equals and name not in flags.FLAGS and not name.startswith("config."):
+        return _unknown(name, has_fields)
+    hint = f"give --{argument}; " if equals else ""
+    if "config" in flags.FLAGS and name.partition(":")[0].endswith(".py"):
+        hint = f"give --config={argument}; "
+    elif "workdir" in flags.FLAGS and os.path.isfile(os.path.join(argument, "config.json")):
+        hint = f"give --workdir={argument}; "
+    return UserError("command line", f"{argument!r} is not a flag", f"{hint}--help lists the flags")
 
 
 def _fail(error: Exception) -> None:

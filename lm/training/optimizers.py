@@ -95,6 +95,9 @@ def optimizer(
 ) -> optax.GradientTransformation:
     """Clipping, the named rule and the groups' factors, for the part of `params` (arrays or shapes) that learns.
 
+    The decay of adamw is multiplied by the learning rate, as in Optax and PyTorch; Loshchilov and Hutter (2019) multiply it by the
+    schedule alone. sgd with momentum is PyTorch's, without dampening: the rate multiplies the sum of gradients.
+
     `params` are all. `Group.begin` is in updates. A group that has not begun counts for nothing in the norm that is
     clipped, and its moments are those of an optimizer that starts when it does; the learning rate is that of all.
     """

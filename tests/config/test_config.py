@@ -167,16 +167,16 @@ def paths() -> list[str]:
 PARSE = """
 import json, sys
 from absl import flags
-import train
 from lm import config
+from lm.terminal import config_flags
 for given in json.load(sys.stdin):
     sys.argv = ["train.py", *given]
     flags.FLAGS.unparse_flags()
-    for name in [name for name in flags.FLAGS if name.split(".")[0] == "config"]:
+    for name in [name for name in flags.FLAGS if name.startswith("config.")]:
         delattr(flags.FLAGS, name)
-    train.define_config(sys.argv)
+    config_flags.check(sys.argv)
     flags.FLAGS(sys.argv)
-    print(json.dumps(config.to_json(train.chosen())))
+    print(json.dumps(config.to_json(config_flags.chosen())))
 """
 
 
@@ -503,7 +503,9 @@ def test_every_field_says_what_it_is():
     ],
 )
 def test_an_unknown_path_is_answered_with_the_nearest_of_all_sections(wrong, right):
-    with pytest.raises(UserError, match=f"^error: config.{wrong}: there is no such field; did you mean {right}[?]"):
+    with pytest.raises(
+        UserError, match=f"^error: config.{wrong}: there is no such field; did you mean config.{right}[?]"
+    ):
         changed(base(), {wrong: 3})
 
 

@@ -4,6 +4,7 @@ import collections
 import gzip
 import json
 import pathlib
+import re
 
 import numpy as np
 import pytest
@@ -81,6 +82,19 @@ def test_lines_blank_in_both_parallel_files_are_skipped(tmp_path):
     write(tmp_path / "s", "a\n\n \nb\n")
     write(tmp_path / "t", "A\n\t\n\nB\n\n\n")
     assert read(f"parallel:{tmp_path}/s,{tmp_path}/t") == [Example("a", "A"), Example("b", "B")]
+
+
+@pytest.mark.parametrize(
+    "names", [["review", "stars"], ["id", "question", "answer"], ["content"], ["id", "body"], ["a b"]]
+)
+def test_records_with_other_fields_are_answered_with_a_format_that_reads_them(names, tmp_path):
+    spec = f"jsonl:{write(tmp_path / 'a.jsonl', json.dumps({name: f'of {name}' for name in names}))}"
+    proposal = re.search(r"'(\|.*)'$", error_of(spec, spec))
+    assert (proposal is None) == (names == ["a b"])
+    if proposal:
+        sides = [name for name in names if name != "id"]
+        source, target = (None, *sides)[-2:]
+        assert read(f"{spec} {proposal[1]}") == [Example(source and f"of {source}", f"of {target}")]
 
 
 def test_jsonl_texts_keep_their_newlines_and_their_log_probability(tmp_path):

@@ -22,7 +22,7 @@ from lm.runs.run import load
 
 
 def assert_refused(done: subprocess.CompletedProcess, *words: str) -> None:
-    """One line, `error: WHERE: WHAT; HOW TO MEND`, that has these words; exit code 2; no traceback."""
+    """One line, `error: WHERE: WHAT; HOW TO FIX`, that has these words; exit code 2; no traceback."""
     assert done.returncode == 2, done.stderr
     assert len(done.stderr.splitlines()) == 1, done.stderr
     line = done.stderr.strip()
@@ -92,7 +92,10 @@ WRONG_FLAGS = {
     "unknown field in a flagfile": (["--flagfile={bad}/field.flags"], ["--config.model.hiden_dim", "model.hidden_dim"]),
     "flagfile is not text": (["--flagfile={bad}/binary.flags"], ["--flagfile", "binary.flags", "is UTF-16"]),
     "unknown section": (["--config.modle.cell=lstm"], ["--config.modle.cell", "model.cell"]),
-    "unknown field": (["--config.model.hiden_dim=3"], ["--config.model.hiden_dim", "did you mean model.hidden_dim?"]),
+    "unknown field": (
+        ["--config.model.hiden_dim=3"],
+        ["--config.model.hiden_dim", "did you mean --config.model.hidden_dim?"],
+    ),
     "a section is no field": (["--config.model=3"], ["--config.model"]),
     "unknown value": (["--config.model.attention=dott"], ["config.model.attention", "did you mean dot?"]),
     "unknown tokenizer": (["--config.data.tokenizer.kind=unigrm"], ["kind", "did you mean unigram?"]),

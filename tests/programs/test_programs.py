@@ -184,7 +184,7 @@ DECODED = {
     "ban, drawn": (["streams"], [*DRAWN, "--ban=e"]),
     "no repeats": (["streams"], ["--greedy", "--no_repeat_ngram=1"]),
     "penalised": (["streams"], ["--greedy", "--repetition_penalty=1000"]),
-    "typical": (["streams"], ["--typical_p=1e-6"]),
+    "typical": (["streams"], ["--typical_p=1e-6", "--temperature=4"]),
     "step 72": (["streams"], ["--checkpoint=72", "--greedy"]),
     "mbr": (["buckets"], [*DRAWN, "--mbr_samples=8"]),
     "ban": (["buckets"], ["--ban=ee", "--ban=o", "--beam_size=3"]),

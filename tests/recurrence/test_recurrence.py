@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +10,12 @@ import numpy as np
 import pytest
 from jax import lax
 from jax.test_util import check_grads
+from support.drivers import WAYS, compiled
 from support.sizes import sized
 
 from lm.layers.recurrent import RecurrentLayer
 from lm.recurrence import BACKWARD, CELLS, Execution, GatedCell, State, Weights, linear, matrix
-from lm.recurrence.gated import drivers, engine, on_chip, pallas_kernel, reference
-from lm.recurrence.gated.order import BatchMajor, FeatureMajor
+from lm.recurrence.gated import drivers, engine, pallas_kernel, reference
 
 TIME, BATCH, WIDTH, HIDDEN = 5, 4, 3, 4
 
@@ -44,8 +45,6 @@ WITH_ALL_OR_NONE = pytest.mark.parametrize(
     ids=["forward", "reversed"],
 )
 both_ways = pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reversed"])
-# Programs so small take longest to compile, so this is done without haste for their speed.
-compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 @pytest.fixture(autouse=True)
@@ -216,32 +215,6 @@ def reference_case(name, heads, reverse, starts):
     return cell, run, given, (found, gradients if starts else (*gradients[:3], None))
 
 
-WAYS = {  # (driver, whether gates are kept, heads, reversed, with starts)
-    "feature-major": (drivers.loop(FeatureMajor, True), "keep", 1, False, False),
-    "feature-major in the loop": (drivers.loop(FeatureMajor, False), "keep", 2, True, True),
-    "feature-major recomputed": (drivers.loop(FeatureMajor, False), "recompute", 2, True, True),
-    "batch-major": (drivers.loop(BatchMajor, True), "keep", 1, False, False),
-    "batch-major in the loop": (drivers.loop(BatchMajor, False), "keep", 1, True, True),
-    "batch-major recomputed": (drivers.loop(BatchMajor, True), "recompute", 1, False, True),
-    "kernel of a TPU": (drivers.kernel("tpu"), "keep", 2, True, True),
-    "kernel of a GPU": (drivers.kernel("gpu"), "keep", 1, False, True),
-}
-
-
-@pytest.fixture
-def interpreted(monkeypatch):
-    """Kernels are run by Pallas' interpreter, and their platforms are named here; a tile is one that divides the batch."""
-    platforms, loop = [], on_chip.loop
-
-    def interpret(*given, **how):
-        platforms.append(how["platform"])
-        return loop(*given, **how, interpret=True)
-
-    monkeypatch.setattr(on_chip, "loop", interpret)
-    monkeypatch.setattr(pallas_kernel, "TILE", 2)
-    return platforms
-
-
 # Each cell in one way, and each way with the cell whose derivative is its own.
 @pytest.mark.parametrize(
     "name, way",
@@ -327,6 +300,25 @@ class Unstabilised(GatedCell):
     @classmethod
     def initial_inner(cls, batch, hidden):
         return jnp.zeros((batch, hidden)), jnp.ones((batch, hidden))
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_the_docstring_of_a_cell_names_its_paper(name):
+    assert re.search(r"[A-Z]\w+.*,? \(?(19|20)\d\d\b", CELLS[name].__doc__ or ""), name
+
+
+def test_a_first_output_of_slstm_is_about_half_of_its_authors_as_its_docstring_says():
+    """Theirs is o tanh(g): a normaliser that starts at 0 cancels the input gate."""
+    hidden, cell = 256, CELLS["slstm"]
+    gates = np.asarray(random(5, 4, hidden, BATCH, scale=0.3)) + np.asarray(cell.initial_bias(hidden, 1)).reshape(
+        4, -1, 1
+    )
+    zero = jax.tree.map(jnp.transpose, cell.zero_state(BATCH, hidden))
+    ours = np.asarray(cell.pointwise(tuple(gates), zero, {}).output_bh)
+    i, f, g, o = gates
+    theirs = np.tanh(g) / (1 + np.exp(-o))
+    np.testing.assert_allclose(ours / theirs, np.exp(i) / (1 / (1 + np.exp(-f)) + np.exp(i)), rtol=1e-4)
+    assert abs(np.mean(ours / theirs) - 0.54) < 0.02
 
 
 def test_the_stabiliser_of_slstm_changes_neither_output_nor_gradient(float64):

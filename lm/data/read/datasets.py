@@ -12,7 +12,7 @@ from typing import Any
 from etils import epath
 
 from lm import files
-from lm.config.formats import Formats, fill_each
+from lm.config.formats import Formats, fill_each, proposed
 from lm.data.read import text_files
 from lm.data.read.examples import BLOCK, Example
 from lm.errors import UserError, nearest
@@ -67,7 +67,7 @@ class Dataset:
                 log_prob = texts.get("log_prob")
                 yield Example.answered(texts.get("source"), targets, None if log_prob is None else float(log_prob))
         except KeyError as error:
-            where, mend = f"tfds:{self._name}, example {number}", "mend config.data's formats"
+            where, mend = f"tfds:{self._name}, example {number}", "name another field in the format"
             raise UserError(where, error.args[0], mend) from None
 
 
@@ -143,7 +143,7 @@ def _builder(name: str, role: str, formats: Formats) -> Any:
         or not all(isinstance(_texts_of(key, features[key]), tfds.features.Text) for key in texts)
     ):
         what = f"tfds:{name} has the features {', '.join(names)}; read are text, or source and target"
-        mend = "say how they make these: config.data.source_format and config.data.target_format"
+        mend = f"take another data set, {proposed(list(features) if len(names) > 1 else names)}"
         raise UserError(field, what, mend)
     return builder
 

@@ -262,4 +262,5 @@ def check_examples(examples: Examples, task: str, where: str, pairs: bool | None
         has, needs = ("text", "source and target") if wants else ("source and target", "text")
         other = "lm" if wants else "seq2seq"
         what = f"example {wrong[0] + 1} is {has}, the task {task!r} needs {needs}"
-        raise UserError(where, what, f"use other data, or config.data.task={other}")
+        formats = "name two fields of its records, e.g. 'jsonl:FILE | {text} | {label}'" if wants else "name one field"
+        raise UserError(where, what, f"use other data, {formats}, or config.data.task={other}")

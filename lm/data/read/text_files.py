@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 from etils import epath
 
 from lm import files
-from lm.config.formats import Formats
+from lm.config.formats import Formats, proposed
 from lm.data.read.examples import Example, blank
 from lm.data.read.paths import opened
 from lm.errors import UserError
@@ -82,7 +82,8 @@ def tab_separated(path: epath.Path) -> Iterator[Example]:
         fields = line.split("\t")
         if len(fields) != 2:
             what = f"{len(fields) - 1} tabs where there must be one"
-            raise UserError(f"{path}:{number}", what, "write source<TAB>target on each line")
+            mend = "write source<TAB>target on each line; of more columns take two, e.g. with cut -f1,2"
+            raise UserError(f"{path}:{number}", what, mend)
         if any(map(blank, fields)):
             what = f"the {'source' if blank(fields[0]) else 'target'} is blank"
             raise UserError(f"{path}:{number}", what, "fill it, or delete the line")
@@ -138,7 +139,7 @@ def _from_json(line: str, where: str, formats: Formats) -> list[Example]:
     try:
         found = formats.filled(record)
     except KeyError as error:
-        raise UserError(where, error.args[0], "mend the record, or the format in config.data") from None
+        raise UserError(where, error.args[0], "correct the record, or name another field in the format") from None
     if not found:
         raise UserError(where, "is a conversation without a reply", "give it two turns or more, or delete the line")
     return [_checked(each, where, mend) for each in found]
@@ -147,7 +148,8 @@ def _from_json(line: str, where: str, formats: Formats) -> list[Example]:
 def _checked(record: dict[str, Any], where: str, mend: str) -> Example:
     names = [name for name in ("text", "source", "target") if name in record]
     if names not in (["text"], ["source", "target"]):
-        raise UserError(where, f"has the keys {', '.join(record)[:80] or '(none)'}", mend)
+        fix = f"{mend}, {proposed(list(record))}" if record else mend
+        raise UserError(where, f"has the keys {', '.join(record)[:80] or '(none)'}", fix)
     for name in names:
         several = name == "target" and isinstance(record[name], list)
         for text in record[name] if several else [record[name]]:

@@ -5,13 +5,14 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lm.recurrence.base import State
 from lm.recurrence.gated.engine import GatedCell
 
 
 class Elman(GatedCell):
-    """`y = tanh(gate)` (Elman, 1990)."""
+    """`y = tanh(gate)` (Elman, 1990), as PyTorch's RNN has it."""
 
     gates = 1
     batch_major = True
@@ -24,7 +25,8 @@ class Elman(GatedCell):
 class GRU(GatedCell):
     """Gated recurrent unit (Cho et al., 2014), resetting after the product as cuDNN does: `tanh(x W + b + r (y R + b'))`.
 
-    Gates in order: reset, update, candidate. What follows is the candidate's `y R`.
+    Gates in order: reset, update, candidate. What follows is the candidate's `y R`. Cho et al. reset before the product,
+    `tanh(x W + b + (r y) R)`; PyTorch's GRU is as here. It has two biases for each gate, whose sum is one here.
     """
 
     gates = 3
@@ -45,7 +47,8 @@ class GRU(GatedCell):
 class LSTM(GatedCell):
     """Long short-term memory with a forget gate (Hochreiter and Schmidhuber, 1997; Gers et al., 2000).
 
-    Gates in order: input, forget, candidate, output. The forget gate's bias starts at 1 (Jozefowicz et al., 2015).
+    Gates in order: input, forget, candidate, output. The forget gate's bias starts at 1 (Jozefowicz et al., 2015); PyTorch's,
+    the sum of two, starts near 0.
     """
 
     gates = 4
@@ -67,7 +70,11 @@ class LSTM(GatedCell):
 
 
 class PeepholeLSTM(LSTM):
-    """An LSTM whose gates see the cell: input and forget the one before, output the one after (Gers and Schmidhuber, 2000)."""
+    """An LSTM whose gates see the cell: input and forget the one before, output the one after (Gers and Schmidhuber, 2000).
+
+    A unit's gates see its own cell alone, by weights that start at 0. The candidate and the cell pass through tanh, as in Graves
+    (2013); Gers and Schmidhuber read the cell without it.
+    """
 
     @staticmethod
     def pointwise(gates, state, own):
@@ -106,7 +113,8 @@ class LayerNormLSTM(LSTM):
     """An LSTM that normalises each gate, and the cell where the output reads it (after Ba et al., 2016).
 
     Mean and variance are over the units (of a head); scales start at 1. The bias is added before a gate is normalised, the
-    shift after.
+    shift after. Ba et al. normalise `x W` and `y R` apart, each over the units of all gates together; here it is their sum, each
+    gate by itself. The shift of the forget gate starts at 1, and 1e-6 is added to the variance.
     """
 
     blocks = ("input", "forget", "candidate", "output")
@@ -137,6 +145,11 @@ class SLSTM(GatedCell):
     Gates in order: input (log), forget (its logit), candidate, output. Carried beside the output: cell, normaliser, and the
     stabiliser m, in units of which (e^m) the two are held. The normaliser starts at 1 and m at 0, so it stays at least 1:
     at each step one of the two gates is 1.
+
+    The authors' code (NX-AI/xlstm) differs. Its normaliser starts at 0, so the first output is o tanh(g), whatever the input gate;
+    here it is exp(i) / (sigmoid(f) + exp(i)) times that, about 0.54 with initial biases, and the difference fades as the
+    normaliser's first 1 is forgotten. Its layer has a group norm over each head after the cell, and a convolution before the input and
+    forget gates; here is neither. Its recurrent kernel starts at 0, ours orthogonal; its biases of the forget gate start otherwise.
     """
 
     gates = 4
@@ -160,7 +173,7 @@ class SLSTM(GatedCell):
     @classmethod
     def initial_bias(cls, hidden, heads):
         # Memories of about two steps to two hundred, spread over the units of a head.
-        forget = jnp.tile(jnp.linspace(0.5, 5.0, hidden // heads), heads)
+        forget = np.tile(np.linspace(0.5, 5.0, hidden // heads), heads)
         return jnp.zeros(4 * hidden).at[hidden : 2 * hidden].set(forget)
 
     @classmethod
