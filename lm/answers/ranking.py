@@ -1,6 +1,7 @@
 """Answers that rank a list of labels, which training data had: what the two kinds of them share."""
 
 from collections.abc import Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -53,7 +54,8 @@ class Ranking(Answer):
             found[chosen] = self.log_probs_of(params, source)[: len(chosen)]
         return found
 
-    def answer(self, params, prompts, options, beside=()):
+    def answer(self, params, prompts, options, beside=(), before=MappingProxyType({})):
+        self.refuse_constraints(options)
         if options.num_samples > len(self.labels):
             raise UserError("--num_samples", f"there are {len(self.labels)} labels", "lower it")
         each = [answer.label_log_probs(own, prompts) for answer, own in ((self, params), *beside)]
