@@ -41,6 +41,16 @@ def test_a_text_is_made_of_the_bytes_of_its_tokens(kind):
         assert b"".join(surfaces[i] for i in ids).decode() == tokenizer.decode(ids) == text
 
 
+@kinds
+def test_two_tokenizers_are_equal_where_their_ids_mean_the_same(kind):
+    """What is kept for a tokenizer is not given to another one."""
+    same = train_tokenizer(TokenizerConfig(kind, SIZES[kind], multiple_of=8), TEXTS, 2)
+    assert TOKENIZERS[kind] == same and hash(TOKENIZERS[kind]) == hash(same)
+    other = train_tokenizer(TokenizerConfig(kind, SIZES[kind], multiple_of=8), ["dog x", *TEXTS], 3)
+    assert TOKENIZERS[kind] != other
+    assert len(automata.surfaces_of(other)) == other.vocab_size
+
+
 def read_through(made, ids):
     """The states before the first token and after each."""
     found, table_sv = [np.array(made.first_p)], np.array(made.table_sv)
