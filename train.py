@@ -77,4 +77,4 @@ def steps_of(text: str) -> tuple[int, int] | None:
 
 
 if __name__ == "__main__":
-    program(main, before_parsing=define_config)
+    program(main, before_parsing=define_config, outlives=True)

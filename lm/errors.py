@@ -26,8 +26,11 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     return f"{hint}choose one of: {', '.join(choices)}"
 
 
-class Stopped(Exception):
-    """A signal asked the program to end, and all is saved; the exit code is 128 + `number`."""
+class Stopped(BaseException):
+    """A signal asked the program to end, and all is saved; the exit code is 128 + `number`.
+
+    No `Exception`, as it may be raised anywhere, and what catches every error must let it through.
+    """
 
     def __init__(self, number: int, message: str):
         super().__init__(message)

@@ -57,4 +57,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    program(main, positional="config")
+    program(main, positional="config", outlives=True)

@@ -29,7 +29,7 @@ def write(run: Run, found: Evaluation, asked: Asked) -> epath.Path:
 def latest(workdir: epath.Path, split: str) -> dict[str, Any] | None:
     """Returns the last record of a run on a split, or None where it was not evaluated."""
     found = sorted((workdir / "evaluations").glob(f"{split}-*.json"), key=str)
-    return json.loads(found[-1].read_text()) if found else None
+    return json.loads(found[-1].read_text(encoding="utf-8")) if found else None
 
 
 def _name(run: Run, asked: Asked) -> str:

@@ -16,7 +16,7 @@ Path = tuple[str, ...]  # the keys of an array in its tree, those of sequences a
 
 def opened(item: epath.Path) -> dict[Path, tensorstore.TensorStore]:
     """Returns the arrays of an item, e.g. `checkpoints/100/params`, with their shapes and types; none is read yet."""
-    metadata = json.loads((item / "_METADATA").read_text())
+    metadata = json.loads((item / "_METADATA").read_text(encoding="utf-8"))
     if not metadata["use_ocdbt"]:
         raise ValueError("its arrays are in files of their own, not in a database")
     driver = "zarr3" if metadata["use_zarr3"] else "zarr"

@@ -1,9 +1,9 @@
 """How every program starts and ends: flags, the compilation cache, exit codes, one line for each error."""
 
+import contextlib
 import logging
 import os
 import pathlib
-import signal
 import sys
 import threading
 import traceback
@@ -14,6 +14,7 @@ import absl.logging
 from absl import app, flags
 
 from lm.errors import Stopped, UserError
+from lm.terminal import output, signals
 
 
 def program(
@@ -21,6 +22,7 @@ def program(
     required: Sequence[str] = (),
     before_parsing: Callable[[list[str]], None] | None = None,
     positional: str = "",
+    outlives: bool = False,
 ) -> None:
     """Parses the flags, runs `main` and ends the process: 0 done, 2 the user can mend it, 128 + signal.
 
@@ -29,6 +31,7 @@ def program(
         required: flags that must be given.
         before_parsing: called with the command line.
         positional: the flag, one that may be given many times, that arguments without a name are values of.
+        outlives: output that cannot be written is dropped, and the program goes on: its purpose is another.
     """
 
     def run(argv: list[str]) -> None:
@@ -42,18 +45,19 @@ def program(
     flags.DEFINE_bool("debug", False, "show the traceback of an error")
     flags.FLAGS.set_gnu_getopt()  # flags may follow arguments, and files of flags hold fields of the configuration
     _silence_threads()
+    signals.caught(signals.stop)
+    output.fill_closed()
+    output.use_utf8()
+    output.outlive() if outlives else output.need()
     try:
-        app.run(run, flags_parser=lambda argv: _parsed(argv, required, before_parsing, positional))
+        try:
+            app.run(run, flags_parser=lambda argv: _parsed(argv, required, before_parsing, positional))
+        finally:
+            sys.stdout.flush()
     except UserError as error:
         _end(2, str(error), error)
     except Stopped as stopped:
         _end(128 + stopped.number, str(stopped), stopped)
-    except KeyboardInterrupt as interrupt:
-        _end(128 + signal.SIGINT, "interrupted", interrupt)
-    except BrokenPipeError as error:  # the reader of our output, e.g. `head`, has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        _leave(128 + signal.SIGPIPE, "its output was closed", error)
-        sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
         where = error.filename or "a file"
         message = str(UserError(str(where), error.strerror or str(error), "mend the path, its rights or the disk"))
@@ -142,7 +146,8 @@ def _end(code: int, message: str, error: BaseException) -> None:
     if _debugging():
         _leave(1, message, error)
         raise error
-    print(message, file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # the terminal may be gone
+        print(message, file=sys.stderr, flush=True)
     if isinstance(error, Stopped):  # as all hosts are
         _disconnect()
     _leave(code, message, error)

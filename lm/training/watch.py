@@ -7,6 +7,8 @@ from typing import Any, NamedTuple, Self
 import jax
 import jax.numpy as jnp
 
+from lm.terminal import signals
+
 
 @jax.jit
 def _all_finite(tree: Any) -> jax.Array:
@@ -61,18 +63,24 @@ class Divergence:
 
 
 class StopSignal:
-    """Remembers SIGTERM or SIGINT, so that the loop can save first. A second signal ends the process at once."""
+    """Remembers the first signal that asks the program to end, so that the loop can save first.
+
+    A second SIGTERM or SIGINT ends the process at once; `lm/terminal/signals.py` has the list.
+    """
 
     def __init__(self):
         self.number = 0
-        self._before = {each: signal.signal(each, self._receive) for each in (signal.SIGTERM, signal.SIGINT)}
+        self._before = signals.caught(self._receive)
 
     def _receive(self, number, frame):
-        self.number = number
-        self.restore()
+        self.number = self.number or number
+        if number in signals.URGENT:
+            for each in signals.URGENT:
+                before = self._before[each]
+                signal.signal(each, signal.SIG_DFL if before is signals.stop else before)
 
     def restore(self) -> None:
-        """Gives both signals back to the handlers of before."""
+        """Gives all signals back to the handlers of before."""
         for each, before in self._before.items():
             signal.signal(each, before)
 

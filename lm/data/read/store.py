@@ -149,7 +149,7 @@ def stored(
     if not (directory / "complete.json").exists():
         with _writing(directory):
             directory.mkdir(parents=True, exist_ok=True)
-            lock = (directory / ".lock").open("w")
+            lock = (directory / ".lock").open("wb")
         with lock:  # it ends with the process, however that ends
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not (directory / "complete.json").exists():  # another process may have made it meanwhile
@@ -161,7 +161,7 @@ def remembered(key: str, make: Callable[[], Any]) -> Any:
     """What `make` returns, of what JSON has: from the cache, if it was made before and is as it was."""
     path = cache_directory() / f"{key}.json"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        record = json.loads(path.read_text())
+        record = json.loads(path.read_text(encoding="utf-8"))
         if record["digest"] == key_of(record["made"]):
             return record["made"]
     made = make()
@@ -221,7 +221,7 @@ def _write(path: pathlib.Path, shard: Shard) -> dict[str, Any]:
 
 def _write_json(path: pathlib.Path, content: Any) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(content))
+    temporary.write_text(json.dumps(content), encoding="utf-8")
     temporary.replace(path)
 
 
@@ -231,7 +231,7 @@ def _write_json(path: pathlib.Path, content: Any) -> None:
 def _complete(directory: pathlib.Path) -> dict[str, Any]:
     path = directory / "complete.json"
     try:
-        complete = json.loads(path.read_text())
+        complete = json.loads(path.read_text(encoding="utf-8"))
         [(shard["note"], shard["sha256"], shard["records"] + 0) for shard in complete["shards"]]
         return complete
     except (OSError, ValueError, KeyError, TypeError):
@@ -241,7 +241,7 @@ def _complete(directory: pathlib.Path) -> dict[str, Any]:
 def _note(path: pathlib.Path) -> dict[str, Any]:
     """Of a shard that an interrupted preparation left, once it is known to be what was written."""
     try:
-        note = json.loads(path.with_suffix(".json").read_text())
+        note = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         if _digest(path) == note["sha256"]:
             return note
     except (OSError, ValueError, KeyError, TypeError):

@@ -22,7 +22,7 @@ def save_tokenizer(tokenizer: Tokenizer, directory: epath.PathLike) -> None:
         (directory / "tokenizer.model").write_bytes(tokenizer.model)
     if isinstance(tokenizer, Vocabulary):
         record["pieces"] = tokenizer.known
-    (directory / "tokenizer.json").write_text(json.dumps(record, indent=1) + "\n")
+    (directory / "tokenizer.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def load_tokenizer(directory: epath.PathLike) -> Tokenizer:
@@ -32,7 +32,7 @@ def load_tokenizer(directory: epath.PathLike) -> Tokenizer:
         raise UserError(str(path), "no such file", "name the directory of a run")
     damaged = UserError(str(path), "is damaged, or of another version", "restore it, or start the run anew")
     try:
-        record = json.loads(path.read_text())
+        record = json.loads(path.read_text(encoding="utf-8"))
         if record["version"] != 1:
             raise damaged
         kind, fingerprint = record["kind"], record["fingerprint"]
