@@ -93,6 +93,20 @@ def test_strings_are_found_in_every_segmentation(kind, data):
         assert decoded == whole
 
 
+few_letters = st.binary(min_size=1, max_size=6).map(lambda data: bytes(b"ab"[byte % 2] for byte in data))
+
+
+@settings(deadline=None)
+@given(st.lists(few_letters, min_size=1, max_size=4), few_letters, st.lists(few_letters, max_size=4).map(b"".join))
+def test_strings_that_overlap_are_found_at_every_byte(banned, forced, text):
+    tokens = [b"", b"", b"", b"", b"a", b"b"]
+    made = automata.of_bytes(tokens, banned, [forced], banned, SPECIALS)
+    holds_np = read_through(made, [tokens.index(bytes([byte])) for byte in text]) == np.array(made.last_p)
+    for n, holds_p in enumerate(holds_np):
+        found = any(each in text[:n] for each in banned)
+        assert holds_p.tolist() == [found, forced in text[:n], found]
+
+
 @kinds
 def test_a_table_of_states_and_tokens_says_what_walking_their_bytes_says(kind):
     made = automata.build(TOKENIZERS[kind], BANNED, ("abba", "cat"), (" mat",), SPECIALS)
