@@ -46,8 +46,8 @@ def test_two_tokenizers_are_equal_where_their_ids_mean_the_same(kind):
     """What is kept for a tokenizer is not given to another one."""
     same = train_tokenizer(TokenizerConfig(kind, SIZES[kind], multiple_of=8), TEXTS, 2)
     assert TOKENIZERS[kind] == same and hash(TOKENIZERS[kind]) == hash(same)
-    other = train_tokenizer(TokenizerConfig(kind, SIZES[kind], multiple_of=8), ["dog x", *TEXTS], 3)
-    assert TOKENIZERS[kind] != other
+    other = train_tokenizer(TokenizerConfig(kind, SIZES[kind], multiple_of=8), ["dog x", *TEXTS], 2)
+    assert (TOKENIZERS[kind] != other) == (kind != "bytes")  # of which there is one
     assert len(automata.surfaces_of(other)) == other.vocab_size
 
 
