@@ -37,8 +37,8 @@ def main() -> None:
         asked.check_task(run.config.data.task)
     scoring.same_data(runs, asked)
     both = [scoring.evaluate_asked(run, asked) for run in runs]
-    for run, found in zip(runs, both, strict=True):
-        path = record.write(run, found, asked)
+    paths = [record.write(run, found, asked) for run, found in zip(runs, both, strict=True)]
+    for run, found, path in zip(runs, both, paths, strict=True):
         output.say("\n".join([*summary.lines(run, found, asked), f"{'written to':<24} {path}"]))
         output.say("") if len(runs) > 1 else None
     if len(runs) == 2:

@@ -65,6 +65,21 @@ def test_no_two_files_have_one_name():
     assert [name for name, count in names.items() if count > 1] == []
 
 
+def test_text_in_files_is_utf8_whatever_the_locale():
+    """Every file of text that is opened, read or written names its encoding."""
+    without = []
+    for module, tree in TREES.items():
+        for call in [node for node in ast.walk(tree) if isinstance(node, ast.Call)]:
+            name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+            owner = getattr(getattr(call.func, "value", None), "id", "")
+            modes = {each.value for each in call.args if isinstance(each, ast.Constant) and isinstance(each.value, str)}
+            binary = name == "open" and (owner in ("os", "tensorstore") or any("b" in mode for mode in modes))
+            if name in ("open", "read_text", "write_text") and owner != "files" and not binary:
+                keywords = {keyword.arg for keyword in call.keywords}
+                without += [] if "encoding" in keywords else [f"{module}:{call.lineno}"]
+    assert without == []
+
+
 def test_only_programs_and_the_terminal_know_flags():
     knowing = {module for module, tree in TREES.items() if {"absl.flags", "absl.app"} & imported(tree)}
     assert {module for module in knowing if FLOORS[floor(module)] not in ("terminal", "programs")} == set()

@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -18,6 +19,7 @@ from lm.data.front_ends import FRONT_ENDS, FrontEnd
 from lm.data.read.examples import Example, Examples
 from lm.data.text.tokenizers.tokenizer import Tokenizer
 from lm.data.text.tokenizers.unknown import Unknown, unknown_of
+from lm.errors import UserError
 from lm.search.options import Options
 
 
@@ -29,8 +31,10 @@ class Generation:
     output: str
     # Nats, of the generated tokens (EOS included where reached) under the model as it is; of several models, under their mean.
     log_probability: float
-    tokens: int  # generated, EOS counted
-    ended: bool  # whether the model ended the text; else `max_new_tokens` did
+    tokens: int  # generated, EOS and the tokens of a stop string counted
+    ended: bool  # whether EOS or a stop string ended the text; else `max_new_tokens` did
+    stop: str = ""  # the stop string that ended it, which `output` does not hold; its tokens are in `log_probability`
+    satisfied: bool = True  # whether the output is as `ban`, `force` and `min_new_tokens` ask
 
 
 class Score(NamedTuple):
@@ -131,13 +135,21 @@ class Answer:
         prompts: Sequence[str],
         options: Options,
         beside: Sequence[tuple["Answer", Any]] = (),
+        before: Mapping[str, int] = MappingProxyType({}),
     ) -> list[list[Generation]]:
         """Returns at most `options.num_samples` outputs for each prompt, best first where they are ranked.
 
         `beside` are further answers with their parameters: probabilities are the mean over all of them. What a prompt gives
         depends on the prompt, the seed and, if it is given several times, which time it is; not on the prompts beside it.
+        `before` says how many times a prompt was given in earlier calls, where one list of prompts is answered in several.
         """
         raise NotImplementedError
+
+    def refuse_constraints(self, options: Options) -> None:
+        """Raises `UserError` for what is asked of a text that is written, where an answer is chosen."""
+        for name in ("ban", "force", "stop", "min_new_tokens", "no_repeat_ngram"):
+            if getattr(options, name):
+                raise UserError(f"--{name}", f"the model {ANSWER_KINDS[self.kind].how}", "leave it out")
 
     # ---- what all kinds share ---------------------------------------------------------------------------------------
 

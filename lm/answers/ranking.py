@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -56,7 +57,8 @@ class Ranking(Answer):
             found[chosen] = self.log_probs_of(params, source)[: len(chosen)]
         return found
 
-    def answer(self, params, prompts, options, beside=()):
+    def answer(self, params, prompts, options, beside=(), before=MappingProxyType({})):
+        self.refuse_constraints(options)
         if options.num_samples > len(self.labels):
             raise UserError("--num_samples", f"there are {len(self.labels)} labels", "lower it")
         each = [answer.label_log_probs(own, prompts) for answer, own in ((self, params), *beside)]

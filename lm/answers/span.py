@@ -2,6 +2,7 @@
 
 import functools
 import math
+from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
@@ -102,7 +103,8 @@ class Span(Reading):
     def _spans(self) -> Spans:
         return Spans(self.tokenizer)
 
-    def answer(self, params, prompts, options, beside=()):
+    def answer(self, params, prompts, options, beside=(), before=MappingProxyType({})):
+        self.refuse_constraints(options)
         models, params = zip(*((one.model, own) for one, own in ((self, params), *beside)), strict=True)
         spans, ids = self._spans, [self.tokenizer.encode(prompt) for prompt in prompts]
         surfaces = list(map(spans.surfaces_of, prompts, ids))

@@ -2,7 +2,8 @@
 
 import functools
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
@@ -17,6 +18,7 @@ from lm.answers.sampled_softmax import sampled_cross_entropy
 from lm.answers.written import Written, encode
 from lm.batch import BOS, EOS, PAD, UNK
 from lm.config.tasks import TASKS
+from lm.data.text.tokenizers.tokenizer import Tokenizer
 from lm.errors import UserError
 from lm.models.decoder import zero_states
 from lm.models.encoder_decoder import EncoderDecoder
@@ -24,6 +26,8 @@ from lm.search import automata, beam, risk, sampling
 from lm.search.constraints import Constraints
 from lm.search.options import Options
 from lm.search.step_function import StepFn, ensemble
+
+MOST_ROWS = 2**14  # hypotheses that are searched side by side
 
 
 class Text(Written):
@@ -51,29 +55,35 @@ class Text(Written):
     def _head(self, params):
         return self.model.apply({"params": params}, method="head")
 
-    def answer(self, params, prompts, options, beside=()):
+    def answer(self, params, prompts, options, beside=(), before=MappingProxyType({})):
         members = [(self, params), *beside]
         for member, _ in members:
             attends = member.model.has_encoder and member.model.config.attention != "none"
             if options.coverage_penalty and not attends:
                 raise UserError("--coverage_penalty", "the model has no attention to a source", "leave it out")
         models, params = (tuple(each) for each in zip(*((one.model, own) for one, own in members), strict=True))
-        search = self._search(options)
+        search = _search_for(self.tokenizer, options)
         values = [self._read(prompt) for prompt in prompts]
         copies = 1 if options.beam_size else options.mbr_samples or options.num_samples
         results: list[list[Generation]] = [[] for _ in prompts]
-        for chosen in _in_batches(_asked(prompts, copies), values):
+        for chosen in _in_batches(_asked(prompts, copies, before), values, search.rows(options)):
             given = [values[one.number] for one in chosen]
             found = _decode(models, params, given, chosen, options, search, self.front_end)
             for one, outputs in zip(chosen, found, strict=True):
-                for ids, log_probability, ended in outputs[: options.num_samples]:
-                    text = self.tokenizer.decode(ids)
-                    results[one.number].append(Generation(prompts[one.number], text, log_probability, len(ids), ended))
+                for output in outputs[: options.num_samples]:
+                    results[one.number].append(self._generation(prompts[one.number], options, *output))
         if options.mbr_samples:
             for drawn in results:
                 best = risk.minimum_bayes_risk([one.output for one in drawn])
                 drawn[:] = [drawn[i] for i in best[: options.num_samples]]
         return results
+
+    def _generation(self, prompt: str, options: Options, ids, log_probability: float, ended: bool) -> Generation:
+        text, stop = automata.before_stop(self.tokenizer, ids, options.stop)
+        kept = len(ids) - int(EOS in ids[-1:])
+        fits = kept >= options.min_new_tokens and not any(each in text for each in options.ban)
+        fits &= all(each in text for each in options.force)
+        return Generation(prompt, text, log_probability, len(ids), ended, stop, bool(fits))
 
     def _read(self, prompt: str) -> np.ndarray:
         """Values of a source, or the ids of a text's beginning."""
@@ -81,17 +91,39 @@ class Text(Written):
             return self.tokenizer.encode_marked(prompt)
         return self.front_end.prompt(prompt, self.tokenizer)
 
-    def _search(self, options: Options) -> "_Search":
-        forbidden = (PAD, BOS, UNK, *self.tokenizer.unused)
-        must = automata.build(self.tokenizer, options.ban, options.force, forbidden)
-        return _Search(forbidden, Constraints(options.min_new_tokens, options.no_repeat_ngram, must))
-
 
 class _Search(NamedTuple):
-    """What may be generated."""
+    """What may be generated, and the fewest tokens that this takes."""
 
     forbidden: tuple[int, ...]
     constraints: Constraints
+    fewest: int
+
+    def rows(self, options: Options) -> int:
+        """How many prompts are searched for side by side."""
+        steps = beam.beams(options.beam_size, self.constraints) if options.beam_size else 1
+        return max(1, min(shapes.BATCH, MOST_ROWS // steps))
+
+
+@functools.lru_cache(4)  # many prompts come in chunks
+def _search_for(tokenizer: Tokenizer, options: Options) -> _Search:
+    """Returns what an output must be; raises `UserError` where no text can be as the options ask."""
+    forbidden = (PAD, BOS, UNK, *tokenizer.unused)
+    must = automata.build(tokenizer, options.ban, options.force, options.stop, forbidden)
+    fewest = automata.fewest_tokens(must, forbidden) if must else 0
+    if fewest is None:
+        raise UserError("--force", "no text holds all of it and nothing of --ban", "leave a string out")
+    if options.max_new_tokens and fewest > options.max_new_tokens:
+        what = f"takes at least {fewest} tokens, and --max_new_tokens is {options.max_new_tokens}"
+        raise UserError("--force", what, "raise it, or force less")
+    least, size = options.min_new_tokens, options.no_repeat_ngram
+    if least and must and not automata.may_begin(must, forbidden):
+        raise UserError("--min_new_tokens", "--ban leaves no token to write", "ban less")
+    known = tokenizer.vocab_size - len(forbidden) - 1  # nor EOS
+    if size and least > known ** min(size, 20) + size - 1:
+        what = f"no {least} tokens are without a repeated {size}-gram of {known} different ones"
+        raise UserError("--min_new_tokens", what, "lower it, or raise --no_repeat_ngram")
+    return _Search(forbidden, Constraints(least, size, must), max(least, fewest))
 
 
 class _Asked(NamedTuple):
@@ -102,26 +134,26 @@ class _Asked(NamedTuple):
     time: int  # which time the same prompt is given, from 1
 
 
-def _asked(prompts: Sequence[str], copies: int) -> list[_Asked]:
-    seen: dict[str, int] = {}
+def _asked(prompts: Sequence[str], copies: int, before: Mapping[str, int]) -> list[_Asked]:
+    seen = {prompt: before.get(prompt, 0) * copies for prompt in prompts}
     asked = []
     for number, prompt in enumerate(prompts):
         for _ in range(copies):
-            seen[prompt] = seen.get(prompt, 0) + 1
+            seen[prompt] += 1
             asked.append(_Asked(number, zlib.crc32(prompt.encode(errors="surrogatepass")), seen[prompt]))
     return asked
 
 
-def _in_batches(asked: list[_Asked], values: Sequence[np.ndarray]) -> list[list[_Asked]]:
+def _in_batches(asked: list[_Asked], values: Sequence[np.ndarray], rows: int) -> list[list[_Asked]]:
     """Prompts of like length side by side, so that little is padded."""
     asked = sorted(asked, key=lambda one: len(values[one.number]))
-    return [asked[i : i + shapes.BATCH] for i in range(0, len(asked), shapes.BATCH)]
+    return [asked[i : i + rows] for i in range(0, len(asked), rows)]
 
 
 def _decode(models, params, values, asked, options, search, front_end):
     """For each prompt its outputs, best first: (ids, log-probability, ended)."""
     count = shapes.power_of_two(len(values), 1)
-    usual = [max(256 if front_end is None else 2 * len(v) + 32, options.min_new_tokens + 1) for v in values]
+    usual = [max(256 if front_end is None else 2 * len(v) + 32, search.fewest + 1) for v in values]
     limits = [options.max_new_tokens] * len(values) if options.max_new_tokens else usual
     limits_b = np.array(limits + [0] * (count - len(values)), np.int32)  # rows that only fill up end at once
     if front_end is None:

@@ -17,6 +17,13 @@ def changed(config: Config, values: Mapping[str, Any]) -> Config:
     Raises:
         UserError: there is no such path, a value has the wrong type, or the result breaks a rule.
     """
+    if not isinstance(config, Config):
+        raise UserError(
+            "config", f"{config!r} is a {type(config).__name__}", "give an lm.config.Config, e.g. run.config"
+        )
+    if not isinstance(values, Mapping):
+        what = f"{values!r} is a {type(values).__name__}"
+        raise UserError("values", what, 'give fields by name, e.g. {"model.cell": "gru"}')
     config = copied(config)
     for path, value in values.items():
         section, _, name = path.rpartition(".")

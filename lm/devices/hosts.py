@@ -79,7 +79,7 @@ def join(coordinator: str, processes: int, process: int) -> None:
         restore()
     if joined():  # before JAX makes its devices, for which it waits for the other hosts too
         if distributed.global_state.process_id:  # what all would say is said once
-            sys.stdout = open(os.devnull, "w")  # noqa: SIM115  as long as the process
+            sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  as long as the process
             os.environ["TQDM_DISABLE"] = "1"
         watch = _Watch()
         # Last first.

@@ -9,6 +9,8 @@ from typing import Any
 
 import jax
 
+from lm.answers import chunks
+from lm.answers.contract import Generation
 from lm.answers.ranking import check_labels
 from lm.config import changed
 from lm.config.tasks import TASKS
@@ -24,6 +26,7 @@ from lm.runs import manifest
 from lm.runs.run import Run
 from lm.search.options import Options
 from lm.search.task_options import for_task
+from lm.terminal import bar
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,6 +135,7 @@ def evaluate(
     task = TASKS[run.config.data.task]
     if scores and not task.scores:
         raise UserError("--scores", f"the task {run.config.data.task} has no outputs to score", "leave it out")
+    run.answer.answer(run.params, [], options)  # without prompts it only says what does not fit
     loaded = split_of(run, split, data)
     evaluator = _evaluator(run, loaded)
     measured = evaluator.likelihoods(evaluator.devices.replicate(run.params))
@@ -142,12 +146,14 @@ def evaluate(
     if task.scores:
         generated, calibrated = _generated(run, evaluator, options)
         outputs = [
-            {"source": example.source, "reference": example.target, "output": output}
+            {"source": example.source, "reference": example.target, "output": one.output}
             | ({} if example.others is None else {"references": example.references})
-            for example, output in zip(loaded.examples, generated, strict=True)
+            for example, one in zip(loaded.examples, generated, strict=True)
         ]
         measured |= calibrated | how(*_texts(outputs))
         figures["generated"] = len(outputs)
+        if options.constrains:
+            figures["unsatisfied"] = sum(not one.satisfied for one in generated)
     figures = metrics.joined(figures, metrics.figures(measured))
     parts = {}
     for name, part in evaluator.parts.items():
@@ -191,13 +197,13 @@ def _signed(run: Run, measured: dict[str, Metric], loaded: Split, lost: Unknown)
     return {name: metric._replace(signature=signed(name)) for name, metric in measured.items()}
 
 
-def _generated(run: Run, evaluator: Evaluator, options: Options) -> tuple[list[str], dict[str, Metric]]:
+def _generated(run: Run, evaluator: Evaluator, options: Options) -> tuple[list[Generation], dict[str, Metric]]:
     """Returns an output for each example, and what the probabilities of labels are calibrated like."""
     if run.labels:
-        generations, calibrated = evaluator.classes(run.params)
-    else:
-        generations, calibrated = evaluator.generate(run.params, None, options), {}
-    return [one.output for one in generations], calibrated
+        return evaluator.classes(run.params)
+    prompts = [example.source for example in evaluator.encoded.split.examples]
+    found = chunks.answered([(run.answer, run.params)], prompts, options)
+    return [one for (one,) in bar.counted(found, len(prompts), "output")], {}
 
 
 def _texts(outputs: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[str | tuple[str, ...]]]:

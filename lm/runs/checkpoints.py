@@ -94,7 +94,7 @@ class Checkpoints:
 
     def progress(self, step: int) -> dict[str, Any]:
         def read() -> dict[str, Any]:
-            found = json.loads((self.directory / str(step) / "progress" / "metadata").read_text())
+            found = json.loads((self.directory / str(step) / "progress" / "metadata").read_text(encoding="utf-8"))
             if not isinstance(found["best_step"], int):
                 raise ValueError("its progress has no best_step")
             return found

@@ -30,7 +30,7 @@ class MetricsLog:
         write_whole(self.path, "".join(line + "\n" for line in kept))
         # Nothing can be appended to in a bucket, so there the file, which is small, is written anew with each line.
         self._written = [line + "\n" for line in kept]
-        self._file = None if "://" in str(workdir) else self.path.open("a")
+        self._file = None if "://" in str(workdir) else self.path.open("a", encoding="utf-8")
         # TensorBoard's own writer has a thread, which dies by itself where the directory is removed; this one raises.
         name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
         self._events = RecordWriter(GFile(str(workdir / name), "wb"))
@@ -62,7 +62,7 @@ class MetricsLog:
                 self._file.flush()
             else:
                 self._written.append(line)
-                self.path.write_text("".join(self._written))
+                self.path.write_text("".join(self._written), encoding="utf-8")
             self._add(event)
         except OSError as error:
             require_there(self.path.parent)

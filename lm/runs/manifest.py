@@ -113,7 +113,7 @@ def read_manifest(workdir: epath.Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        manifest = json.loads(path.read_text())
+        manifest = json.loads(path.read_text(encoding="utf-8"))
         return {name: manifest[name] for name in ("seed", "fingerprints", "starts")}
     except (ValueError, KeyError, TypeError):
         mend = "restore it, or move it away to lose the record of starts"

@@ -2,7 +2,8 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ from etils import epath
 from flax import linen as nn
 
 from lm import answers
+from lm.answers import chunks
 from lm.answers.contract import Answer, Generation, Score
 from lm.answers.ranking import labels_of
 from lm.config import Config
@@ -56,13 +58,22 @@ class Run:
         return self.answer.labels
 
     def generate(self, prompts: Sequence[str], options: Options | None = None) -> list[list[Generation]]:
-        """Outputs for each prompt: the beginning of a text for a language model, else the source."""
-        return generate_together([self], prompts, options or Options())
+        """Outputs for each prompt: the beginning of a text for a language model, else the source. One string is one prompt."""
+        prompts = [prompts] if isinstance(prompts, str) else prompts
+        if options is not None and not isinstance(options, Options):
+            raise UserError("options", f"{options!r} is a {type(options).__name__}", "give lm.Options(...)")
+        return generate_together([self], _texts(prompts, "prompts"), options or Options())
 
     def conversation(self, said: Sequence[str]) -> str:
         """The source of the reply to `said`, turns of which the last is the user's, as training data has it: without the
-        oldest turns, where there are more than `data.history` or, in all, more tokens than training pairs have."""
-        data = self.config.data
+        oldest turns, where there are more than `data.history` or, in all, more tokens than training pairs have. One string
+        is one turn."""
+        data, said = self.config.data, _texts([said] if isinstance(said, str) else said, "turns")
+        if not data.turns:
+            what = "the run was trained without config.data.turns, so it keeps no conversations"
+            raise UserError(str(self.workdir), what, "give prompts to generate")
+        if not said:
+            raise UserError("turns", "there is none to reply to", "give at least one")
         for first in range(len(said)):
             source = formats_of(data).conversation(said[first:])
             if len(self.tokenizer.encode(source)) < data.max_length:
@@ -70,19 +81,44 @@ class Run:
         return source
 
     def score(self, examples: Sequence[Example | str | tuple[str, str]]) -> list[Score]:
-        """Log-probabilities of texts, or of targets given sources, as `Example`s, strings or (source, target).
+        """Log-probabilities of texts, or of targets given sources, as `Example`s, strings or (source, target). One string,
+        `Example` or, where the task has sources, tuple of two strings is one of them.
 
         A run of a task that makes pairs of texts (`prefix`, `denoise`) scores pairs.
         """
-
-        def example(given):
-            if isinstance(given, str):
-                return Example(None, given)
-            return given if isinstance(given, Example) else Example(*given)
-
-        made = [example(given) for given in examples]
+        pair = isinstance(examples, tuple) and len(examples) == 2 and all(isinstance(text, str) for text in examples)
+        if isinstance(examples, (str, Example)) or pair and self.model.has_encoder:
+            examples = [examples]
+        made = [_example(one) for one in _listed(examples, "examples")]
         check_examples(Listed(made), self.config.data.task, "examples", self.model.has_encoder)
         return self.answer.score(self.params, made)
+
+
+def _listed(given: Any, where: str) -> list[Any]:
+    if isinstance(given, (bytes, Mapping)) or not isinstance(given, Iterable):
+        raise UserError(where, f"{given!r} is a {type(given).__name__}", "give a list of texts")
+    return list(given)
+
+
+def _texts(given: Any, where: str) -> list[str]:
+    """A list of texts that can be encoded; raises `UserError`."""
+    texts = _listed(given, where)
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise UserError(f"{where}[{number}]", f"{text!r} is a {type(text).__name__}", "give a text")
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise UserError(f"{where}[{number}]", "is not UTF-8", "give a text")
+    return texts
+
+
+def _example(given: Any) -> Example:
+    example = Example(None, given) if isinstance(given, str) else given
+    if not isinstance(example, Example) and isinstance(example, (tuple, list)) and len(example) == 2:
+        example = Example(*example)
+    if not isinstance(example, Example):
+        raise UserError("examples", f"{given!r} is no text and no pair", "give texts, or pairs (source, target)")
+    _texts([example.target] if example.source is None else [example.source, example.target], "examples")
+    return example
 
 
 def _labels(directory: epath.Path, config: Config) -> tuple[str, ...]:
@@ -94,7 +130,7 @@ def _labels(directory: epath.Path, config: Config) -> tuple[str, ...]:
 
         return labels_of(load_splits(config.data, ("train",))["train"].examples)
     try:
-        labels = json.loads(path.read_text())
+        labels = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(labels, list) and labels and all(isinstance(label, str) for label in labels):
             return tuple(labels)
     except ValueError:
@@ -108,15 +144,27 @@ def generate_together(runs: Sequence[Run], prompts: Sequence[str], options: Opti
     Raises:
         UserError: they do not share a tokenizer, or have tasks of other kinds.
     """
+    (answer, params), *beside = _members(runs)
+    return answer.answer(params, prompts, options, beside)
+
+
+def generate_in_order(
+    runs: Sequence[Run], prompts: Sequence[str], options: Options, done: int = 0
+) -> Iterator[list[Generation]]:
+    """Yields what `generate_together` returns, as it is done; without the first `done` prompts, which were answered before."""
+    return chunks.answered(_members(runs), prompts, options, done)
+
+
+def _members(runs: Sequence[Run]) -> list[tuple[Answer, Any]]:
     first, *others = runs
     for run in others:
         if run.answer.in_common() != first.answer.in_common():
             what = f"has another tokenizer or kind of task than {first.workdir}"
             raise UserError(str(run.workdir), what, "give runs of one tokenizer, e.g. with other seeds")
-    return first.answer.answer(first.params, prompts, options, [(run.answer, run.params) for run in others])
+    return [(run.answer, run.params) for run in runs]
 
 
-def load(directory: str, checkpoint: str = "best") -> Run:
+def load(directory: str | os.PathLike[str], checkpoint: str | int = "best") -> Run:
     """Opens a run.
 
     Args:
@@ -127,10 +175,14 @@ def load(directory: str, checkpoint: str = "best") -> Run:
     Raises:
         UserError: no run there, no such checkpoint, or one that cannot be read.
     """
+    if not isinstance(directory, (str, os.PathLike)):
+        raise UserError(
+            "workdir", f"{directory!r} is a {type(directory).__name__}", "give the path of a run's directory"
+        )
     path = epath.Path(directory).expanduser()
     config = workdir.read_config(path)
     saved = checkpoints.open_to_read(path / "checkpoints")
-    steps, weights = checkpoints.steps_of(saved, checkpoint)
+    steps, weights = checkpoints.steps_of(saved, str(checkpoint))
     if decay := config.optimizer.ema_decay:
         weights = f"EMA {decay:g}" if weights == "one step" else f"{weights} of EMA {decay:g}"
     tokenizer = load_tokenizer(path / "tokenizer")

@@ -135,7 +135,7 @@ def read_config(workdir: epath.Path) -> Config:
     if not _is_run(workdir):
         raise UserError(str(workdir), "is not a run (no config.json)", "give the --workdir that train.py wrote")
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise UserError(str(path), "is not text", "restore the file, or start in a new workdir") from None
     require_version(workdir)

@@ -7,8 +7,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lm.search.constraints import Constraints, permitted, progress, read, unread
+from lm.search.constraints import Constraints, ended, or_end, permitted, progress, read, unread
 from lm.search.step_function import StepFn, checked_step
+
+STUCK = 1e6  # what a hypothesis that ended for want of any token ranks behind those that ended as they may
+FEW = 32  # beams of a grid that are each searched for by themselves
 
 
 class Beams(NamedTuple):
@@ -21,8 +24,8 @@ class Beams(NamedTuple):
     ids_bkl: jax.Array  # int32, as in Generated
     lengths_bk: jax.Array  # int32
     log_prob_bk: jax.Array  # float32, nats, the plain sum
-    scores_bk: jax.Array  # float32, log_prob_bk over the length penalty
-    ended_bk: jax.Array  # bool
+    scores_bk: jax.Array  # float32, log_prob_bk over the length penalty; less STUCK where no token was left
+    ended_bk: jax.Array  # bool, as in Generated
 
 
 def beam_search(
@@ -58,7 +61,8 @@ def beam_search(
     A row stops when nothing in its beams can still beat the worst of k finished: log-probabilities only fall,
     so a hypothesis's score is bounded by its present log-probability at the penalty of the row's limit.
     Stopping thus changes no result. At the limit, unfinished hypotheses fill the slots, if any, that finished
-    ones leave free, and are ranked among them by score; those that lack a word only where there is nothing else.
+    ones leave free, and are ranked among them by score. A hypothesis that lacks a word, or that ended because the
+    constraints left it no token, comes only where there is nothing else.
 
     Args:
         step_fn: called with b * m rows, m = `beams(beam_size, constraints)`, row-major: beam j of row i is row
@@ -97,7 +101,8 @@ def beam_search(
         v = logits_nv.shape[1]
         ids_nl = alive.ids_bkl.reshape(rows * m, length)
         permitted_nv = permitted(constraints, ids_nl, step, states_np, logits_nv, eos_id, forbidden)
-        log_prob_nv = jnp.where(permitted_nv, jax.nn.log_softmax(logits_nv), -jnp.inf)
+        stuck_n = ~jnp.any(permitted_nv, axis=1)
+        log_prob_nv = jnp.where(or_end(permitted_nv, eos_id), jax.nn.log_softmax(logits_nv), -jnp.inf)
         candidates_bkv = alive.log_prob_bk[:, :, None] + log_prob_nv.reshape(rows, m, v)
         if groups > 1:
             in_turn = candidates_bkv.reshape(b, groups, width, v)
@@ -109,16 +114,19 @@ def beam_search(
             log_prob_bk, index_bk = lax.top_k(candidates_bkv.reshape(rows, m * v), m)
         parents_bk, ids_bk = index_bk // v, index_bk % v
         rows_n = (jnp.arange(rows)[:, None] * m + parents_bk).reshape(rows * m)
-        scores_bk = log_prob_bk / penalty(step + 1)
+        scores_bk = log_prob_bk / penalty(step + 1) - STUCK * stuck_n[rows_n].reshape(rows, m)
         if bonus_fn is not None:
             scores_bk += bonus_fn(state)[rows_n].reshape(rows, m)
+        ids_n = ids_bk.reshape(rows * m)
+        state, states_np = jax.tree.map(lambda leaf: leaf[rows_n], (state, states_np))
+        states_np = read(constraints, states_np, ids_n)
         ids_bkl = jnp.take_along_axis(alive.ids_bkl, parents_bk[:, :, None], axis=1)
         extended = Beams(
             ids_bkl=ids_bkl.at[:, :, step].set(ids_bk),
             lengths_bk=jnp.full((rows, m), step + 1),
             log_prob_bk=log_prob_bk,
             scores_bk=scores_bk,
-            ended_bk=ids_bk == eos_id,
+            ended_bk=ended(constraints, states_np, ids_n, eos_id).reshape(rows, m),
         )
         new_alive = _only(extended, ~extended.ended_bk)
         new_finished = _best(width, finished, _only(extended, extended.ended_bk))
@@ -126,9 +134,7 @@ def beam_search(
         open_r = open_rows(step, alive, finished)
         alive = jax.tree.map(lambda new, old: _where(open_r, new, old), new_alive, alive)
         finished = jax.tree.map(lambda new, old: _where(open_r, new, old), new_finished, finished)
-        ids_n = ids_bk.reshape(rows * m)
-        state = jax.tree.map(lambda leaf: leaf[rows_n], (state, states_np))
-        return step + 1, ids_n, (state[0], read(constraints, state[1], ids_n)), alive, finished
+        return step + 1, ids_n, (state, states_np), alive, finished
 
     alive = _only(_blank(rows, m, length), jnp.broadcast_to(jnp.arange(m) == 0, (rows, m)))
     finished = _only(_blank(rows, width, length), jnp.zeros((rows, width), bool))
@@ -173,10 +179,18 @@ def tile_beams(tree: Any, beam_size: int) -> Any:
 
 def _best_of_each(candidates_bc, progress_bc, width: int, m: int) -> tuple[jax.Array, jax.Array]:
     """The `width` best candidates (values, indices) of each progress 0, 1, ..., side by side: m in all."""
-    each = [
-        lax.top_k(jnp.where(progress_bc == progress, candidates_bc, -jnp.inf), width) for progress in range(m // width)
-    ]
-    return tuple(jnp.concatenate(parts, axis=1) for parts in zip(*each, strict=True))
+    if m // width <= FEW:
+        each = [lax.top_k(jnp.where(progress_bc == p, candidates_bc, -jnp.inf), width) for p in range(m // width)]
+        return tuple(jnp.concatenate(parts, axis=1) for parts in zip(*each, strict=True))
+    # Of many, each by itself would cost the square of their number.
+    index_bc = jnp.broadcast_to(jnp.arange(candidates_bc.shape[1]), candidates_bc.shape)
+    progress_bc, costs_bc, index_bc = lax.sort((progress_bc, -candidates_bc, index_bc), num_keys=2)
+    bounds = jax.vmap(lambda sorted_c: jnp.searchsorted(sorted_c, jnp.arange(m // width + 1)))(progress_bc)
+    places_bgk = bounds[:, :-1, None] + jnp.arange(width)
+    there_bk = (places_bgk < bounds[:, 1:, None]).reshape(-1, m)
+    places_bk = jnp.minimum(places_bgk.reshape(-1, m), candidates_bc.shape[1] - 1)
+    taken = lambda each_bc: jnp.take_along_axis(each_bc, places_bk, axis=1)
+    return jnp.where(there_bk, -taken(costs_bc), -jnp.inf), taken(index_bc)
 
 
 def _take_turns(candidates_bgkv: jax.Array, diversity_penalty) -> tuple[jax.Array, jax.Array]:
@@ -211,7 +225,7 @@ def _ranked(alive: Beams, finished: Beams, width: int) -> Beams:
     rows, m = alive.scores_bk.shape
     rank_k = jnp.arange(width)
     whole_k = jnp.arange(m) >= m - width  # the last beam's hypotheses have all words
-    free_r = jnp.sum(jnp.isneginf(finished.scores_bk), axis=1)
+    free_r = jnp.sum(finished.scores_bk < -STUCK / 2, axis=1)
     ends = _best(width, _only(alive, jnp.broadcast_to(whole_k, (rows, m))))
     found = _best(width, finished, _only(ends, rank_k < free_r[:, None]))
     if m == width:

@@ -6,46 +6,79 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+NOTHING = 256  # the byte of a token that has ended
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Automata:
-    """What the text must hold and must not, as deterministic automata that read every token; all begin in state 0.
+    """The strings that a text must not hold, must hold, and ends before, as deterministic automata.
 
-    A token that has no next state in one of them is not generated. `progress_ps` says how many tokens a state is
-    nearer than state 0 to where EOS may come; `furthest` is what it is there, summed over the automata.
+    They read the bytes of every token, one automaton after the other in the axis p: first one for all banned strings if there are
+    any, then one for each forced string, then one for all stop strings if there are any. Each has states of its own, and a last one
+    that it never leaves: the text holds a string then. The arrays are linear in the strings and in the vocabulary; `table_sv` is
+    their product, and is there only where that is small.
     """
 
-    next_psv: jax.Array  # int32, the state after a token; -1: there is none
-    progress_ps: jax.Array  # int32, at least 0
-    furthest: int = field(metadata={"static": True})
+    first_p: jax.Array  # int32, the state before the first byte
+    last_p: jax.Array  # int32, the state of a text that holds a string
+    next_sc: jax.Array  # int32 (s, 257), the state after a byte; after NOTHING, the same one
+    progress_s: (
+        jax.Array
+    )  # int32, how many tokens a state of a forced string is nearer than the first one to the last one
+    bytes_lu: tuple[jax.Array, ...]  # int16, the l-th bytes of all tokens that have so many, the longest token first
+    places_v: jax.Array  # int32, the place of each token in that order
+    table_sv: jax.Array | None  # int32, the state after each token
+    bans: bool = field(metadata={"static": True})  # whether the first automaton is of banned strings
+    stops: bool = field(metadata={"static": True})  # whether the last automaton is of stop strings
+    furthest: int = field(metadata={"static": True})  # the sum of `progress_s` over the last states
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Constraints:
-    """What may be generated at all. Where a row is left without any token, EOS ends it."""
+    """What may be generated at all. Where a row is left without any token, EOS ends it.
+
+    A token that completes a stop string ends a text as EOS does, and may come only where EOS may.
+    """
 
     min_length: int | jax.Array = 0  # tokens before EOS may come
     no_repeat_ngram: int | jax.Array = 0  # n: no n tokens come twice (Paulus et al. 2018, section 2.5); 0 is off
     automata: Automata | None = None
 
 
-# What may come
 def permitted(constraints, ids_nl, step, states_np, logits_nv, eos_id, forbidden) -> jax.Array:
-    """bool (n, v): the tokens that may follow `step` generated ones."""
+    """bool (n, v): the tokens that may follow `step` generated ones; none where the constraints leave none."""
     tokens_v = jnp.arange(logits_nv.shape[1])
     possible_v = ~jnp.isin(tokens_v, jnp.array(forbidden, jnp.int32))
-    permitted_nv = possible_v & ((step >= constraints.min_length) | (tokens_v != eos_id)) & jnp.isfinite(logits_nv)
+    permitted_nv = possible_v & jnp.isfinite(logits_nv)
     permitted_nv &= lax.cond(
         constraints.no_repeat_ngram > 0,
         lambda: ~_repeating(ids_nl, step, constraints.no_repeat_ngram, len(tokens_v)),
         lambda: jnp.ones_like(permitted_nv),
     )
-    if constraints.automata is not None:
-        permitted_nv &= jnp.all(_after(constraints.automata, states_np) >= 0, axis=1)
+    ends_nv, may_end_nv = tokens_v == eos_id, step >= constraints.min_length
+    if (automata := constraints.automata) is not None:
+        holds_npv = states_after(automata, states_np) == automata.last_p[:, None]
+        forced = slice(automata.bans, holds_npv.shape[1] - automata.stops)
+        may_end_nv &= jnp.all(holds_npv[:, forced], axis=1)
+        if automata.bans:
+            permitted_nv &= ~holds_npv[:, 0]
+        if automata.stops:
+            ends_nv |= holds_npv[:, -1]
+    return permitted_nv & (~ends_nv | may_end_nv)
+
+
+def or_end(permitted_nv: jax.Array, eos_id: int) -> jax.Array:
+    """The permitted tokens, and EOS in rows that are left without any."""
     nothing_n1 = ~jnp.any(permitted_nv, axis=1, keepdims=True)
-    return permitted_nv | nothing_n1 & (tokens_v == eos_id)
+    return permitted_nv | nothing_n1 & (jnp.arange(permitted_nv.shape[1]) == eos_id)
+
+
+def ended(constraints: Constraints, states_np: jax.Array, ids_n: jax.Array, eos_id: int) -> jax.Array:
+    """bool (n,): whether a token, after which the automata have the given states, was the last one of its text."""
+    stopped = constraints.automata is not None and constraints.automata.stops
+    return (ids_n == eos_id) | (states_np[:, -1] == constraints.automata.last_p[-1] if stopped else False)
 
 
 def _repeating(ids_nl: jax.Array, step: jax.Array, size: int | jax.Array, v: int) -> jax.Array:
@@ -69,23 +102,34 @@ def marked(ids_nl: jax.Array, which_nl: jax.Array, v: int) -> jax.Array:
 
 def unread(constraints: Constraints, n: int) -> jax.Array:
     """The states of the automata of n rows before the first token."""
-    return jnp.zeros((n, constraints.automata.next_psv.shape[0] if constraints.automata else 0), jnp.int32)
+    first_p = jnp.zeros(0, jnp.int32) if constraints.automata is None else constraints.automata.first_p
+    return jnp.broadcast_to(first_p, (n, len(first_p)))
 
 
-def _after(automata: Automata, states_np: jax.Array) -> jax.Array:
-    """int32 (n, p, v): the states after each token."""
-    return automata.next_psv[jnp.arange(states_np.shape[1]), states_np]
+def states_after(automata: Automata, states_x: jax.Array) -> jax.Array:
+    """int32 (..., v): the states after each token."""
+    return walked(automata, states_x) if automata.table_sv is None else automata.table_sv[states_x]
+
+
+def walked(automata: Automata, states_x: jax.Array) -> jax.Array:
+    """As `states_after`, byte by byte."""
+    states_xu = jnp.broadcast_to(states_x[..., None], (*states_x.shape, len(automata.places_v)))
+    for bytes_u in automata.bytes_lu:
+        states_xu = states_xu.at[..., : len(bytes_u)].set(automata.next_sc[states_xu[..., : len(bytes_u)], bytes_u])
+    return states_xu[..., automata.places_v]
 
 
 def read(constraints: Constraints, states_np: jax.Array, ids_n: jax.Array) -> jax.Array:
-    """The states after the given tokens; -1 comes of EOS in a row that was left without a token, and is its last."""
-    if constraints.automata is None:
+    """The states after the given tokens."""
+    if (automata := constraints.automata) is None:
         return states_np
-    return constraints.automata.next_psv[jnp.arange(states_np.shape[1]), states_np, ids_n[:, None]]
+    places_n1 = automata.places_v[ids_n][:, None]
+    for bytes_u in automata.bytes_lu:
+        bytes_n1 = jnp.where(places_n1 < len(bytes_u), bytes_u[jnp.minimum(places_n1, len(bytes_u) - 1)], NOTHING)
+        states_np = automata.next_sc[states_np, bytes_n1]
+    return states_np
 
 
 def progress(constraints: Constraints, states_np: jax.Array) -> jax.Array:
-    """int32 (n, v): how far a row is after each token, as `Automata.progress_ps` has it."""
-    automata = constraints.automata
-    after_npv = jnp.maximum(_after(automata, states_np), 0)
-    return jnp.sum(automata.progress_ps[jnp.arange(states_np.shape[1])[:, None], after_npv], axis=1)
+    """int32 (n, v): how far a row is after each token, as `Automata.progress_s` has it."""
+    return jnp.sum(constraints.automata.progress_s[states_after(constraints.automata, states_np)], axis=1)

@@ -1,9 +1,12 @@
 """The options of decoding and their rules. Imports no JAX, so that `--help` answers at once."""
 
 import dataclasses
+import numbers
 from typing import Any
 
 from lm.errors import UserError
+
+MOST_CHARACTERS = 10**5  # of all banned, all forced or all stop strings
 
 
 def _option(default: Any, text: str) -> Any:
@@ -37,6 +40,7 @@ class Options:
     no_repeat_ngram: int = _option(0, "n: the output has no n tokens twice; 0: it may")
     ban: tuple[str, ...] = _option((), "a string that no output holds, however it is cut; may be given many times")
     force: tuple[str, ...] = _option((), "beam: a string that the output holds; may be given many times")
+    stop: tuple[str, ...] = _option((), "a string that the output ends before; may be given many times")
     beam_size: int = _option(0, "beam search with so many beams; 0: none")
     length_penalty: float = _option(
         0.0,
@@ -53,6 +57,9 @@ class Options:
     seed: int = _option(0, "of what is drawn; the same seed and prompt give the same text")
 
     def __post_init__(self):
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, _typed(field.name, getattr(self, field.name), field.default))
+
         def check(ok: bool, name: str, mend: str) -> None:
             if not ok:
                 raise UserError(f"--{name}", f"{getattr(self, name)!r} is out of range", mend)
@@ -67,8 +74,18 @@ class Options:
         check(0 < self.typical_p <= 1, "typical_p", "give more than 0 and at most 1, which is no limit")
         check(0 < self.repetition_penalty <= 1e6, "repetition_penalty", "give more than 0; 1 is none")
         check(0 <= self.no_repeat_ngram <= 10**6, "no_repeat_ngram", "give at least 1, or 0 for none")
-        check(all(self.ban), "ban", "give strings that are not empty")
-        check(all(self.force), "force", "give strings that are not empty")
+        for name in ("ban", "force", "stop"):
+            check(all(getattr(self, name)), name, "give strings that are not empty")
+            if sum(map(len, getattr(self, name))) > MOST_CHARACTERS:
+                raise UserError(f"--{name}", f"holds more than {MOST_CHARACTERS:,} characters in all", "give fewer")
+        for name, other, reason in (
+            ("force", "ban", "bans"),
+            ("force", "stop", "ends the output before"),
+            ("stop", "ban", "bans, so it never comes"),
+        ):
+            for text in getattr(self, name):
+                if any(each in text for each in getattr(self, other)):
+                    raise UserError(f"--{name}", f"{text!r} holds what --{other} {reason}", "leave one of them out")
         check(0 <= self.beam_size <= 10**4, "beam_size", "give 1 to 10000, or 0 for none")
         check(0 <= self.length_penalty < float("inf"), "length_penalty", "give at least 0")
         check(0 <= self.coverage_penalty < float("inf"), "coverage_penalty", "give at least 0")
@@ -102,6 +119,29 @@ class Options:
         if self.mbr_samples and self.num_samples > self.mbr_samples:
             what = f"{self.mbr_samples} samples have no {self.num_samples} best"
             raise UserError("--num_samples", what, "raise --mbr_samples")
+
+    @property
+    def constrains(self) -> bool:
+        """Whether an output may fail what is asked of it (`Generation.satisfied`)."""
+        return bool(self.ban or self.force or self.min_new_tokens)
+
+
+def _typed(name: str, value: Any, default: Any) -> Any:
+    """The value of an option, in the type of its default: one string counts as a tuple of one."""
+    if isinstance(default, tuple):
+        value = (value,) if isinstance(value, str) else value
+        if not isinstance(value, (tuple, list)) or not all(isinstance(text, str) for text in value):
+            raise UserError(f"--{name}", f"{value!r} is no text and no list of texts", 'give e.g. ("the end",)')
+        if any("\ud800" <= character <= "\udfff" for text in value for character in text):
+            raise UserError(f"--{name}", "is not UTF-8", "give text")
+        return tuple(value)
+    kind, article = (numbers.Integral, "whole number") if isinstance(default, int) else (numbers.Real, "number")
+    if isinstance(value, bool) or not isinstance(value, kind):
+        raise UserError(f"--{name}", f"{value!r} is no {article}", f"give e.g. {default}")
+    try:
+        return type(default)(value)
+    except OverflowError:  # as a float it is
+        return float("inf")
 
 
 NAMES = tuple(field.name for field in dataclasses.fields(Options))

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lm.search.constraints import Constraints, marked, permitted, read, unread
+from lm.search.constraints import Constraints, ended, marked, or_end, permitted, read, unread
 from lm.search.step_function import StepFn, checked_step
 
 
@@ -42,7 +42,7 @@ class Generated(NamedTuple):
     ids_bl: jax.Array  # int32, EOS included where it was reached, 0 (PAD) after
     lengths_b: jax.Array  # int32, tokens generated, EOS counted
     log_prob_b: jax.Array  # float32, nats, summed over the tokens generated
-    ended_b: jax.Array  # bool, whether EOS was reached
+    ended_b: jax.Array  # bool, whether EOS or the end of a stop string was reached
 
 
 def sample(
@@ -80,6 +80,7 @@ def sample(
         step_keys_b = jax.vmap(jax.random.fold_in, (0, None))(keys_b, step)
         open_b = open_rows(step, generated)
         permitted_bv = permitted(constraints, generated.ids_bl, step, states_bp, logits_bv, eos_id, forbidden)
+        permitted_bv = or_end(permitted_bv, eos_id)
         penalised_bv = _penalised(logits_bv, generated.ids_bl, step, options.repetition_penalty)
         ids_b = jnp.where(open_b, _choose(jnp.where(permitted_bv, penalised_bv, -jnp.inf), step_keys_b, options), 0)
         states_bp = read(constraints, states_bp, ids_b)
@@ -89,7 +90,7 @@ def sample(
             ids_bl=generated.ids_bl.at[:, step].set(ids_b),
             lengths_b=generated.lengths_b + open_b,
             log_prob_b=generated.log_prob_b + jnp.where(open_b, log_prob_b, 0),
-            ended_b=generated.ended_b | (ids_b == eos_id) & open_b,
+            ended_b=generated.ended_b | ended(constraints, states_bp, ids_b, eos_id) & open_b,
         )
         return step + 1, ids_b, (state, states_bp), generated
 

@@ -6,7 +6,6 @@ import functools
 import logging
 import os
 import re
-import signal
 import sys
 import threading
 import traceback
@@ -56,24 +55,23 @@ def program(
     _silence_threads()
     signals.caught(signals.stop)
     output.fill_closed()
-    if outlives:
-        output.outlive()
+    output.use_utf8()
+    output.outlive() if outlives else output.need()
     try:
-        if help.asked(sys.argv):
-            print(help.text(sys.argv, sys.modules["__main__"].__doc__ or "", has_fields), end="", flush=True)
-            return
-        parsed = functools.partial(
-            _parsed, required=required, before_parsing=before_parsing, positional=positional, has_fields=has_fields
-        )
-        app.run(run, flags_parser=parsed)
+        try:
+            if help.asked(sys.argv):
+                print(help.text(sys.argv, sys.modules["__main__"].__doc__ or "", has_fields), end="", flush=True)
+                return
+            parsed = functools.partial(
+                _parsed, required=required, before_parsing=before_parsing, positional=positional, has_fields=has_fields
+            )
+            app.run(run, flags_parser=parsed)
+        finally:
+            sys.stdout.flush()
     except UserError as error:
         _end(2, str(error), error)
     except Stopped as stopped:
         _end(128 + stopped.number, str(stopped), stopped)
-    except BrokenPipeError as error:  # the reader of our output, e.g. `head`, has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        _leave(128 + signal.SIGPIPE, "its output was closed", error)
-        sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
         where = error.filename or "a file"
         message = str(

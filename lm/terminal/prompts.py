@@ -2,9 +2,12 @@
 
 import sys
 from collections.abc import Sequence
+from typing import TextIO
 
 from lm import files
 from lm.errors import UserError
+
+GIVE = "open it, or give prompts by --prompt or --input_file"
 
 
 def read(given: Sequence[str], file: str | None) -> list[str]:
@@ -15,19 +18,41 @@ def read(given: Sequence[str], file: str | None) -> list[str]:
     if file is None:
         if given:
             return [*given]
-        return [] if sys.stdin is None or sys.stdin.isatty() else _lines(sys.stdin.buffer.read(), "standard input")
+        return [] if sys.stdin is None or sys.stdin.isatty() else _lines(_bytes(), "standard input")
     if file == "-":
-        return [*given, *_lines(sys.stdin.buffer.read(), "standard input")]
+        return [*given, *_lines(_bytes(), "standard input")]
     files.require_regular(file, "give a regular file, or --input_file=- for standard input")
     return [*given, *_lines(files.read(file, "file of prompts"), file)]
 
 
+def by_line(given: Sequence[str], file: str | None, interactive: bool, found: Sequence[str]) -> bool:
+    """Returns whether prompts are lines of a file or of another program, which reads as many lines of output."""
+    if interactive:
+        return not _standard_input().isatty()
+    return file is not None or (bool(found) and not given)
+
+
 def next_line() -> str | None:
     """Returns the next line of standard input, or None at its end."""
-    if sys.stdin.isatty():
+    if _standard_input().isatty():
         print("> ", end="", file=sys.stderr, flush=True)
-    line = sys.stdin.buffer.readline()
+    line = _bytes(whole=False)
     return (_lines(line, "standard input") or [""])[0] if line else None
+
+
+def _standard_input() -> TextIO:
+    if sys.stdin is None:
+        raise UserError("standard input", "is closed", GIVE)
+    return sys.stdin
+
+
+def _bytes(whole: bool = True) -> bytes:
+    """All of standard input, or its next line."""
+    stream = _standard_input().buffer
+    try:
+        return stream.read() if whole else stream.readline()
+    except OSError as error:
+        raise UserError("standard input", f"cannot be read ({error.strerror})", GIVE) from error
 
 
 def _lines(content: bytes, where: str) -> list[str]:

@@ -77,7 +77,7 @@ class Count(Answer):
         first_bt = (jnp.arange(batch.targets_bt.shape[1]) == 0) & (batch.weights_bt > 0)
         return jnp.where(first_bt, self._nats(params, batch)[:, None], 0), ()
 
-    def answer(self, params, prompts, options, beside=()):
+    def answer(self, params, prompts, options, beside=(), before=None):
         found = []
         for prompt in prompts:
             source = self.front_end.pad(self.source_values([prompt]), np.zeros(1, int), (1, 64))

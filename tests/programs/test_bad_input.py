@@ -394,6 +394,29 @@ WRONG_RUNS = {
         ["--workdir={streams}", "--force=\u4f60", "--beam_size=2"],
         ["--force", "cannot write"],
     ),
+    "sample force too long": (
+        "sample.py",
+        ["--workdir={streams}", "--force=one two", "--beam_size=2", "--max_new_tokens=5"],
+        ["--force", "at least 7 tokens", "--max_new_tokens"],
+    ),
+    "sample force and stop": (
+        "sample.py",
+        ["--workdir={streams}", "--force=one", "--stop=n", "--beam_size=2"],
+        ["--force", "'one'", "--stop"],
+    ),
+    "sample stop nothing": ("sample.py", ["--workdir={streams}", "--stop="], ["--stop"]),
+    "sample into a directory": ("sample.py", ["{streams}", "--output_file={bad}/notes"], ["notes", "no regular file"]),
+    "sample over a file": ("sample.py", ["{streams}", "--output_file={bad}/file"], ["{bad}/file", "move it away"]),
+    "sample interactive into a file": (
+        "sample.py",
+        ["{streams}", "--interactive", "--output_file=x"],
+        ["--interactive"],
+    ),
+    "evaluate force too long": (
+        "lm.evaluate",
+        ["--workdir={buckets}", "--force=ant bee cat", "--beam_size=2", "--max_new_tokens=2"],
+        ["--force", "tokens", "--max_new_tokens"],
+    ),
     "sample coverage": (
         "sample.py",
         ["--workdir={streams}", "--coverage_penalty=1", "--beam_size=2"],

@@ -214,6 +214,7 @@ def sampled(trained, tmp_path_factory) -> dict[tuple[str, str], subprocess.Compl
         else:
             ways["file"] = ([*few, f"--input_file={file.with_name(layout)}"], "")
             ways["dash"] = ([*few, "--input_file=-"], "\n".join(plain))
+            ways["kept"] = ([*few, "--input_file=-", f"--output_file={file.with_name('kept')}"], "\n".join(plain))
         for name, (layouts, flags) in DECODED.items():
             if layout in layouts:
                 ways[name] = ["--json", *(few if name != "defaults" else ()), *flags, f"--prompt={prompts[0]}"], ""
@@ -230,14 +231,23 @@ def objects(done: subprocess.CompletedProcess) -> list[dict]:
 def test_sampling_takes_any_prompt_and_writes_text_and_nothing_else(layout, sampled, trained):
     for (kind, name), done in sampled.items():
         assert done.returncode == 0, (kind, name, done.stderr)
-        assert re.fullmatch(rf"{trained[kind]}, step \d+\n", done.stderr), (kind, name)
+        said = re.fullmatch(rf"{trained[kind]}, step \d+\n(.*line breaks.*\n)?", done.stderr)
+        assert said, (kind, name)
+        assert not said[1] or name in ("stdin", "prompts", "interactive"), (kind, name)
     plain = [prompt for prompt in PROMPTS[layout] if "\n" not in prompt]
     outputs = {one["prompt"]: one["output"] for one in objects(sampled[layout, "json"])}
     assert list(outputs) == PROMPTS[layout]
     # A language model's prompt begins the text; an encoder-decoder's is the source.
-    expected = "".join((p if layout == "streams" else "") + outputs[p] + "\n" for p in plain)
-    for name in ("stdin", *(("prompts", "interactive") if layout == "streams" else ("file", "dash"))):
+    texts = [(p if layout == "streams" else "") + outputs[p] for p in plain]
+    # One line for each line, whatever a text holds.
+    expected = "".join(text.replace("\\", "\\\\").replace("\n", "\\n") + "\n" for text in texts)
+    for name in ("stdin", *(("interactive",) if layout == "streams" else ("file", "dash"))):
         assert sampled[layout, name].stdout == expected, name
+    if layout == "streams":
+        assert "\\n" in expected and sampled[layout, "prompts"].stdout == "".join(f"{text}\n" for text in texts)
+    if layout == "buckets":
+        kept = sampled[layout, "kept"]
+        assert kept.stdout == "" and pathlib.Path(kept.args[-1].partition("=")[2]).read_text() == expected
     assert sampled[layout, "nothing"].stdout == outputs[""] + "\n"
 
 

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm.search import sampling
+from lm.search import automata, beam, sampling
 from lm.search.beam import beam_search, beams, coverage, tile_beams
-from lm.search.constraints import Automata, Constraints
+from lm.search.constraints import Constraints
 from lm.search.sampling import Sampling, sample
 from lm.search.step_function import ensemble
 
@@ -301,7 +301,9 @@ def test_a_step_with_the_wrong_logits_is_refused():
 # Beam search
 
 
-def reference_beams(state, beam_size, length_penalty, limit, permitted=lambda ids, i: True):
+def reference_beams(
+    state, beam_size, length_penalty, limit, permitted=lambda ids, i: True, last=lambda ids: ids[-1] == EOS
+):
     """[(score, log_prob, ids)] of one row, best first, without batches and without stopping early."""
     alive, finished = [(0.0, (), state)], []
     for _ in range(limit):
@@ -312,8 +314,8 @@ def reference_beams(state, beam_size, length_penalty, limit, permitted=lambda id
             allowed = allowed or [EOS]
             candidates += [(log_prob + log_prob_v[i], (*ids, i), after) for i in allowed]
         best = sorted(candidates, key=lambda c: -c[0])[:beam_size]
-        alive = [c for c in best if c[1][-1] != EOS]
-        finished += [c for c in best if c[1][-1] == EOS]
+        alive = [c for c in best if not last(c[1])]
+        finished += [c for c in best if last(c[1])]
     hypotheses = finished + alive[: max(beam_size - len(finished), 0)]
     return sorted(((p / penalty(ids, length_penalty), p, ids) for p, ids, _ in hypotheses), reverse=True)[:beam_size]
 
@@ -437,26 +439,13 @@ def repeats(ids, n):
     return len(grams) != len(set(grams))
 
 
-def automaton(*words, forced=False):
-    """By hand, over ids: a state is what was read last, as far as it begins a word; a forced one is not left."""
-    prefixes = sorted({word[:n] for word in words for n in range(len(word) + 1)}, key=len)
-    number = {prefix: i for i, prefix in enumerate(prefixes)}
-    next_sv = np.zeros((len(prefixes), V), np.int32)
-    for prefix, i in itertools.product(prefixes, range(V)):
-        read = (*prefix, i)
-        longest = next(read[n:] for n in range(len(read) + 1) if read[n:] in number)
-        whole = longest in words
-        next_sv[number[prefix], i] = number[prefix] if forced and prefix in words else number[longest]
-        if not forced and whole or forced and i == EOS and prefix not in words:
-            next_sv[number[prefix], i] = -1
-    return next_sv, np.array([len(prefix) * forced for prefix in prefixes], np.int32)
+SURFACES = [bytes([i] * (i > UNK)) for i in range(V)]  # each token is one byte
 
 
-def must_read(*automata):
-    states = max(len(next_sv) for next_sv, _ in automata)
-    next_psv = np.stack([np.pad(next_sv, [(0, states - len(next_sv)), (0, 0)]) for next_sv, _ in automata])
-    progress_ps = np.stack([np.pad(progress_s, (0, states - len(progress_s))) for _, progress_s in automata])
-    return Automata(jnp.array(next_psv), jnp.array(progress_ps), int(progress_ps.max(axis=1).sum()))
+def must_read(banned=(), forced=(), stops=()):
+    return automata.of_bytes(
+        SURFACES, *([bytes(word) for word in words] for words in (banned, forced, stops)), FORBIDDEN
+    )
 
 
 BANNED = ((5, 6), (6, 5), (4, 8), (8, 4), (7, 7), (6, 4, 5), (8, 8))
@@ -465,9 +454,9 @@ RULES = {
     "unigrams": (Constraints(no_repeat_ngram=1), lambda ids, i: not repeats((*ids, i), 1)),
     "bigrams": (Constraints(no_repeat_ngram=2), lambda ids, i: not repeats((*ids, i), 2)),
     "trigrams": (Constraints(no_repeat_ngram=3), lambda ids, i: not repeats((*ids, i), 3)),
-    "banned": (Constraints(automata=must_read(automaton(*BANNED))), lambda ids, i: not ends_in(ids, i, BANNED)),
+    "banned": (Constraints(automata=must_read(BANNED)), lambda ids, i: not ends_in(ids, i, BANNED)),
     "all": (
-        Constraints(3, 2, must_read(automaton((4, 8)), automaton((5, 6)))),
+        Constraints(3, 2, must_read([(4, 8), (5, 6)])),
         lambda ids, i: (
             (i != EOS or len(ids) >= 3) and not repeats((*ids, i), 2) and not ends_in(ids, i, ((4, 8), (5, 6)))
         ),
@@ -511,6 +500,59 @@ def test_constraints_hold_of_samples_row_by_row(name):
         assert_row_equals(batch, r, draw(*alone, limits=limit, keys_b=row(keys_b, r), must=must))
         beams_of = search(ids_b, state, 3, limits=limits, must=must)
         assert_row_equals(beams_of, r, search(row(ids_b, r), row(state, r), 3, limits=limit, must=must))
+
+
+def test_a_stop_string_ends_a_text_where_eos_may_in_samples_and_beams():
+    """As EOS does: each search finds what a plain one finds in which such a token is the last one."""
+    stops, limits, came = [(5,), (6, 7), (4, 8)], [12, 6, 12, 1, 9], 0
+    for seed, least in ((0, 0), (1, 3)):
+        must = Constraints(min_length=least, automata=must_read(stops=stops))
+        ids_b, state = start(seed=seed, eos_bias=-2.0)
+        greedy, found = (
+            draw(ids_b, state, GREEDY, limits=limits, must=must),
+            search(ids_b, state, 3, limits=limits, must=must),
+        )
+        last = lambda ids: bool(ids) and (ids[-1] == EOS or ends_in(ids[:-1], ids[-1], stops))
+        permitted = lambda ids, i, least=least: len(ids) >= least or not (i == EOS or ends_in(ids, i, stops))
+        for r, limit in enumerate(limits):
+            ids = tuple(greedy.ids_bl[r, : greedy.lengths_b[r]].tolist())
+            ((_, log_prob, expected),) = reference_beams(row(state, r), 1, 0.0, limit, permitted, last)
+            assert ids == expected and bool(greedy.ended_b[r]) == last(ids)
+            np.testing.assert_allclose(greedy.log_prob_b[r], log_prob, rtol=1e-4)
+            came += last(ids) and ids[-1] != EOS
+            expected = reference_beams(row(state, r), 3, 0.6, limit, permitted, last)
+            assert_hypotheses(hypotheses_of(found, r)[: len(expected)], expected)
+            assert found.ended_bk[r, : len(expected)].tolist() == [last(h[2]) for h in expected]
+    assert came
+
+
+def test_a_hypothesis_that_is_left_without_any_token_ranks_behind_those_that_hold_the_words():
+    """After (5,) nothing may come, however probable 5 is; a text that holds the words begins otherwise."""
+    must = Constraints(automata=must_read(banned=[(5, i) for i in range(4, V)], forced=[(7, 6)]))
+    ids_b, state = start(eos_bias=2.0)
+    state["bias"] = state["bias"].at[:, 5].add(6.0)
+    for beam_size in (1, 3):
+        found = search(ids_b, state, beam_size, limits=6, must=must)
+        for r in range(5):
+            ids = found.ids_bkl[r, 0, : found.lengths_bk[r, 0]].tolist()
+            assert contains(ids, [7, 6]), ids
+
+
+@pytest.mark.parametrize("density", [1.0, 0.3, 0.05])
+def test_many_beams_of_a_grid_are_filled_as_few_are(density, monkeypatch):
+    """Ties, beams that have no candidate and beams that have too few among them."""
+    rng, width, groups = np.random.default_rng(0), 3, 7
+    candidates_bc = rng.integers(-9, 0, (4, 60)).astype(np.float32)
+    candidates_bc[rng.random((4, 60)) > density] = -np.inf
+    progress_bc = rng.choice([0, 1, 3, 6], (4, 60), p=[0.5, 0.3, 0.1, 0.1])
+    given = jnp.array(candidates_bc), jnp.array(progress_bc), width, width * groups
+    few = beam._best_of_each(*given)
+    monkeypatch.setattr(beam, "FEW", 1)
+    many = beam._best_of_each(*given)
+    np.testing.assert_array_equal(few[0], many[0])
+    finite = np.isfinite(few[0])
+    np.testing.assert_array_equal(few[1][finite], many[1][finite])
+    assert finite.any() and not finite.all()
 
 
 def test_a_row_without_any_token_left_ends():
@@ -583,7 +625,7 @@ def reference_grid(state, beam_size, length_penalty, limit):
     return sorted(((p / penalty(ids, length_penalty), p, ids) for p, ids, _ in hypotheses), reverse=True)[:beam_size]
 
 
-MUST = Constraints(automata=must_read(*(automaton(word, forced=True) for word in FORCED)))
+MUST = Constraints(automata=must_read(forced=FORCED))
 
 
 @pytest.mark.parametrize("length_penalty", [0.0, 1.0])
@@ -605,7 +647,7 @@ def test_forced_words_come_and_the_beams_equal_a_plain_grid(length_penalty):
 
 def test_the_widest_grid_finds_the_best_of_all_that_hold_the_words():
     ids_b, state = start(2, only=6)
-    must = Constraints(automata=must_read(automaton((5, 4), forced=True)))
+    must = Constraints(automata=must_read(forced=[(5, 4)]))
     found = search(ids_b, state, 16, 0.7, limits=4, length=4, must=must)
     for r in range(2):
         expected = []

@@ -156,7 +156,7 @@ def stored(
     if not (directory / "complete.json").exists():
         with _writing(directory):
             directory.mkdir(parents=True, exist_ok=True)
-            lock = (directory / ".lock").open("w")
+            lock = (directory / ".lock").open("wb")
         with lock:  # it ends with the process, however that ends
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not (directory / "complete.json").exists():  # another process may have made it meanwhile
@@ -228,7 +228,7 @@ def _write(path: pathlib.Path, shard: Shard) -> dict[str, Any]:
 
 def _write_json(path: pathlib.Path, content: Any) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(content))
+    temporary.write_text(json.dumps(content), encoding="utf-8")
     temporary.replace(path)
 
 

@@ -23,7 +23,7 @@ def save_tokenizer(tokenizer: Tokenizer, directory: epath.PathLike) -> None:
         (directory / "tokenizer.model").write_bytes(tokenizer.model)
     if isinstance(tokenizer, Vocabulary):
         record["pieces"] = tokenizer.known
-    (directory / "tokenizer.json").write_text(json.dumps(record, indent=1) + "\n")
+    (directory / "tokenizer.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def load_tokenizer(directory: epath.PathLike) -> Tokenizer:

@@ -42,6 +42,12 @@ class SentencePiece(Tokenizer):
             _names=[*SPECIALS, *(processor.id_to_piece(i) for i in theirs[len(SPECIALS) :])],
         )
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SentencePiece) and self.fingerprint == other.fingerprint
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint)
+
     @property
     def own_size(self) -> int:
         return len(self._theirs)

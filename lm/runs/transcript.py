@@ -1,0 +1,178 @@
+"""Outputs as lines: what is printed of each, and a file of them that a second start goes on with."""
+
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any, BinaryIO
+
+import jax
+import numpy as np
+
+from lm.answers.contract import Generation
+from lm.errors import UserError
+from lm.runs import writing
+from lm.runs.run import Run
+from lm.search.options import Options
+
+SHOWN = ("prompt", "output", "log_probability", "tokens", "ended")
+# All characters that some program takes for the end of a line, and the backslash, so that no two outputs are one line.
+_ESCAPES = {ord(sign): repr(sign)[1:-1] for sign in "\\\n\r\x1c\x1d\x1e\x85\u2028\u2029"} | {11: "\\v", 12: "\\f"}
+_IN_JSON = {ord(sign): f"\\u{ord(sign):04x}" for sign in "\x85\u2028\u2029"}
+
+
+class Transcript:
+    """The lines of outputs, and what there is to say of all of them at the end.
+
+    Args:
+        how: the options that the outputs are of.
+        as_json: whether an output is a JSON object.
+        by_line: whether each prompt has as many lines as `how.num_samples`, since prompts are lines themselves.
+        begins: whether a prompt begins its text.
+    """
+
+    def __init__(self, how: Options, as_json: bool, by_line: bool, begins: bool):
+        self._how, self._json, self._by_line, self._begins = how, as_json, by_line, begins
+        self._names = (*SHOWN, *(["stop"] if how.stop else []), *(["satisfied"] if how.constrains else []))
+        self._prompts = self._outputs = self._escaped = self._broken = self._fewer = self._failed = 0
+
+    def lines(self, prompt: str, outputs: Sequence[Generation]) -> list[str]:
+        """Returns the lines of one prompt."""
+        self._prompts += 1
+        self._outputs += len(outputs)
+        self._failed += sum(not one.satisfied for one in outputs)
+        missing = self._how.num_samples - len(outputs)
+        self._fewer += missing > 0
+        nothing = dict.fromkeys(self._names) | {"prompt": prompt}
+        shown: list[Any] = [{name: getattr(one, name) for name in self._names} for one in outputs]
+        shown += [nothing] * missing if self._by_line else []
+        if self._json:
+            return [json.dumps(one, ensure_ascii=False).translate(_IN_JSON) for one in shown]
+        texts = ["" if one["output"] is None else prompt * self._begins + one["output"] for one in shown]
+        self._broken += sum(len(text.splitlines()) > 1 or text.endswith("\n") for text in texts)
+        if not self._by_line:
+            return texts
+        whole = [text.translate(_ESCAPES) for text in texts]
+        self._escaped += sum(one != text for one, text in zip(whole, texts, strict=True))
+        return whole
+
+    def remarks(self) -> list[str]:
+        """Returns a sentence for each thing that the lines do not show."""
+        found, of = [], f"of {self._outputs:,} outputs"
+        if self._escaped:
+            what = r"hold line breaks or backslashes, which are written as \n, \r, \\ and so on"
+            found.append(f"{self._escaped:,} {of} {what}; --json keeps them")
+        elif self._broken and self._outputs > 1:
+            found.append(
+                f"{self._broken:,} {of} hold line breaks, so they have several lines; --json has a line for each"
+            )
+        if self._fewer:
+            filled = ": the lines that are missing are empty" if self._by_line else ""
+            what = f"have fewer outputs than --num_samples={self._how.num_samples}{filled}"
+            found.append(f"{self._fewer:,} of {self._prompts:,} prompts {what}")
+        if self._failed:
+            asked = [f"--{name}" for name in ("ban", "force", "min_new_tokens") if getattr(self._how, name)]
+            mend = "raise --max_new_tokens or --beam_size, or ask for less"
+            found.append(f"{self._failed:,} {of} do not fulfil {' and '.join(asked)}; {mend}")
+        return found
+
+
+def opened(path: str, runs: Sequence[Run], prompts: Sequence[str], how: Options, as_json: bool) -> "OutputFile":
+    """Returns the file of these outputs; its record has all that they depend on. Raises `UserError` as `OutputFile` does."""
+    record = {
+        "runs": [f"{run.workdir}, step {run.step}" for run in runs],
+        "parameters": [_fingerprint(run.params) for run in runs],
+        "options": json.loads(json.dumps(dataclasses.asdict(how))),
+        "format": "json" if as_json else "text",
+        "prompts": len(prompts),
+        "input": hashlib.sha256("\n".join(prompts).encode()).hexdigest()[:16],
+    }
+    return OutputFile(path, record, how.num_samples)
+
+
+def _fingerprint(params: Any) -> str:
+    found = hashlib.sha256()
+    for leaf in jax.tree.leaves(params):
+        found.update(np.ascontiguousarray(leaf).view(np.uint8))
+    return found.hexdigest()[:16]
+
+
+class OutputFile:
+    """A file of lines that holds whole ones only, with a record beside it (`FILE.json`) of what it was begun with.
+
+    Attributes:
+        done: the number of prompts whose lines were there already.
+
+    Raises:
+        UserError: the file is no output of this command, or another process writes it.
+    """
+
+    def __init__(self, path: str, record: dict[str, Any], lines_each: int):
+        self.path = pathlib.Path(path).expanduser()
+        self._record = self.path.with_name(f"{self.path.name}.json")
+        if "://" in path or (self.path.exists() and not self.path.is_file()):
+            raise UserError(path, "is no regular file of this machine", "give a file, or leave out --output_file")
+        existed = self.path.exists()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file: BinaryIO = self.path.open("ab+")
+        try:
+            self._check(record)
+        except UserError:
+            if not existed:
+                self.path.unlink()
+            raise
+        lines, end = self._whole_lines(lines_each)
+        self.done = lines // lines_each
+        if self.done > record["prompts"]:
+            raise UserError(path, f"has {lines:,} lines, too many for this input", "give another --output_file")
+        self._file.truncate(end)
+        writing.write_whole(self._record, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+
+    def _check(self, record: dict[str, Any]) -> None:
+        path, other = str(self.path), "give another --output_file, or move it away"
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(path, "another process writes it", "wait, or give another --output_file") from None
+        if not self._record.exists():
+            if os.path.getsize(path):
+                raise UserError(path, f"is there, and no {self._record.name} says that it is an output", other)
+            return
+        try:
+            was = json.loads(self._record.read_text(encoding="utf-8"))
+            if was.keys() != record.keys():
+                raise ValueError
+            options = {f"--{name}": value for name, value in was["options"].items()}
+        except (ValueError, AttributeError, KeyError, RecursionError):
+            raise UserError(str(self._record), "is no record of an output file", other) from None
+        now = {f"--{name}": value for name, value in record["options"].items()}
+        kept = ("parameters", "format", "prompts", "input")  # a run may have moved
+        was, now = ({name: each[name] for name in kept} | of for each, of in ((was, options), (record, now)))
+        changed = [
+            f"{name} ({was.get(name)} -> {now.get(name)})" for name in now | was if was.get(name) != now.get(name)
+        ]
+        if changed:
+            raise UserError(path, f"was begun with another {', '.join(changed)}", f"give the same command, or {other}")
+
+    def _whole_lines(self, lines_each: int) -> tuple[int, int]:
+        """(how many lines belong to prompts that have all of theirs, where they end)"""
+        self._file.seek(0)
+        lines = whole = end = at = 0
+        for line in self._file:
+            at += len(line)
+            lines += line.endswith(b"\n")
+            if line.endswith(b"\n") and lines % lines_each == 0:
+                whole, end = lines, at
+        return whole, end
+
+    def write(self, lines: Sequence[str]) -> None:
+        """Writes the lines of one prompt."""
+        try:
+            self._file.write("".join(f"{line}\n" for line in lines).encode())
+            self._file.flush()
+        except OSError as error:
+            error.filename = str(self.path)  # a write that fails names no file
+            raise
