@@ -204,6 +204,7 @@ def test_a_first_row_that_looks_like_a_header_is_said_and_still_read(header, row
         ["text\tpos", *ROWS],  # a label that comes again
         ["the answer\tdie Antwort", *PAIRS],
         ["a good review of a long text\tneutral", *ROWS],
+        [f"{letter} text\tanswer {letter}" for letter in "abcdefghij"],  # all of them are like names of columns
     ],
 )
 def test_a_first_row_like_the_others_is_no_header(rows, tmp_path):
