@@ -388,7 +388,8 @@ def test_an_encoder_that_was_trained_with_a_decoder_becomes_a_readers(runs, file
     assert "  new: head/bias, head/kernel" in said
     loaded = next(line for line in said.splitlines() if line.startswith("  loaded: "))
     assert "embedding/embedding" in loaded and "encoder/layer_0_backward/kernel" in loaded
-    assert "\nlabels      train 2: '" in said and "\nlabels      validation 2: " in said
+    assert "\nlabels      train 2: '" in said and "\nlabels      validation 1: 'so bad' " in said
+    assert "\nwarning     labels that train has and validation lacks: 'good'\n" in said
     assert "\nlabels " not in runs["extract"].with_suffix(".stdout").read_text()
 
 
