@@ -108,7 +108,8 @@ def decoded(content: bytes, where: str) -> str:
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise UserError(f"{where}:{line}", f"is not UTF-8 (byte {error.start})", "convert it to UTF-8") from None
-    raise UserError(where, *known)
+    what, mend = known
+    raise UserError(where, what, mend)
 
 
 def disguise(beginning: bytes) -> tuple[str, str] | None:

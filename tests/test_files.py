@@ -18,7 +18,7 @@ from lm.data.text.tokenizers.saved import load_tokenizer, read_model
 from lm.errors import UserError
 from lm.evaluation import record
 from lm.runs import arrays, vectors
-from lm.terminal import program, prompts
+from lm.terminal import command_line, prompts
 
 KINDS = {
     "pipe": (os.mkfifo, "is a pipe"),
@@ -66,7 +66,7 @@ def read_record(path):
 # Every place where a program opens a file that a user may name or a stranger may have made.
 READERS = {
     "config": lambda path: from_file(str(path)),
-    "flags": lambda path: program._check_flag_files(["--x=1", "--flagfile", str(path)]),
+    "flags": lambda path: command_line.check_flag_files(["--x=1", "--flagfile", str(path)]),
     "prompts": lambda path: prompts.read([], str(path)),
     "tokenizer": read_tokenizer,
     "SentencePiece model": read_model_file,
@@ -133,10 +133,10 @@ def test_a_checkpoint_with_a_pipe_below_its_folders_is_refused(place):
 def test_files_of_flags_may_name_others_and_each_is_checked(place):
     (place / "a.flags").write_text("# flags\n--flagfile=b.flags\n")
     (place / "b.flags").write_text("-flagfile a.flags\n--flagfile=c.flags\n")  # in a circle, which absl says
-    program._check_flag_files(["--flagfile=a.flags"])  # c.flags is not there, which absl says too
+    command_line.check_flag_files(["--flagfile=a.flags"])  # c.flags is not there, which absl says too
     os.mkfifo("c.flags")
     with pytest.raises(UserError, match=r"c\.flags: is a pipe"):
-        program._check_flag_files(["--flagfile=a.flags"])
+        command_line.check_flag_files(["--flagfile=a.flags"])
 
 
 def test_a_link_counts_as_the_file_that_it_leads_to(place):

@@ -61,7 +61,7 @@ def cores() -> int:
 def _processor() -> str:
     """Returns the name of the processor, whose instructions XLA chooses; empty where Linux does not say it."""
     try:
-        with open("/proc/cpuinfo") as file:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
             return next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), "")
     except OSError:
         return ""

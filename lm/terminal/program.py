@@ -1,24 +1,18 @@
-"""How every program starts and ends: flags, the compilation cache, exit codes, one line for each error."""
+"""How every program starts and ends: its streams, signals, exit codes, and one line for each error."""
 
 import contextlib
-import difflib
 import functools
-import logging
 import os
-import re
 import sys
 import threading
 import traceback
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import absl.logging
 from absl import app, flags
 
-from lm import files
 from lm.errors import Stopped, UserError
-from lm.terminal import help, output, signals
+from lm.terminal import command_line, compilation_cache, help, output, signals
 
 
 def program(
@@ -43,7 +37,7 @@ def program(
     """
 
     def run(argv: list[str]) -> None:
-        _use_compilation_cache()
+        compilation_cache.use()
         from lm.devices import memory  # after the flags, so that mistakes answer at once
 
         memory.keep()
@@ -63,7 +57,11 @@ def program(
                 print(help.text(sys.argv, sys.modules["__main__"].__doc__ or "", has_fields), end="", flush=True)
                 return
             parsed = functools.partial(
-                _parsed, required=required, before_parsing=before_parsing, positional=positional, has_fields=has_fields
+                command_line.parsed,
+                required=required,
+                before_parsing=before_parsing,
+                positional=positional,
+                has_fields=has_fields,
             )
             app.run(run, flags_parser=parsed)
         finally:
@@ -81,82 +79,6 @@ def program(
     except Exception as error:
         _fail(error)
         raise
-
-
-def _parsed(
-    argv: list[str],
-    required: Sequence[str],
-    before_parsing: Callable[[list[str]], None] | None,
-    positional: str,
-    has_fields: bool,
-) -> list[str]:
-    """Parses the flags as `program` says, and returns what is left of the command line; raises `UserError`."""
-    try:
-        _check_flag_files(argv)
-        if before_parsing:
-            before_parsing(argv)
-        rest = flags.FLAGS(argv)
-    except flags.UnrecognizedFlagError as error:
-        raise _unknown(error.flagname, has_fields) from error
-    except flags.Error as error:
-        what = str(error).strip().splitlines()[-1]
-        raise UserError("command line", what.rstrip("."), "--help lists the flags") from error
-    if not flags.FLAGS["verbosity"].present:
-        absl.logging.set_verbosity(absl.logging.WARNING)  # libraries log at INFO what is of no use to a user
-        for name in ("absl", "asyncio"):  # Orbax logs each error that it raises, asyncio what follows from it
-            logging.getLogger(name).setLevel("CRITICAL")
-    if rest[1:] and positional:
-        flags.FLAGS[positional].parse(rest[1:])
-    elif rest[1:]:
-        raise _stray(rest[1], has_fields)
-    for name in required:
-        if not flags.FLAGS[name].value:
-            raise UserError(f"--{name}", "is missing", f"give --{name}=...")
-    return rest
-
-
-def _check_flag_files(arguments: Sequence[str]) -> None:
-    """Raises `UserError` for a file of flags, or one that it names, that absl would wait for or read without end."""
-    waiting, seen = [*arguments], set()
-    while waiting:
-        name, equals, path = waiting.pop(0).strip().partition("=")
-        if name.lstrip("-") != "flagfile" or not name.startswith("-"):
-            continue
-        path = os.path.expanduser(path if equals else waiting[0] if waiting else "")
-        if path not in seen:
-            seen.add(path)
-            try:
-                waiting += files.read_text(path, "file of flags").splitlines()
-            except UserError as error:
-                raise UserError(f"--flagfile={path}", error.what, error.mend) from None
-            except OSError:
-                pass  # absl says so
-
-
-def _unknown(name: str, has_fields: bool) -> UserError:
-    """The refusal of a flag that there is not, with the nearest flags and fields of the configuration."""
-    known = [flag.name for flag in help.own_flags()]
-    begun = [other for other in known if other.startswith(name)][:2]
-    close = begun or difflib.get_close_matches(name, known, n=1, cutoff=0.7)
-    if has_fields:
-        from lm.config import near_fields  # it imports JAX, for which other programs' mistakes need not wait
-
-        close += [f"config.{path}" for path in near_fields(name.removeprefix("config."))]
-    hint = f"did you mean {' or '.join(f'--{each}' for each in close)}? " if close else ""
-    return UserError(f"--{name}", "there is no such flag", f"{hint}--help lists the flags")
-
-
-def _stray(argument: str, has_fields: bool) -> UserError:
-    """The refusal of an argument that has no name, with the flag that it may be the value of."""
-    name, equals, _ = argument.partition("=")
-    if equals and name not in flags.FLAGS and not name.startswith("config."):
-        return _unknown(name, has_fields)
-    hint = f"give --{argument}; " if equals else ""
-    if "config" in flags.FLAGS and name.partition(":")[0].endswith(".py"):
-        hint = f"give --config={argument}; "
-    elif "workdir" in flags.FLAGS and os.path.isfile(os.path.join(argument, "config.json")):
-        hint = f"give --workdir={argument}; "
-    return UserError("command line", f"{argument!r} is not a flag", f"{hint}--help lists the flags")
 
 
 def _fail(error: Exception) -> None:
@@ -233,37 +155,3 @@ def _end(code: int, message: str, error: BaseException) -> None:
         _disconnect()
     _leave(code, message, error)
     sys.exit(code)
-
-
-def _use_compilation_cache() -> None:
-    """Programs compiled by an earlier process are used again; JAX_COMPILATION_CACHE_DIR says where they lie."""
-    import jax
-
-    directory = os.environ.get("JAX_COMPILATION_CACHE_DIR")
-    if not directory:
-        cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-        directory = os.path.join(cache, "lm", "compiled")
-        if directory.startswith("~"):
-            print("no HOME is known, so programs are compiled anew at each start", file=sys.stderr, flush=True)
-        else:
-            jax.config.update("jax_compilation_cache_dir", directory)
-    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # the small ones, by the dozen, add up too
-    _say_once_where_it_fails(directory)
-
-
-def _say_once_where_it_fails(directory: str) -> None:
-    """JAX warns of every program that it cannot keep; the first warning becomes a line, the others nothing."""
-    show, failed = warnings.showwarning, []
-
-    def show_other(message, category, filename, lineno, file=None, line=None):
-        text = str(message)
-        if not re.match("Error (reading|writing) persistent compilation cache", text):
-            return show(message, category, filename, lineno, file, line)
-        failed.append(text)
-        if len(failed) == 1:
-            reason = text.partition("': ")[2].splitlines()[0][:160]
-            what = f"the compilation cache {directory} fails ({reason}), so programs are compiled anew at each start"
-            print(f"{what}; JAX_COMPILATION_CACHE_DIR names another folder", file=sys.stderr, flush=True)
-
-    warnings.showwarning = show_other

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 
-from lm.data.read import text_files
+from lm.data.read import paths, text_files
 from lm.data.read.examples import Example
 from lm.errors import UserError
 
@@ -17,7 +17,7 @@ def read(given: Sequence[str], file: str, paired: bool) -> Iterator[Example]:
         UserError: a line that is no pair, or no text; it is named by its number.
     """
     where = "--text" if given else "standard input" if file in ("", "-") else file
-    lines = given or (_of_standard_input() if file in ("", "-") else text_files.lines(text_files.path_of(file)))
+    lines = given or (_of_standard_input() if file in ("", "-") else text_files.lines(paths.path_of(file)))
     for number, line in enumerate(lines, start=1):
         if any("\ud800" <= character <= "\udfff" for character in line):
             raise UserError(f"{where}:{number}", "is not UTF-8", "give it in a file: --input_file")

@@ -6,6 +6,7 @@ import pytest
 
 from lm.config import Config, changed
 from lm.data import labelling
+from lm.data import splits as data_splits
 from lm.data.description import described
 from lm.data.labelling import Counts
 from lm.data.read.examples import Example, Listed
@@ -41,13 +42,25 @@ def test_values_keep_the_spelling_of_json(tmp_path):
         ('" "', "'target' is blank"),
         ('"a", "y": null', "{y} is null, not text"),
         ('"a"}\n{"t": "text"', "{y} is not there"),
-        ("[1]", "{y} is list, not text"),
+        ("[[1]]", "{y} is list, not text"),
+        ("[null]", "{y} is null, not text"),
     ],
 )
 def test_a_missing_value_is_refused_by_line(value, what, tmp_path):
     with pytest.raises(UserError) as caught:
         labels_of(tmp_path / "a.jsonl", '"good"', value)
     assert f"error: {tmp_path}/a.jsonl:{2 + value.count(chr(10))}: {what}" in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["[]", '[""]', '[" "]'])
+def test_a_label_is_never_empty(value, tmp_path):
+    (tmp_path / "a.jsonl").write_text(f'{{"t": "a", "y": "b"}}\n{{"t": "a", "y": {value}}}\n')
+    spec = f"jsonl:{tmp_path}/a.jsonl | {{t}} | {{y}}"
+    config = changed(
+        Config(), {"data.train": spec, "data.validation": spec, "data.task": "classify", "data.tokenizer.kind": "bytes"}
+    )
+    with pytest.raises(UserError, match="config.data.train: example 2 has an empty label"):
+        data_splits.load_splits(config.data)
 
 
 # ---- what is said -----------------------------------------------------------------------------------------------

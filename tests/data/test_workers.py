@@ -70,7 +70,6 @@ def test_signals_to_the_whole_group_leave_workers_at_work():
     assert {*signals.STOPPING} == workers.BLOCKED
 
 
-@pytest.mark.slow
 def test_what_a_worker_raises_is_raised_and_one_that_dies_again_and_again_is_named():
     said: list[str] = []
     for error in (UserError("here", "is nothing", "go there"), OSError(5, "Input/output error"), MemoryError("short")):

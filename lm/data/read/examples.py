@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
-from lm.config.tasks import TASKS
+from lm.config.tasks import ANSWER_KINDS, TASKS
 from lm.data.read import store
 from lm.data.read.store import Finished, Records, Shard
 from lm.errors import UserError
@@ -255,7 +255,10 @@ def _digest(parts: Iterable[bytes]) -> str:
 
 
 def check_examples(examples: Examples, task: str, where: str, pairs: bool | None = None) -> None:
-    """Raises `UserError` if an example has no source and the task needs one, or the other way round; or as `pairs` says."""
+    """Raises `UserError` if an example has no source and the task needs one, or the other way round; or as `pairs` says.
+
+    So too where a label is empty: a text may be empty, as the answer to a question that has none, but no label is.
+    """
     wants = TASKS[task].pairs if pairs is None else pairs
     wrong = np.flatnonzero((examples.table[:, 0] >= 0) != wants)
     if len(wrong):
@@ -264,3 +267,5 @@ def check_examples(examples: Examples, task: str, where: str, pairs: bool | None
         what = f"example {wrong[0] + 1} is {has}, the task {task!r} needs {needs}"
         formats = "name two fields of its records, e.g. 'jsonl:FILE | {text} | {label}'" if wants else "name one field"
         raise UserError(where, what, f"use other data, {formats}, or config.data.task={other}")
+    if ANSWER_KINDS[TASKS[task].answer].among == "labels" and len(empty := np.flatnonzero(examples.table[:, 1] == 0)):
+        raise UserError(where, f"example {empty[0] + 1} has an empty label", "fill it, or leave the example out")

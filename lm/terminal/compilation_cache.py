@@ -1,0 +1,40 @@
+"""The cache of compiled programs, which the next process uses again."""
+
+import os
+import re
+import sys
+import warnings
+
+
+def use() -> None:
+    """Programs compiled by an earlier process are used again; JAX_COMPILATION_CACHE_DIR says where they lie."""
+    import jax
+
+    directory = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    if not directory:
+        cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        directory = os.path.join(cache, "lm", "compiled")
+        if directory.startswith("~"):
+            print("no HOME is known, so programs are compiled anew at each start", file=sys.stderr, flush=True)
+        else:
+            jax.config.update("jax_compilation_cache_dir", directory)
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # the small ones, by the dozen, add up too
+    _say_once_where_it_fails(directory)
+
+
+def _say_once_where_it_fails(directory: str) -> None:
+    """JAX warns of every program that it cannot keep; the first warning becomes a line, the others nothing."""
+    show, failed = warnings.showwarning, []
+
+    def show_other(message, category, filename, lineno, file=None, line=None):
+        text = str(message)
+        if not re.match("Error (reading|writing) persistent compilation cache", text):
+            return show(message, category, filename, lineno, file, line)
+        failed.append(text)
+        if len(failed) == 1:
+            reason = text.partition("': ")[2].splitlines()[0][:160]
+            what = f"the compilation cache {directory} fails ({reason}), so programs are compiled anew at each start"
+            print(f"{what}; JAX_COMPILATION_CACHE_DIR names another folder", file=sys.stderr, flush=True)
+
+    warnings.showwarning = show_other
