@@ -9,7 +9,7 @@ from support.programs import run_alone
 import lm
 
 FLOORS = (
-    "errors batch recurrence devices config tinyworld data layers models search terminal answers runs evaluation "
+    "errors files batch recurrence devices config tinyworld data layers models search terminal answers runs evaluation "
     "training lab programs"
 ).split()
 PROGRAMS = ("lm.evaluate", "lm.pipeline", "lm.data.__main__")
