@@ -28,6 +28,7 @@ def main() -> None:
     runs = [load(directory, asked.checkpoint) for directory in WORKDIR.value]
     for run in runs:
         asked.check_task(run.config.data.task)
+        record.require_writable(run)
     scoring.same_data(runs, asked.split)
     both = [scoring.evaluate_asked(run, asked) for run in runs]
     for run, found in zip(runs, both, strict=True):

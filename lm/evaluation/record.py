@@ -7,14 +7,21 @@ from typing import Any
 
 from etils import epath
 
+from lm import json_files
+from lm.errors import UserError
 from lm.evaluation.scoring import Asked, Evaluation
-from lm.runs import writing
+from lm.runs import manifest, writing
 from lm.runs.run import Run
+
+_NUMBERS = ("exact_match", "nats_per_example", "floor_nats_per_example")  # that a table is made of
+_FORM = {"split": str, "step": int, "run?": str} | {f"{name}?": float for name in _NUMBERS}
 
 
 def write(run: Run, found: Evaluation, asked: Asked) -> epath.Path:
     """Writes `evaluations/SPLIT-STEP.json`, and returns where it lies; the name says what was asked for beside."""
     record = {"split": asked.split, "step": run.step, **found.figures, "intervals": found.intervals}
+    if identity := manifest.identity_of(run.workdir):
+        record["run"] = identity.id
     record["options"] = dataclasses.asdict(asked)
     if found.outputs:
         record["decoding"] = found.decoding
@@ -22,14 +29,26 @@ def write(run: Run, found: Evaluation, asked: Asked) -> epath.Path:
             record["confusion"] = found.confusion
         record["outputs"] = found.outputs
     path = run.workdir / "evaluations" / f"{_name(run, asked)}.json"
+    require_writable(run)
     writing.write_whole(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     return path
+
+
+def require_writable(run: Run) -> None:
+    """Raises `UserError` where `evaluations/` is a link out of the run's directory."""
+    writing.require_inside(run.workdir, run.workdir / "evaluations")
 
 
 def latest(workdir: epath.Path, split: str) -> dict[str, Any] | None:
     """Returns the last record of a run on a split, or None where it was not evaluated."""
     found = sorted((workdir / "evaluations").glob(f"{split}-*.json"), key=str)
-    return json.loads(found[-1].read_text()) if found else None
+    if not found:
+        return None
+    mend = "delete it, and evaluate the run again"
+    record, identity = json_files.read(found[-1], "record of an evaluation", _FORM, mend), manifest.identity_of(workdir)
+    if identity and record.get("run", identity.id) != identity.id:
+        raise UserError(str(found[-1]), "is of another run", mend)
+    return record
 
 
 def _name(run: Run, asked: Asked) -> str:

@@ -70,6 +70,8 @@ def split_of(run: Run, split: str) -> Split:
     names = ("train", "validation", *(("test",) if run.config.data.test else ()))
     if split not in names:
         raise UserError("--split", f"the run has no {split!r} data", nearest(split, names))
+    read = names if split == "train" else (split,)  # what is dropped of the training data may depend on the others
+    manifest.require_vouched(run.workdir, run.config.data, read, "name the data yourself: --data=SOURCE")
     loaded = splits.load_splits(run.config.data, (split,))[split]
     manifest.check_unchanged(run.workdir, {split: loaded.fingerprint})
     return loaded

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from etils import epath
 from support.configs import tiny_config
+from support.directories import reconfigured
 from support.programs import environment, tree_of
 from support.sizes import sized
 from support.training import FROZEN, LAYOUTS, SPECS, Setup, parameters, steps_of
@@ -312,7 +313,7 @@ def test_changed_data_is_refused(short, uninterrupted, tmp_path):
     shutil.copytree(uninterrupted["streams"], copy)
     data.write_text(pathlib.Path(short["streams"].data.train.removeprefix("text:")).read_text() + "one more line\n")
     moved = changed(short["streams"], {"data.train": f"text:{data}"})
-    (copy / "config.json").write_text(kill.configuration.to_json(moved))
+    reconfigured(copy, moved)
     with pytest.raises(UserError, match="train data is not what this run was started with"):
         loop.train(moved, epath.Path(copy))
 
