@@ -8,6 +8,7 @@ from absl import flags
 from etils import epath
 
 from lm.errors import UserError
+from lm.numbers import whole
 from lm.terminal import config_flags
 from lm.terminal.program import program
 
@@ -36,12 +37,10 @@ def main() -> None:
 
 def steps_of(text: str) -> tuple[int, int] | None:
     """The first and last step of `START:STOP`."""
-    start, colon, stop = text.partition(":")
-    if not text:
-        return None
-    if not (colon and start.isdecimal() and stop.isdecimal() and 0 < int(start) <= int(stop)):
-        raise UserError("--profile", f"{text!r} is not START:STOP", "give the first and the last step, e.g. 100:110")
-    return int(start), int(stop)
+    start, stop = map(whole, text.partition(":")[::2])
+    if text and not (start and stop and start <= stop):
+        raise UserError("--profile", f"{text[:40]!r} is not START:STOP", "give first and last step, e.g. 100:110")
+    return (start, stop) if text else None
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ def main() -> None:
     runs = [load(directory, asked.checkpoint) for directory in WORKDIR.value]
     for run in runs:
         asked.check_task(run.config.data.task)
+        record.require_writable(run)
     scoring.same_data(runs, asked)
     both = [scoring.evaluate_asked(run, asked) for run in runs]
     paths = [record.write(run, found, asked) for run, found in zip(runs, both, strict=True)]

@@ -21,6 +21,7 @@ from lm.errors import UserError, nearest
 from lm.evaluation import metrics
 from lm.evaluation.scoring import Asked
 from lm.lab import pretraining, tables
+from lm.numbers import whole
 from lm.runs import workdir, writing
 from lm.terminal import evaluation_flags, output
 from lm.terminal.program import program
@@ -40,9 +41,9 @@ def main() -> None:
     for task in CHOSEN.value:
         if task not in plan.tasks:
             raise UserError("--tasks", f"{task!r} is no task of {file}", nearest(task, plan.tasks))
-    if not SEEDS.value or not all(seed.isdecimal() for seed in SEEDS.value):
-        raise UserError("--seeds", f"{','.join(SEEDS.value)!r} are no seeds", "give numbers, e.g. 0,1,2")
-    seeds = list(dict.fromkeys(map(int, SEEDS.value)))
+    seeds = list(dict.fromkeys(map(whole, SEEDS.value)))
+    if not seeds or None in seeds:
+        raise UserError("--seeds", f"{','.join(SEEDS.value)[:80]!r} are no seeds", "give numbers, e.g. 0,1,2")
     directory = epath.Path((WORKDIR.value or [workdir.usual(f"{file}:pipeline")])[0]).expanduser()
     tasks = list(dict.fromkeys(CHOSEN.value or plan.tasks))
 

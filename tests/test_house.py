@@ -9,8 +9,8 @@ from support.programs import run_alone
 import lm
 
 FLOORS = (
-    "errors files batch recurrence devices config tinyworld data layers models search terminal answers runs evaluation "
-    "training lab programs"
+    "errors files json_files numbers batch recurrence devices config tinyworld data layers models search terminal answers "
+    "runs evaluation training lab programs"
 ).split()
 PROGRAMS = ("lm.evaluate", "lm.score", "lm.pipeline", "lm.data.__main__")
 PACKAGE = pathlib.Path(lm.__file__).parent

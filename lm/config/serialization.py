@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from lm import files
+from lm import files, json_files
 from lm.config.rules import validated
 from lm.config.schema import RENAMED, Config, fields, get
 from lm.errors import UserError, nearest
@@ -70,9 +70,9 @@ def from_json(text: str, where: str) -> Config:
     JSON of an earlier version may lack fields that came later, and may have fields by their old names (`RENAMED`).
     """
     try:
-        tree = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(where, f"is not valid JSON ({error})", "restore the file, or start in a new workdir") from None
+        tree = json_files.parsed(text, object)
+    except json_files.Malformed as error:
+        raise UserError(where, str(error), "restore the file, or start in a new workdir") from None
 
     def build(kind: type, tree: Any, path: str) -> Any:
         known = {field.name: field for field in dataclasses.fields(kind)}

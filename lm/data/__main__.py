@@ -1,9 +1,8 @@
 """python -m lm.data SPEC [--config.section.field=value ...]: what a configuration's data looks like.
 
-SPEC is a config file (`configs/translate.py`, or `FILE:TEXT` as for train.py), the directory of a run, or a source
-(`tsv:pairs.tsv`). Prints how many examples there are, their lengths, what cleaning did, what is unknown, twice there, or in
-evaluation data too, how much of the batches is padding, and the first examples as text and as ids. Reads, and writes the
-cache of ids; nothing else.
+SPEC is a config file (`configs/translate.py`, or `FILE:TEXT` as for train.py), the directory of a run, or a source (`tsv:pairs.tsv`).
+Prints how many examples there are, their lengths, what cleaning did, what is unknown, twice there, or in evaluation data too,
+how much of the batches is padding, and the first examples as text and as ids. Writes the cache of ids; nothing else.
 """
 
 import pathlib
@@ -17,9 +16,8 @@ from lm.config import Config, changed, from_file, from_text
 from lm.config.formats import formats_of
 from lm.data.description import described
 from lm.data.read import sources
-from lm.data.text.tokenizers.saved import load_tokenizer
 from lm.errors import UserError
-from lm.runs import workdir
+from lm.runs import manifest, workdir
 from lm.terminal import help
 from lm.terminal.program import program
 
@@ -33,7 +31,10 @@ def read_config(spec: str, values: dict[str, Any]) -> Config:
     """The configuration that SPEC names, with other values at dotted paths."""
     path, name = pathlib.Path(spec).expanduser(), spec.partition(":")[0]
     if (path / "config.json").is_file():
-        return changed(workdir.read_config(epath.Path(path)), values)
+        config = workdir.read_config(epath.Path(path))
+        others = {role for role in ("train", "validation", "test") if f"data.{role}" not in values}
+        manifest.require_vouched(epath.Path(path), config.data, others, "name it yourself: --config.data.train=SOURCE")
+        return changed(config, values)
     if name.endswith(".py"):
         return changed(from_file(spec), values)
     if name not in sources.SCHEMES and "*" not in spec:
@@ -66,9 +67,9 @@ def take_arguments(argv: list[str]) -> tuple[list[str], list[str], dict[str, str
 
 def main(spec: str, texts: dict[str, str]) -> None:
     config = read_config(spec, {path: from_text(path, text) for path, text in texts.items()})
-    saved = pathlib.Path(spec).expanduser() / "tokenizer"
-    for line in described(config, load_tokenizer(saved) if saved.is_dir() else None, FIRST.value):
-        print(line)
+    run = epath.Path(spec).expanduser()
+    tokenizer = workdir.read_tokenizer(run) if (run / "tokenizer").is_dir() else None
+    print("\n".join(described(config, tokenizer, FIRST.value)))
 
 
 if __name__ == "__main__":

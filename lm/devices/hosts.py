@@ -24,6 +24,7 @@ from jax._src import distributed  # its client has the store of keys, which has 
 
 from lm.devices.mesh import AXIS, Devices
 from lm.errors import UserError
+from lm.numbers import whole
 
 SILENCE = 30.0  # seconds without a beat after which a host counts as lost
 GATHERING = 40  # seconds that hosts wait for one another at the start
@@ -49,7 +50,7 @@ def join(coordinator: str, processes: int, process: int) -> None:
             return
     else:
         _, colon, port = coordinator.rpartition(":")
-        if not colon or not port.isdigit() or not 0 < int(port) < 2**16:
+        if not colon or not 0 < (whole(port) or 0) < 2**16:
             raise UserError("--coordinator", f"{coordinator!r} is no address", "give ADDRESS:PORT, auto or none")
         if (processes == -1) != (process == -1):
             flag = "--process" if process == -1 else "--processes"

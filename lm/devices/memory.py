@@ -39,13 +39,18 @@ def give_back() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
+def of_machine() -> int:
+    """Returns how many bytes of memory this machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def require(params: Any, state: Any, devices: Devices) -> None:
     """Raises `UserError` for a model that cannot fit, before it is made: `params` and the `TrainState` are shapes."""
     size = lambda tree: sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
     each = (size(params) + size(state)) // devices.shards  # of a device; the gradients are like the parameters
     local = jax.local_devices()
     own = (local[0].memory_stats() or {}).get("bytes_limit", 0)  # a CPU has the machine's
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    there = of_machine()
     for where, needed, limit in (
         ("a device", each if own else 0, own),
         ("this machine", size(params) + (0 if own else each * min(len(local), len(devices))), there),

@@ -8,11 +8,15 @@ from typing import Any
 
 from etils import epath
 
-from lm import files
+from lm import json_files
+from lm.errors import UserError
 from lm.evaluation import statistics
 from lm.evaluation.scoring import DATA, Asked, Evaluation
-from lm.runs import writing
+from lm.runs import manifest, writing
 from lm.runs.run import Run
+
+_NUMBERS = ("exact_match", "nats_per_example", "floor_nats_per_example")  # that a table is made of
+_FORM = {"split": str, "step": int, "run?": str} | {f"{name}?": float for name in _NUMBERS}
 
 
 def write(run: Run, found: Evaluation, asked: Asked) -> epath.Path:
@@ -23,6 +27,8 @@ def write(run: Run, found: Evaluation, asked: Asked) -> epath.Path:
     source = {"data": asked.data, "fingerprint": found.fingerprint} if asked.data else {}
     record = {"split": DATA if source else asked.split, **source, "step": run.step, **found.figures}
     record |= statistics.recorded(found.intervals)
+    if identity := manifest.identity_of(run.workdir):
+        record["run"] = identity.id
     record["options"] = dataclasses.asdict(asked)
     if found.outputs:
         record["decoding"] = found.decoding
@@ -30,14 +36,26 @@ def write(run: Run, found: Evaluation, asked: Asked) -> epath.Path:
             record["confusion"] = found.confusion
         record["outputs"] = found.outputs
     path = run.workdir / "evaluations" / f"{_name(run, asked, found.fingerprint)}.json"
+    require_writable(run)
     writing.write_whole(path, json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     return path
+
+
+def require_writable(run: Run) -> None:
+    """Raises `UserError` where `evaluations/` is a link out of the run's directory."""
+    writing.require_inside(run.workdir, run.workdir / "evaluations")
 
 
 def latest(workdir: epath.Path, split: str) -> dict[str, Any] | None:
     """Returns the last record of a run on a split, or None where it was not evaluated."""
     found = sorted((workdir / "evaluations").glob(f"{split}-*.json"), key=str)
-    return json.loads(files.read_text(found[-1], "record of an evaluation")) if found else None
+    if not found:
+        return None
+    mend = "delete it, and evaluate the run again"
+    record, identity = json_files.read(found[-1], "record of an evaluation", _FORM, mend), manifest.identity_of(workdir)
+    if identity and record.get("run", identity.id) != identity.id:
+        raise UserError(str(found[-1]), "is of another run", mend)
+    return record
 
 
 def _name(run: Run, asked: Asked, fingerprint: str) -> str:

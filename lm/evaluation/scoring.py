@@ -91,6 +91,8 @@ def split_of(run: Run, split: str, data: str = "") -> Split:
         raise UserError("--split", f"{split!r} is a source, not a split", f"use lm.evaluate --data={split}")
     if split not in names:
         raise UserError("--split", f"the run has no {split!r} data", nearest(split, names))
+    read = names if split == "train" else (split,)  # what is dropped of the training data may depend on the others
+    manifest.require_vouched(run.workdir, run.config.data, read, "name the data yourself: --data=SOURCE")
     loaded = splits.load_splits(run.config.data, (split,))[split]
     manifest.check_unchanged(run.workdir, {split: loaded.fingerprint})
     return loaded

@@ -4,22 +4,32 @@ Orbax's own reader comes with all that writes and manages checkpoints, 290 modul
 The format is Orbax's documented one: `_METADATA` names the arrays, each is a zarr array in an OCDBT database.
 """
 
-import json
+import math
+import zlib
 from typing import Any
 
+import jax
 import numpy as np
 import tensorstore
 from etils import epath
 
-from lm import files
+from lm import files, json_files
+from lm.devices import memory
 
 Path = tuple[str, ...]  # the keys of an array in its tree, those of sequences as text
 
 
+_ENTRY = {"key_metadata": [{"key": (str, int)}], "value_metadata": {"skip_deserialize": bool}}
+_FORM = {"tree_metadata": {str: _ENTRY}, "use_ocdbt": bool, "use_zarr3": bool}
+
+
 def opened(item: epath.Path) -> dict[Path, tensorstore.TensorStore]:
-    """Returns the arrays of an item, e.g. `checkpoints/100/params`, with their shapes and types; none is read yet."""
+    """Returns the arrays of an item, e.g. `checkpoints/100/params`, with their shapes and types; none is read yet.
+
+    Raises `ValueError`, and other errors, for what cannot be read; arrays larger than the machine's memory are that too.
+    """
     files.require_regular_below(item)  # TensorStore would wait for a pipe
-    metadata = json.loads(files.read_text(item / "_METADATA", "JSON file of a run"))
+    metadata = json_files.read(item / "_METADATA", "JSON file of a run", _FORM, "move the checkpoint away")
     if not metadata["use_ocdbt"]:
         raise ValueError("its arrays are in files of their own, not in a database")
     driver = "zarr3" if metadata["use_zarr3"] else "zarr"
@@ -31,13 +41,31 @@ def opened(item: epath.Path) -> dict[Path, tensorstore.TensorStore]:
     ]
     context = tensorstore.Context()  # the database is looked up once for all arrays
     waiting = {path: tensorstore.open(_spec(item, driver, path), context=context, read=True) for path in paths}
-    return {path: each.result() for path, each in waiting.items()}
+    found = {path: each.result() for path, each in waiting.items()}
+    size = sum(math.prod(array.shape) * array.dtype.numpy_dtype.itemsize for array in found.values())
+    if size > memory.of_machine():
+        raise ValueError(f"its arrays are said to have {size / 2**30:,.1f} GiB, more than this machine")
+    for path, array in found.items():
+        if math.prod(array.chunk_layout.read_chunk.shape or ()) > math.prod(max(1, length) for length in array.shape):
+            raise ValueError(f"{'/'.join(path)} is said to be stored in parts larger than itself")
+    return found
 
 
 def read(arrays: dict[Path, tensorstore.TensorStore]) -> dict[Path, np.ndarray]:
     """Returns the values of arrays, all read at once."""
     waiting = {path: array.read() for path, array in arrays.items()}
     return {path: each.result() for path, each in waiting.items()}
+
+
+def path_of(keys: tuple[Any, ...]) -> Path:
+    """Returns the path of a leaf of a JAX tree: keys of dictionaries, sequences and named tuples as Orbax writes them."""
+    return tuple(jax.tree_util.keystr((key,), simple=True) for key in keys)
+
+
+def digest(array: np.ndarray) -> int:
+    """Returns the CRC-32 of an array's type, shape and bytes: some 3 GB/s, and a flipped bit changes it."""
+    content = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return zlib.crc32(content, zlib.crc32(f"{array.dtype} {array.shape}".encode()))
 
 
 def tree_of(arrays: dict[Path, Any]) -> dict[str, Any]:

@@ -5,12 +5,15 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint.checkpoint_managers import PreservationPolicy
 
 from lm.devices import hosts
 from lm.errors import UserError
+from lm.runs import arrays
 
 
 class _LatestAndBest(PreservationPolicy):
@@ -28,8 +31,9 @@ class _LatestAndBest(PreservationPolicy):
 class Writer:
     """Writes the checkpoints of a run, and removes those that are not to be kept. Many hosts write together."""
 
-    def __init__(self, directory: epath.Path, keep: int):
-        self.directory = directory
+    def __init__(self, directory: epath.Path, keep: int, run: str):
+        self.directory, self._run = directory, run
+        self._last = 0  # the step of the last save
         self._require_writable()
         self._policy = _LatestAndBest(keep, 0)
         handlers = {"params": ocp.StandardCheckpointHandler(), "rest": ocp.StandardCheckpointHandler()}
@@ -52,9 +56,12 @@ class Writer:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self.directory))
 
     def save(self, step: int, params: Any, rest: Any, progress: dict[str, Any]) -> None:
-        """Returns while the files are being written; an error of the save before this one is raised here."""
+        """Returns while the files are being written; an error of the save before this one is raised here, by its step."""
         self._policy.best_step = progress["best_step"]
+        self.wait()
         self._require_writable()
+        self._last = step
+        digests = {"params": _digests(params), "rest": _digests(rest)}
         with _writing(self.directory / str(step)):
             self._manager.save(
                 step,
@@ -63,6 +70,7 @@ class Writer:
                     rest=ocp.args.StandardSave(rest),
                     progress=ocp.args.JsonSave(dict(progress)),  # a copy: the caller goes on counting meanwhile
                 ),
+                custom_metadata={"run": self._run, "step": step, "digests": digests},
             )
 
     def remove_old(self, best_step: int) -> None:
@@ -77,12 +85,22 @@ class Writer:
 
     def wait(self) -> None:
         """Until the last save is on disk."""
-        with _writing(self.directory):
+        with _writing(self._path_of_last()):
             self._manager.wait_until_finished()
 
     def close(self) -> None:
-        with _writing(self.directory):
+        with _writing(self._path_of_last()):
             self._manager.close()
+
+    def _path_of_last(self) -> epath.Path:
+        return self.directory / str(self._last) if self._last else self.directory
+
+
+def _digests(tree: Any) -> dict[str, int]:
+    """The digest of each array that this host has whole."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    whole = lambda leaf: isinstance(leaf, np.ndarray) or (isinstance(leaf, jax.Array) and leaf.is_fully_addressable)
+    return {"/".join(arrays.path_of(path)): arrays.digest(np.asarray(leaf)) for path, leaf in leaves if whole(leaf)}
 
 
 class _writing:
@@ -99,5 +117,5 @@ class _writing:
             if lost := hosts.lost(error):
                 raise lost from error
             what = f"could not be written ({type(error).__name__}: {str(error).strip().splitlines()[0][:200]})"
-            mend = "make room or repair the disk, and start again: the checkpoints before it are whole"
+            mend = "check room and rights there, and start again: the checkpoints before it are whole"
             raise UserError(str(self.where), what, mend) from error

@@ -1,6 +1,5 @@
-"""A run's checkpoints: which there are, what they hold, and which of them best, latest, a step or a mean is."""
+"""A run's checkpoints: which there are, and what they hold."""
 
-import json
 import os
 from collections.abc import Callable
 from typing import Any
@@ -9,13 +8,26 @@ import jax
 import numpy as np
 from etils import epath
 
+from lm import json_files
 from lm.devices import hosts
 from lm.errors import UserError
-from lm.runs import arrays
+from lm.numbers import whole
+from lm.runs import arrays, manifest
+from lm.runs.arrays import Path
+from lm.runs.manifest import Identity
+
+_KIND = "JSON file of a run"
+_PROGRESS = {"best_step": int, str: (float, None)}
+# Orbax's own file about a checkpoint, which has what we add in `custom_metadata`.
+_METADATA = {"custom_metadata?": {"run?": str, "step?": int, "digests?": {str: {str: int}}}}
 
 
 class Damaged(UserError):
     """A checkpoint that cannot be read, and not for want of a right to."""
+
+
+class Foreign(UserError):
+    """A checkpoint of another run, or with another step's name."""
 
 
 class Checkpoints:
@@ -26,19 +38,23 @@ class Checkpoints:
 
     `progress["best_step"]` is the step of the best validation loss so far, 0 if there was no evaluation. With `keep` 0
     they are opened to read: nothing is made or removed, so a run that is being trained can be read from.
+
+    Each carries the id of its run, its step, and the digest of every array; what is read must agree with them. `run` is
+    the identity that they must have, None where no manifest names it.
     """
 
-    def __init__(self, directory: epath.Path, keep: int = 0):
+    def __init__(self, directory: epath.Path, keep: int = 0, run: Identity | None = None):
         self.directory = epath.Path(os.getcwd(), directory)  # Orbax writes to absolute paths only
+        self._run = run
         if keep:
             from lm.runs.checkpoint_writer import Writer  # Orbax, of which those that only read have no use
 
-            self._writer = Writer(self.directory, keep)
+            self._writer = Writer(self.directory, keep, run.id if run else "")
             self.save, self.wait, self.close = self._writer.save, self._writer.wait, self._writer.close
 
     def steps(self) -> list[int]:
         """The steps whose checkpoints are whole: a directory gets its name last, in a bucket a file is written last."""
-        named = _named(self.directory)
+        named = directories(self.directory)
         whole = [path for path in named if "://" not in str(path) or (path / "commit_success.txt").exists()]
         return sorted(int(path.name) for path in whole)
 
@@ -90,95 +106,81 @@ class Checkpoints:
 
     def arrays(self, step: int, item: str) -> Any:
         """`params` or `rest` of a step as they were saved, in dictionaries, whatever wrote them on whichever devices."""
-        return self._read(step, lambda: arrays.tree_of(arrays.read(arrays.opened(self.directory / str(step) / item))))
+        opened = self._read(step, lambda: arrays.opened(self.directory / str(step) / item))
+        return self._read(step, lambda: arrays.tree_of(self._values(step, item, opened)))
 
     def progress(self, step: int) -> dict[str, Any]:
-        def read() -> dict[str, Any]:
-            found = json.loads((self.directory / str(step) / "progress" / "metadata").read_text(encoding="utf-8"))
-            if not isinstance(found["best_step"], int):
-                raise ValueError("its progress has no best_step")
-            return found
-
-        return self._read(step, read)
+        """What was counted up to a step."""
+        path, mend = self.directory / str(step) / "progress" / "metadata", "move the checkpoint away"
+        return self._read(step, lambda: json_files.read(path, _KIND, _PROGRESS, mend))
 
     def _restored(self, step: int, item: str, tree: Any) -> Any:
         opened = self._read(step, lambda: arrays.opened(self.directory / str(step) / item))
         leaves, kind = jax.tree_util.tree_flatten_with_path(tree)
-        # The keys of dictionaries, sequences and named tuples, as Orbax writes them.
-        name = lambda path: tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
-        wanted = {name(path): leaf for path, leaf in leaves}
+        wanted = {arrays.path_of(path): leaf for path, leaf in leaves}
         for path in [*wanted, *(opened.keys() - wanted.keys())]:
             each = [tuple(named[path].shape) if path in named else None for named in (opened, wanted)]
             if each[0] != each[1]:
                 there, here = ("is not there" if shape is None else f"has shape {shape}" for shape in each)
                 what = f"{'/'.join(path)} {there}, in this model it {here}"
                 raise UserError(str(self.directory / str(step)), what, "it is another run's: move it away")
-        found = self._read(step, lambda: arrays.read(opened))
+        found = self._read(step, lambda: self._values(step, item, opened))
         return jax.tree.unflatten(kind, [np.asarray(found[path], leaf.dtype) for path, leaf in wanted.items()])
+
+    def _values(self, step: int, item: str, opened: Any) -> dict[Path, np.ndarray]:
+        """The values of arrays, once it is known whose they are and that they are as they were saved."""
+        digests = self._identified(step).get(item, {})
+        found = arrays.read(opened)
+        for path, array in found.items():
+            if digests.get(name := "/".join(path), digest := arrays.digest(array)) != digest:
+                raise ValueError(f"{item} {name} is not what was saved, as its digest differs")
+        return found
+
+    def _identified(self, step: int) -> dict[str, dict[str, int]]:
+        """The digests of a checkpoint; raises `UserError` for one of another run, or of another step."""
+        where, path = str(self.directory / str(step)), self.directory / str(step) / "_CHECKPOINT_METADATA"
+        may_lack = self._run is None or not self._run.id or step <= self._run.since
+        if may_lack and not path.exists():
+            return {}
+        found = json_files.read(path, _KIND, _METADATA, "move the checkpoint away").get("custom_metadata", {})
+        run, saved_at = found.get("run"), found.get("step", step)
+        if not may_lack and not run:
+            what = "does not say which run it is of, as every checkpoint of this run does"
+            raise Foreign(where, what, "move it away: only config.training.init_from starts from another run")
+        if run and self._run is not None and run != self._run.id:
+            what = "is another run's checkpoint (its id is not that of manifest.json)"
+            raise Foreign(where, what, "move it away: only config.training.init_from starts from another run")
+        if saved_at != step:
+            raise Foreign(where, f"was saved at step {saved_at}", f"give it its name again, {saved_at}")
+        return found.get("digests", {})
 
     def _read(self, step: int, read: Callable[[], Any]) -> Any:
         try:
             return read()
+        except Foreign:
+            raise
         except Exception as error:  # many kinds, from files missing to arrays that do not fit
-            what = f"cannot be read ({type(error).__name__}: {(str(error).strip() or '?').splitlines()[0][:200]})"
+            where = self.directory / str(step)
+            if isinstance(error, UserError):
+                said = f"{os.path.relpath(error.where, where)} {error.what}"
+            else:
+                said = f"{type(error).__name__}: {(str(error).strip() or '?').splitlines()[0][:200]}"
             mend = "it is damaged or of another model: move it away to use the one before it"
             forbidden = isinstance(error, PermissionError) or "PERMISSION_DENIED" in str(error)
-            raise (UserError if forbidden else Damaged)(str(self.directory / str(step)), what, mend) from error
+            raise (UserError if forbidden else Damaged)(str(where), f"cannot be read ({said})", mend) from error
 
 
-def open_to_read(directory: epath.Path) -> Checkpoints:
-    """The checkpoints of a run; raises `UserError` where none was finished."""
-    if not any_in(directory):
-        raise UserError(str(directory), "holds no checkpoint yet", "train first, or wait for the first one")
-    return Checkpoints(directory)
+def of_run(workdir: epath.Path, keep: int = 0) -> Checkpoints:
+    """The checkpoints of a run, which must have its identity."""
+    return Checkpoints(workdir / "checkpoints", keep, manifest.identity_of(workdir))
 
 
 def any_in(directory: epath.Path) -> bool:
     """Whether a checkpoint was ever finished there."""
-    return bool(_named(directory))
+    return bool(directories(directory))
 
 
-def _named(directory: epath.Path) -> list[epath.Path]:
+def directories(directory: epath.Path) -> list[epath.Path]:
     """The directories there whose name is a step."""
     paths = directory.iterdir() if directory.exists() else ()
-    is_step = lambda name: name.isascii() and name.isdecimal() and name == str(int(name))
-    return [path for path in paths if is_step(path.name) and path.is_dir()]
-
-
-def resolve(checkpoints: Checkpoints, which: str) -> int:
-    """The step meant by best, latest or a number; raises `UserError` where there is none."""
-    steps = checkpoints.steps()
-    if which == "latest":
-        return steps[-1]
-    if which == "best":
-        best = checkpoints.progress(steps[-1])["best_step"] or steps[-1]  # before any evaluation there is no best one
-        if best not in steps:
-            where = str(checkpoints.directory / str(best))
-            raise UserError(
-                where, "the best checkpoint is gone", f"choose latest or one of: {', '.join(map(str, steps))}"
-            )
-        return best
-    if not which.isdigit() or int(which) not in steps:
-        mend = f"choose best, latest or one of: {', '.join(map(str, steps))}"
-        raise UserError("--checkpoint", f"{which!r} is not there", mend)
-    return int(which)
-
-
-def steps_of(saved: Checkpoints, which: str) -> tuple[list[int], str]:
-    """The steps that best, latest, a number or mean:N names, ascending, and what their weights are called."""
-    if not which.startswith("mean:"):
-        return [resolve(saved, which)], "one step"
-    count, steps = which.removeprefix("mean:"), saved.steps()
-    if not count.isdecimal() or not 0 < int(count) <= len(steps):
-        what = f"{which!r} is no mean of the checkpoints {', '.join(map(str, steps))}"
-        mend = f"give mean:1 to mean:{len(steps)}, or keep more: config.training.keep_checkpoints"
-        raise UserError("--checkpoint", what, mend)
-    chosen = steps[-int(count) :]
-    return chosen, f"mean of {'+'.join(map(str, chosen))}"
-
-
-def mean(trees: list[Any]) -> Any:
-    """Parameter by parameter, float32 (Polyak and Juditsky, 1992; of checkpoints: Vaswani et al., 2017, section 6.1)."""
-    if len(trees) == 1:
-        return trees[0]
-    return jax.tree.map(lambda *leaves: np.mean(leaves, axis=0, dtype=np.float64).astype(leaves[0].dtype), *trees)
+    return [path for path in paths if whole(path.name) is not None and path.is_dir()]

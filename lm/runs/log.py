@@ -13,6 +13,7 @@ from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.compat.tensorflow_stub.io.gfile import GFile
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+from lm import files, json_files
 from lm.errors import UserError
 from lm.runs.writing import require_there, write_whole
 
@@ -100,19 +101,15 @@ def _records(path: epath.Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
     Raises `UserError` for a line that this program did not write.
     """
-    lines = path.read_bytes().split(b"\n") if path.exists() else []
+    lines = files.read(path, "file of metrics").split(b"\n") if path.exists() else []
     for number, line in enumerate(lines, start=1):
         try:
             text = line.decode()
-            record = json.loads(text)
-            known = isinstance(record["step"], int) and isinstance(record["split"], str)
-        except (ValueError, TypeError, KeyError, IndexError):
-            known = False
-        if known:
-            yield text, record
-        elif number < len(lines):  # the last one is half, or empty as nothing is after the end of a line
-            what, mend = (
-                "is no line of metrics",
-                "correct that line, or move the file away: training goes on without it",
-            )
-            raise UserError(f"{path}:{number}", what, mend)
+            yield text, json_files.parsed(text, {"step": int, "split": str})
+        except ValueError:
+            if number < len(lines):  # the last one is half, or empty as nothing is after the end of a line
+                what, mend = (
+                    "is no line of metrics",
+                    "delete the line, or move the file away: training goes on without it",
+                )
+                raise UserError(f"{path}:{number}", what, mend) from None

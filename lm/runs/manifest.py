@@ -1,29 +1,89 @@
-"""A run's `manifest.json`: what it was started from, and each of its starts."""
+"""A run's `manifest.json`: its identity, what it was started from, and each of its starts.
+
+run            an id, drawn once, that every checkpoint carries; `since`: checkpoints up to this step have none, as
+               they were saved by a version that knew no ids; `saved`: whether a checkpoint was ever finished
+seed           the configuration's
+fingerprints   of each split of the data, of `tokenizer/` and of `labels.json`
+starts         when, how and where each process began to train, and the fingerprint of its `config.json`
+"""
 
 import datetime
+import hashlib
 import json
 import os
 import platform
+import secrets
 import subprocess
 import sys
+from collections.abc import Iterable
 from importlib import metadata
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from etils import epath
 
 import lm
-from lm.config import Config
+from lm import json_files
+from lm.config import Config, DataConfig
 from lm.errors import UserError
 from lm.runs.writing import write_whole
 
+_FORM = {
+    "run?": {"id": str, "since": int, "saved": bool},
+    "seed": int,
+    "fingerprints": {str: str},
+    "starts": [{"versions?": {str: str}, "config?": str}],
+}
+_PARTS = {"tokenizer": "tokenizer", "labels": "labels.json"}  # by the name of the fingerprint
+
+
+class Identity(NamedTuple):
+    """Which run it is; checkpoints up to the step `since` need not carry its id, which is empty where it has none."""
+
+    id: str
+    since: int = 0
+
+
+def identity_of(workdir: epath.Path) -> Identity | None:
+    """Returns the identity of a run, or None where there is no manifest that could say."""
+    manifest = read_manifest(workdir)
+    run = manifest and manifest.get("run")
+    return Identity(run["id"], run["since"]) if run else None if manifest is None else Identity("")
+
+
+def fingerprint_of(content: Any) -> str:
+    """Returns the fingerprint of what JSON has, however it is written."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
 
 def write_manifest(
-    workdir: epath.Path, config: Config, fingerprints: dict[str, str], changed: dict[str, list[Any]]
+    workdir: epath.Path,
+    config: Config,
+    data: dict[str, str],
+    parts: dict[str, str],
+    trees: tuple[Any, Any],
+    last: int,
+    changed: dict[str, list[Any]],
 ) -> None:
-    """Adds this start to `manifest.json`; `changed` has what its configuration has other than the one before it."""
-    check_unchanged(workdir, fingerprints)
-    manifest = read_manifest(workdir) or {"seed": config.seed, "fingerprints": fingerprints, "starts": []}
+    """Adds this start to `manifest.json`.
+
+    Args:
+        workdir: the run's directory.
+        config: that of this start.
+        data: the fingerprint of each split.
+        parts: the fingerprints of tokenizer and labels.
+        trees: what `config.json` holds, and what it is to hold from this start on.
+        last: the step of the latest checkpoint, 0 if there is none.
+        changed: what the configuration has other than that of the start before.
+    """
+    check_unchanged(workdir, data)
+    manifest = read_manifest(workdir) or {"seed": config.seed, "fingerprints": data, "starts": []}
+    # A run of a version without ids gets one here.
+    identity = {"run": manifest.get("run") or {"id": secrets.token_hex(16), "since": last, "saved": last > 0}}
+    manifest = identity | manifest | {"fingerprints": manifest["fingerprints"] | parts}
+    before, now = map(fingerprint_of, trees)
+    for start in manifest["starts"]:  # those of a version that did not say it
+        start.setdefault("config", before)
     packages = (
         "jax",
         "jaxlib",
@@ -37,6 +97,7 @@ def write_manifest(
     )
     manifest["starts"].append(
         {
+            "config": now,
             "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "command": [os.path.basename(sys.argv[0]), *sys.argv[1:]],
             "python": platform.python_version(),
@@ -50,6 +111,17 @@ def write_manifest(
             **({"changed": changed} if changed else {}),
         }
     )
+    _write(workdir, manifest)
+
+
+def note_saved(workdir: epath.Path) -> None:
+    """Notes that the run has finished a checkpoint, so that it is missed where it is gone."""
+    manifest = read_manifest(workdir)
+    if manifest and "run" in manifest and not manifest["run"]["saved"]:
+        _write(workdir, manifest | {"run": manifest["run"] | {"saved": True}})
+
+
+def _write(workdir: epath.Path, manifest: dict[str, Any]) -> None:
     write_whole(workdir / "manifest.json", json.dumps(manifest, indent=2) + "\n")
 
 
@@ -90,7 +162,7 @@ def note(workdir: epath.Path, name: str, value: Any) -> None:
     manifest = read_manifest(workdir)
     if manifest and manifest["starts"][-1].get(name) != value:
         manifest["starts"][-1][name] = value
-        write_whole(workdir / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+        _write(workdir, manifest)
 
 
 READ_TOO = ("0.2",)  # minor versions whose parameters have the names and the meaning that they have in this one
@@ -99,8 +171,8 @@ READ_TOO = ("0.2",)  # minor versions whose parameters have the names and the me
 def require_version(workdir: epath.Path) -> None:
     """Raises `UserError` for a run of a minor version of lm whose parameters may mean something else here."""
     try:
-        made = str((read_manifest(workdir) or {})["starts"][0]["versions"]["lm"])
-    except (LookupError, TypeError):
+        made = (read_manifest(workdir) or {})["starts"][0]["versions"]["lm"]
+    except LookupError:
         return  # a run without a record of its start
     minor = lambda version: ".".join(version.split(".")[:2])
     if minor(made) not in (minor(lm.__version__), *READ_TOO):
@@ -109,25 +181,59 @@ def require_version(workdir: epath.Path) -> None:
 
 
 def read_manifest(workdir: epath.Path) -> dict[str, Any] | None:
+    """Returns what `manifest.json` holds, or None where there is none; raises `UserError` for one that is damaged."""
     path = workdir / "manifest.json"
     if not path.exists():
         return None
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        return {name: manifest[name] for name in ("seed", "fingerprints", "starts")}
-    except (ValueError, KeyError, TypeError):
-        mend = "restore it, or move it away to lose the record of starts"
-        raise UserError(str(path), "is damaged", mend) from None
+    return json_files.read(path, "JSON file of a run", _FORM, "put it back from a copy of the run")
 
 
-def check_unchanged(workdir: epath.Path, fingerprints: dict[str, str]) -> None:
-    """Refuses data or a tokenizer that is not what the run was started with, wherever it lies."""
-    known = (read_manifest(workdir) or {"fingerprints": fingerprints})["fingerprints"]
-    for name, value in fingerprints.items():
+def check_unchanged(workdir: epath.Path, data: dict[str, str]) -> None:
+    """Refuses data that is not what the run was started with, wherever it lies; `data` has the fingerprint of each split."""
+    known = (read_manifest(workdir) or {"fingerprints": data})["fingerprints"]
+    for name, value in data.items():
         if known.get(name) != value:
-            which = name if name == "tokenizer" else f"{name} data"
-            what = f"the {which} is not what this run was started with"
-            raise UserError(str(workdir), what, f"give the {which} of then, or choose another --workdir")
+            what = f"the {name} data is not what this run was started with"
+            raise UserError(str(workdir), what, f"give the {name} data of then, or choose another --workdir")
+
+
+def check_part(workdir: epath.Path, name: str, fingerprint: str) -> None:
+    """Raises `UserError` where tokenizer or labels are not those that the manifest names.
+
+    A run of a version before 0.3.1 names its tokenizer alone.
+    """
+    known = (read_manifest(workdir) or {"fingerprints": {}})["fingerprints"].get(name)
+    if known not in (None, fingerprint):
+        raise _foreign(workdir / _PARTS[name])
+
+
+def check_config(workdir: epath.Path, tree: Any) -> None:
+    """Raises `UserError` where what `config.json` holds is of no start that the manifest names."""
+    known = [start["config"] for start in (read_manifest(workdir) or {"starts": []})["starts"] if "config" in start]
+    if known and fingerprint_of(tree) not in known:
+        raise _foreign(workdir / "config.json")
+
+
+def _foreign(path: epath.Path) -> UserError:
+    what = "is not this run's own, or was changed (manifest.json has another fingerprint)"
+    return UserError(
+        str(path), what, "put it back; only config.training.init_from takes anything over from another run"
+    )
+
+
+def vouches(workdir: epath.Path, split: str) -> bool:
+    """Returns whether the manifest names the fingerprint of a split of the data."""
+    return split in (read_manifest(workdir) or {"fingerprints": {}})["fingerprints"]
+
+
+def require_vouched(workdir: epath.Path, data: DataConfig, splits: Iterable[str], mend: str) -> None:
+    """Raises `UserError` where the manifest has no fingerprint of a split: the run may be a stranger's, and its
+    `config.json` may name any file."""
+    for split in sorted(splits):
+        if not vouches(workdir, split) and (data.test or split != "test"):
+            source = getattr(data, split) or data.train
+            what = f"no manifest vouches for its {split} data, which its config.json says to read from {source}"
+            raise UserError(str(workdir), what, mend)
 
 
 def _git() -> dict[str, Any]:

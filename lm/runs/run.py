@@ -1,7 +1,6 @@
 """A finished (or running) run, opened to generate and to score: `run = lm.load(workdir)`."""
 
 import dataclasses
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -18,11 +17,10 @@ from lm.config import Config
 from lm.config.formats import formats_of
 from lm.config.tasks import ANSWER_KINDS, answer_of
 from lm.data.read.examples import Example, Listed, check_examples
-from lm.data.text.tokenizers.saved import load_tokenizer
 from lm.data.text.tokenizers.tokenizer import Tokenizer
 from lm.errors import UserError
 from lm.models.parameters import initial_params
-from lm.runs import checkpoints, workdir
+from lm.runs import checkpoints, chosen, manifest, workdir
 from lm.search.options import Options
 
 
@@ -124,18 +122,18 @@ def _example(given: Any) -> Example:
 def _labels(directory: epath.Path, config: Config) -> tuple[str, ...]:
     if ANSWER_KINDS[answer_of(config)].among != "labels":
         return ()
-    path = directory / "labels.json"
-    if not path.exists():  # a run of before it was written
-        from lm.data.splits import load_splits  # all that reads and cleans, of which other runs have no use
+    if (directory / "labels.json").exists():
+        return workdir.read_labels(directory)
+    if not manifest.vouches(directory, "train"):
+        what = (
+            f"has no labels.json, and no manifest vouches for the data that it would be read from ({config.data.train})"
+        )
+        raise UserError(str(directory), what, "put labels.json or manifest.json back from a copy of the run")
+    from lm.data.splits import load_splits  # all that reads and cleans, of which other runs have no use
 
-        return labels_of(load_splits(config.data, ("train",))["train"].examples)
-    try:
-        labels = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(labels, list) and labels and all(isinstance(label, str) for label in labels):
-            return tuple(labels)
-    except ValueError:
-        pass
-    raise UserError(str(path), "is no JSON list of labels", "move it away: they are read from the training data then")
+    train = load_splits(config.data, ("train",))["train"]
+    manifest.check_unchanged(directory, {"train": train.fingerprint})
+    return labels_of(train.examples)
 
 
 def generate_together(runs: Sequence[Run], prompts: Sequence[str], options: Options) -> list[list[Generation]]:
@@ -181,12 +179,13 @@ def load(directory: str | os.PathLike[str], checkpoint: str | int = "best") -> R
         )
     path = epath.Path(directory).expanduser()
     config = workdir.read_config(path)
-    saved = checkpoints.open_to_read(path / "checkpoints")
-    steps, weights = checkpoints.steps_of(saved, str(checkpoint))
-    if decay := config.optimizer.ema_decay:
-        weights = f"EMA {decay:g}" if weights == "one step" else f"{weights} of EMA {decay:g}"
-    tokenizer = load_tokenizer(path / "tokenizer")
+    checkpoint = str(checkpoint)
+    if not checkpoints.any_in(path / "checkpoints"):
+        chosen.read(path, checkpoint, lambda saved, step: None)
+    tokenizer = workdir.read_tokenizer(path)
     answer = answers.build(config, tokenizer, _labels(path, config))
     shapes = jax.eval_shape(lambda: initial_params(answer.model, config.seed))
-    params = checkpoints.mean([saved.restore(step, shapes)[0] for step in steps])
+    steps, weights, params = chosen.read(path, checkpoint, lambda saved, step: saved.restore(step, shapes)[0])
+    if decay := config.optimizer.ema_decay:
+        weights = f"EMA {decay:g}" if weights == "one step" else f"{weights} of EMA {decay:g}"
     return Run(path, steps[-1], config, answer, params, weights)

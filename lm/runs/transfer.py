@@ -11,13 +11,12 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from lm.config import Config
 from lm.data.read.paths import path_of
-from lm.data.text.tokenizers.saved import load_tokenizer
 from lm.data.text.tokenizers.tokenizer import Tokenizer
 from lm.errors import UserError
 from lm.layers.recurrent import LORA, adapted
 from lm.models.inputs import factor
 from lm.models.names import name_of
-from lm.runs import checkpoints, vectors, workdir
+from lm.runs import chosen, vectors, workdir
 
 EMBEDDING = "embedding/embedding"
 VOCABULARY_AXIS = {EMBEDDING: 0, "head_kernel": 1, "head_bias": 0}  # of the parameters that have one
@@ -50,10 +49,8 @@ def origin(config: Config) -> Origin | None:
     place, which = named.groups() if named else (training.init_from, "best")
     directory = epath.Path(place).expanduser()
     alpha = workdir.read_config(directory).model.lora_alpha
-    saved = checkpoints.open_to_read(directory / "checkpoints")
-    steps, _ = checkpoints.steps_of(saved, which)
-    params = checkpoints.mean([merged(saved.arrays(step, "params"), alpha) for step in steps])
-    theirs = load_tokenizer(directory / "tokenizer")
+    params = chosen.read(directory, which, lambda saved, step: merged(saved.arrays(step, "params"), alpha))[2]
+    theirs = workdir.read_tokenizer(directory)
     tokenizer = theirs.extended(config.data.tokenizer.pieces, config.data.tokenizer.sentinels)
     new = tokenizer.unused.start - theirs.unused.start
     params = grown(params, theirs, tokenizer) if new else params

@@ -7,6 +7,7 @@ from etils import epath
 
 from lm.data.read import text_files
 from lm.errors import UserError
+from lm.numbers import whole
 
 
 def read(path: epath.Path, dim: int, wanted: Collection[str]) -> dict[str, np.ndarray]:
@@ -31,9 +32,9 @@ def read(path: epath.Path, dim: int, wanted: Collection[str]) -> dict[str, np.nd
 
     for number, line in enumerate(text_files.lines(path), start=1):
         fields = line.rstrip(" ").split(" ")
-        if number == 1 and dim != 1 and len(fields) == 2 and all(field.isdecimal() for field in fields):
-            stated = int(fields[0])
-            check_dim(int(fields[1]))
+        if number == 1 and dim != 1 and len(fields) == 2 and None not in (header := list(map(whole, fields))):
+            stated = header[0]
+            check_dim(header[1])
             continue
         if number == 1 and len(fields) > 2:
             check_dim(len(fields) - 1)

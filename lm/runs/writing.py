@@ -20,6 +20,24 @@ def write_whole(path: epath.Path, text: str) -> None:
         raise
 
 
+def require_inside(workdir: epath.Path, path: epath.Path) -> None:
+    """Raises `UserError` where a part of a run is a link out of its directory, through which it would be written.
+
+    The directory may be reached by a link itself.
+    """
+    if "://" in str(workdir):
+        return
+    inner = os.path.relpath(path, workdir).split(os.sep)
+    for depth in range(1, len(inner) + 1):
+        part = os.path.join(workdir, *inner[:depth])
+        real = os.path.realpath(part)
+        if os.path.islink(part) and not real.startswith(os.path.realpath(workdir) + os.sep):
+            what = f"is a link out of the run's directory, to {real}, and would be written through"
+            raise UserError(
+                part, what, "move the whole directory there and link that, or replace the link by what it names"
+            )
+
+
 def require_there(workdir: epath.Path) -> None:
     """Raises `UserError` where the directory was taken away meanwhile: what is written there now would be no run."""
     if not (workdir / "config.json").exists():

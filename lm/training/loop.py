@@ -19,12 +19,12 @@ from lm.devices import hosts, memory
 from lm.devices.mesh import devices_for
 from lm.errors import Stopped, UserError
 from lm.evaluation.evaluator import Evaluator
-from lm.runs import log, manifest, moved, workdir, writing
+from lm.runs import checkpoints, log, manifest, moved, parts, workdir, writing
 from lm.runs.log import MetricsLog, NoLog
 from lm.search.options import Options
 from lm.terminal import output
 from lm.training import console
-from lm.training.prepare import Inputs, Setup, prepare
+from lm.training.prepare import Setup, prepare
 from lm.training.progress import Clock, Progress, compilation
 from lm.training.saving import Saved
 from lm.training.schedule import Schedule
@@ -49,17 +49,17 @@ def train(config: Config, directory: epath.Path, profile: tuple[int, int] | None
     compilation().reset()
     # Nothing is written before everything that the user can have got wrong has been checked.
     hosts.require_same({"configuration": configuration.to_json(config), "version of lm": lm.__version__})
-    workdir.check(directory, config)
+    known = workdir.check(directory, config)
+    parts.check(directory)
     training = config.training
     devices = devices_for(config.data.batch_size, training.accumulate, training.parallel, training.shards)
     setup = prepare(config, directory, devices, profile, debug)
-    inputs = setup.inputs
-    fingerprints = {name: split.fingerprint for name, split in inputs.splits.items()}
-    moved.check(directory, config, inputs.splits["train"], inputs.tokenizer)
-    with workdir.begun(directory, config, inputs.tokenizer, fingerprints):
-        _write_findings(config, directory, inputs)
-        if began_with := {} if inputs.resumed else moved.fingerprints(config, inputs.origin):
-            _note(directory, "began_with", began_with)
+    with workdir.held(directory):
+        # Another process may have trained there while this one prepared: all that was found is looked for again.
+        now = workdir.check(directory, config)
+        if any(hosts.all_say("" if now == known else "changed")):
+            setup = prepare(config, directory, devices, profile, debug)
+        _begin(setup)
         params, progress = _train_with_rewinds(setup, profile, debug)
         closing(directory, setup.evaluator, params)
         console.waited(progress.waited, progress.seconds)
@@ -74,13 +74,23 @@ def _note(directory: epath.Path, name: str, value: Any) -> None:
         manifest.note(directory, name, value)
 
 
-def _write_findings(config: Config, directory: epath.Path, inputs: Inputs) -> None:
-    """Writes what was found in the data: the report of its cleaning, and the labels."""
-    if config.data.cleaning and hosts.is_first():
-        report = json.dumps(inputs.splits["train"].report.as_dict(), indent=1, ensure_ascii=False)
-        writing.write_whole(directory / "cleaning.json", report + "\n")
-    if inputs.labels and hosts.is_first():
-        writing.write_whole(directory / "labels.json", json.dumps(inputs.labels, ensure_ascii=False) + "\n")
+def _begin(setup: Setup) -> None:
+    """Writes what a run has from its start on, and what was found in the data; says which parts were missing."""
+    config, directory, _, inputs, *_ = setup
+    moved.check(directory, config, inputs.splits["train"], inputs.tokenizer)
+    if hosts.is_first():
+        said, steps = parts.check(directory), checkpoints.of_run(directory).steps()
+        data = {name: split.fingerprint for name, split in inputs.splits.items()}
+        start = inputs.tokenizer, inputs.labels, data, max(steps, default=0)
+        said += workdir.write_start(directory, config, *start)
+        if config.data.cleaning:
+            report = json.dumps(inputs.splits["train"].report.as_dict(), indent=1, ensure_ascii=False)
+            writing.write_whole(directory / "cleaning.json", report + "\n")
+        for line in said:
+            output.say(line)
+    if began_with := {} if inputs.resumed else moved.fingerprints(config, inputs.origin):
+        _note(directory, "began_with", began_with)
+    hosts.meet()
 
 
 class Watch(NamedTuple):

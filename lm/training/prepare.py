@@ -18,14 +18,13 @@ from lm.config.tasks import answer_of
 from lm.data import encoding, feed
 from lm.data.read import sources
 from lm.data.splits import load_splits
-from lm.data.text.tokenizers import saved
 from lm.data.text.tokenizers.tokenizer import Tokenizer
 from lm.devices import hosts, memory
 from lm.devices.mesh import Devices
 from lm.errors import UserError
 from lm.evaluation.evaluator import Evaluator
 from lm.models.parameters import initial_params
-from lm.runs import checkpoints, transfer
+from lm.runs import checkpoints, transfer, workdir
 from lm.terminal import output
 from lm.training import console, optimizers
 from lm.training.gradient import summed_gradient
@@ -89,7 +88,7 @@ def read_inputs(config: Config, directory: epath.Path) -> Inputs:
         resumed = checkpoints.any_in(directory / "checkpoints")
         origin = None if resumed else transfer.origin(config)
         if (directory / "tokenizer").exists():
-            tokenizer = saved.load_tokenizer(directory / "tokenizer")
+            tokenizer = workdir.read_tokenizer(directory)
         else:
             tokenizer = origin.tokenizer if origin else encoding.make_tokenizer(config.data, splits["train"])
         encoded = {

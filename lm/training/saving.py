@@ -5,9 +5,9 @@ import time
 
 import jax
 
+from lm.devices import hosts
 from lm.errors import UserError
-from lm.runs import writing
-from lm.runs.checkpoints import Checkpoints
+from lm.runs import checkpoints, manifest, writing
 from lm.terminal import output
 from lm.training.prepare import Setup
 from lm.training.progress import Progress
@@ -20,7 +20,7 @@ class Saved:
 
     def __init__(self, setup: Setup):
         self._setup, training = setup, setup.config.training
-        self._checkpoints = Checkpoints(setup.directory / "checkpoints", training.keep_checkpoints)
+        self._checkpoints = checkpoints.of_run(setup.directory, training.keep_checkpoints)
         self.restart()
 
     def latest(self) -> tuple[TrainState, Progress]:
@@ -40,6 +40,7 @@ class Saved:
         if not all_finite(state.params):
             return Fault(step, "a parameter")
         writing.require_there(self._setup.directory)
+        self.wait()
         self._checkpoints.save(step, *parted(self._setup.devices.saved(state)), vars(progress))
         progress.saving += time.perf_counter() - paused
         self.restart()
@@ -70,6 +71,9 @@ class Saved:
     def wait(self) -> None:
         """Returns when the last checkpoint is on the disk."""
         self._checkpoints.wait()
+        if self.steps() and hosts.is_first():
+            manifest.note_saved(self._setup.directory)
 
     def close(self) -> None:
+        self.wait()
         self._checkpoints.close()

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -132,14 +133,22 @@ def test_a_killed_preparation_and_two_at_once_end_with_the_same_bytes(cache):
     assert tree_of(cache / "killed") == tree_of(cache / "key")
 
 
+# What is done to the note of a shard, or of all of them.
+NOTES = {
+    "its note": lambda text: text[:-9],
+    "deep note": lambda text: "[" * 10_000,
+    "a number": lambda text: re.sub('"records": ([0-9])', '"records": 1\\1', text, count=1),
+}
+
+
 @pytest.mark.parametrize("complete", [True, False])
-@pytest.mark.parametrize("what", ["a bit", "truncated", "gone", "another's", "its note"])
+@pytest.mark.parametrize("what", ["a bit", "truncated", "gone", "another's", "its note", "deep note", "a number"])
 def test_an_altered_shard_is_named_and_never_read(what, complete, cache):
     made()
     path, note = cache / "key" / "00002.array_record", cache / "key" / "00002.json"
     if not complete:
         (cache / "key" / "complete.json").unlink()
-    elif what == "its note":
+    elif what in NOTES:
         note = cache / "key" / "complete.json"
     data = bytearray(path.read_bytes())
     if what == "a bit":
@@ -152,10 +161,10 @@ def test_an_altered_shard_is_named_and_never_read(what, complete, cache):
     elif what == "another's":
         path.write_bytes((cache / "key" / "00001.array_record").read_bytes())
     else:
-        note.write_text(note.read_text()[:-9])
-    with pytest.raises(UserError, match=r"(00002.array_record|complete.json): is not what was written; delete .*/key;"):
+        note.write_text(NOTES[what](note.read_text()))
+    with pytest.raises(UserError, match=r"(00002.*|complete.json): is not what was written; delete .*/key;"):
         made().read([0, 10])
-    if complete and what != "its note":
+    if complete and what not in NOTES:
         with pytest.raises(UserError, match="is not what was written"):
             made().check()
         assert made().read([0]) == [record(0)]  # a shard is checked when it is read

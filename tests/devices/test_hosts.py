@@ -9,11 +9,11 @@ import time
 
 import pytest
 from support.configs import tiny_config
+from support.directories import reconfigured
 from support.programs import ROOT, environment, run_program, run_programs
 
 from benchmarks import kill
 from lm import changed
-from lm.config import to_json
 from lm.devices import hosts
 
 SHORT = {"training.steps": 8, "training.eval_every": 4, "training.checkpoint_every": 4, "training.log_every": 2}
@@ -78,7 +78,7 @@ def test_hosts_that_a_signal_to_one_of_them_stopped_save_one_step_and_one_host_g
     assert len(said) == 1 and "stopped at step" in said.pop()
     last = max(int(path.name) for path in (tmp_path / "stopped" / "checkpoints").iterdir())
     on = changed(more, {"training.steps": last + 2, "training.parallel": "pmap"})
-    (tmp_path / "stopped" / "config.json").write_text(to_json(on))  # for a shorter end
+    reconfigured(tmp_path / "stopped", on)  # for a shorter end
     again = run_program(*kill.command(on, tmp_path / "stopped")[1:])
     assert again.returncode == 0 and f"resumed after step {last:,}" in again.stdout, again.stderr
 

@@ -11,13 +11,13 @@ import subprocess
 import jax
 import numpy as np
 import pytest
+from support.directories import reconfigured
 from support.programs import run_alone, run_program, run_programs, tree_of
 from support.sizes import sized
 
 import lm
 from benchmarks import kill
 from lm import changed
-from lm.config import to_json
 from lm.runs.run import load
 
 
@@ -305,10 +305,10 @@ def broken(trained, configs, tmp_path_factory) -> dict[str, pathlib.Path]:
     (runs["older"] / "manifest.json").write_text(manifest.replace(f'"lm": "{lm.__version__}"', '"lm": "0.1.7"'))
     (runs["binary metrics"] / "metrics.jsonl").write_bytes(b"\xff\xfe\n")
     (runs["strange metrics"] / "metrics.jsonl").write_text('{"step": 4}\n3\n')
-    labels = to_json(changed(configs["buckets"], {"data.task": "classify"}))
+    labels = changed(configs["buckets"], {"data.task": "classify"})
     for name, text in {"broken labels": "[", "strange labels": "3", "no labels": "[]"}.items():
         runs[name] = copy_of(trained["buckets"], base / name)
-        (runs[name] / "config.json").write_text(labels)
+        reconfigured(runs[name], labels)
         (runs[name] / "labels.json").write_text(text)
     runs["half model"] = copy_of(trained["buckets"], base / "half model")
     (model,) = (runs["half model"] / "tokenizer").glob("*.model")
@@ -316,7 +316,7 @@ def broken(trained, configs, tmp_path_factory) -> dict[str, pathlib.Path]:
     damaged_checkpoints(runs["truncated"], 80)
     shutil.rmtree(runs["no parameters"] / "checkpoints" / "80" / "params")
     # The checkpoints are of a model with 16 units.
-    (runs["foreign"] / "config.json").write_text(to_json(changed(configs["streams"], {"model.hidden_dim": 24})))
+    reconfigured(runs["foreign"], changed(configs["streams"], {"model.hidden_dim": 24}))
     (runs["text config"] / "config.json").write_text("cell = lstm")
     config = (runs["broken config"] / "config.json").read_text()
     (runs["broken config"] / "config.json").write_text(config.replace('"hidden_dim"', '"hiden_dim"'))
@@ -326,8 +326,9 @@ def broken(trained, configs, tmp_path_factory) -> dict[str, pathlib.Path]:
     progress.write_text(json.dumps(json.loads(progress.read_text()) | {"best_step": 24}))
     runs["changed data"] = copy_of(trained["buckets"], base / "changed data")
     (base / "other.tsv").write_text("ant\tant\nbee\tbee\n")
-    config = changed(configs["buckets"], {"data.test": f"tsv:{base}/other.tsv"})
-    (runs["changed data"] / "config.json").write_text(to_json(config))
+    reconfigured(runs["changed data"], changed(configs["buckets"], {"data.test": f"tsv:{base}/other.tsv"}))
+    runs["no manifest"] = copy_of(trained["buckets"], base / "no manifest")
+    (runs["no manifest"] / "manifest.json").unlink()
     path = runs["tokenizer"] / "tokenizer" / "tokenizer.json"
     path.write_text(path.read_text().replace('"e"', '"E"'))
     return runs
@@ -465,8 +466,23 @@ WRONG_RUNS = {
     "evaluate beam": ("lm.evaluate", ["--workdir={buckets}", "--beam_size=-1"], ["--beam_size"]),
     "evaluate penalty": ("lm.evaluate", ["--workdir={buckets}", "--length_penalty=1"], ["--length_penalty"]),
     "evaluate mean": ("lm.evaluate", ["--workdir={buckets}", "--checkpoint=mean:99"], ["'mean:99'"]),
-    "evaluate broken manifest": ("lm.evaluate", ["--workdir={broken manifest}"], ["manifest.json", "is damaged"]),
-    "evaluate strange manifest": ("lm.evaluate", ["--workdir={strange manifest}"], ["manifest.json", "is damaged"]),
+    "evaluate broken manifest": (
+        "lm.evaluate",
+        ["--workdir={broken manifest}"],
+        ["manifest.json", "is not valid JSON"],
+    ),
+    "evaluate strange manifest": ("lm.evaluate", ["--workdir={strange manifest}"], ["manifest.json", "is no object"]),
+    "evaluate no manifest": (
+        "lm.evaluate",
+        ["--workdir={no manifest}", "--split=validation"],
+        ["no manifest vouches for its validation data", "--data=SOURCE"],
+    ),
+    "data no manifest": ("lm.data", ["{no manifest}"], ["no manifest vouches", "--config.data.train=SOURCE"]),
+    "sample superscript": (
+        "sample.py",
+        ["--workdir={streams}", "--checkpoint=\u00b2"],
+        ["--checkpoint", "is not there"],
+    ),
     "sample older": ("sample.py", ["--workdir={older}"], ["older", "of lm 0.1.7"]),
     "sample config directory": ("sample.py", ["--workdir={config directory}"], ["config.json"]),
     "sample half tokenizer": ("sample.py", ["--workdir={half tokenizer}"], ["tokenizer.json", "is damaged"]),
@@ -477,8 +493,8 @@ WRONG_RUNS = {
     "sample empty progress": ("sample.py", ["--workdir={empty progress}"], ["checkpoints/80", "cannot be read"]),
     "sample no shapes": ("sample.py", ["--workdir={no shapes}", "--checkpoint=latest"], ["80", "cannot be read"]),
     "sample broken labels": ("sample.py", ["--workdir={broken labels}"], ["labels.json"]),
-    "sample strange labels": ("sample.py", ["--workdir={strange labels}"], ["labels.json", "no JSON list"]),
-    "sample no labels": ("sample.py", ["--workdir={no labels}"], ["labels.json", "no JSON list"]),
+    "sample strange labels": ("sample.py", ["--workdir={strange labels}"], ["labels.json", "is no list"]),
+    "sample no labels": ("sample.py", ["--workdir={no labels}"], ["labels.json", "is empty"]),
     "sample bucket": ("sample.py", ["--workdir=gs://bucket/run"], ["gs://bucket/run", "package"]),
     "sample bytes": ("sample.py", ["--workdir={streams}", "--prompt=a\udcff"], ["--prompt", "is not UTF-8"]),
     "sample input directory": ("sample.py", ["--workdir={streams}", "--input_file={bad}/notes"], ["notes"]),
@@ -542,7 +558,7 @@ def test_programs_that_read_a_run_refuse_in_one_line(name, run_refusals, places)
 def test_a_run_goes_on_only_from_a_checkpoint_that_is_whole_and_its_own(trained, configs, broken, tmp_path):
     """Where no other is left a damaged one is refused, and so is that of another model; nothing is moved."""
     flags = kill.command(configs["streams"], "WORKDIR")[1:]
-    words = {"truncated": "cannot be read", "foreign": "shape", "broken manifest": "manifest.json: is damaged"}
+    words = {"truncated": "cannot be read", "foreign": "shape", "broken manifest": "manifest.json: is not valid JSON"}
     words |= {"binary metrics": "metrics.jsonl:1: is no line", "strange metrics": "metrics.jsonl:1: is no line"}
     words |= {
         "older": "of lm 0.1.7",

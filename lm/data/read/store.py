@@ -24,7 +24,7 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 from tqdm import tqdm
 
-from lm import files
+from lm import files, json_files
 from lm.errors import UserError
 
 SHARD_RECORDS = 20_000
@@ -167,8 +167,8 @@ def stored(
 def remembered(key: str, make: Callable[[], Any]) -> Any:
     """What `make` returns, of what JSON has: from the cache, if it was made before and is as it was."""
     path = cache_directory() / f"{key}.json"
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        record = json.loads(files.read_text(path, "note of the cache"))
+    with contextlib.suppress(OSError, ValueError, UserError):
+        record = json_files.parsed(files.read_text(path, "note of the cache"), {"digest": str, "made": object})
         if record["digest"] == key_of(record["made"]):
             return record["made"]
     made = make()
@@ -204,7 +204,7 @@ def _prepare(directory: pathlib.Path, make, what: str, total: int | None) -> Non
         with temporary.open("wb") as file:
             np.save(file, np.concatenate(rows) if rows else np.zeros((0, 0), np.int32))
         temporary.replace(directory / "table.npy")
-        _write_json(directory / "complete.json", {"table": _digest(directory / "table.npy"), "shards": shards})
+        _write_note(directory / "complete.json", {"table": _digest(directory / "table.npy"), "shards": shards})
 
 
 def _write(path: pathlib.Path, shard: Shard) -> dict[str, Any]:
@@ -222,8 +222,12 @@ def _write(path: pathlib.Path, shard: Shard) -> dict[str, Any]:
         temporary.replace(path)
         note = {"sha256": digest, "records": len(shard.records), "note": shard.note}
         note |= {"table": shard.table.ravel().tolist(), "shape": shard.table.shape}
-        _write_json(path.with_suffix(".json"), note)
+        _write_note(path.with_suffix(".json"), note)
     return note
+
+
+def _write_note(path: pathlib.Path, note: dict[str, Any]) -> None:
+    _write_json(path, note | {"digest": key_of(note)})
 
 
 def _write_json(path: pathlib.Path, content: Any) -> None:
@@ -235,25 +239,32 @@ def _write_json(path: pathlib.Path, content: Any) -> None:
 # ---- checking ---------------------------------------------------------------------------------------------------
 
 
+_SHARD = {"note": {str: object}, "sha256": str, "records": int}
+_COMPLETE = {"table": str, "shards": [_SHARD]}
+_NOTE = _SHARD | {"table": [int], "shape": [int]}
+
+
 def _complete(directory: pathlib.Path) -> dict[str, Any]:
-    path = directory / "complete.json"
-    try:
-        complete = json.loads(files.read_text(path, "note of the cache"))
-        [(shard["note"], shard["sha256"], shard["records"] + 0) for shard in complete["shards"]]
-        return complete
-    except (OSError, ValueError, KeyError, TypeError):
-        raise _altered(path) from None
+    return _read_note(directory / "complete.json", _COMPLETE)
 
 
 def _note(path: pathlib.Path) -> dict[str, Any]:
     """Of a shard that an interrupted preparation left, once it is known to be what was written."""
+    note = _read_note(path.with_suffix(".json"), _NOTE)
+    if _digest(path) != note["sha256"]:
+        raise _altered(path)
+    return note
+
+
+def _read_note(path: pathlib.Path, form: Any) -> dict[str, Any]:
+    """Returns a note that is as it was written; those of a version before 0.3.1 have no digest that would tell."""
     try:
-        note = json.loads(files.read_text(path.with_suffix(".json"), "note of the cache"))
-        if _digest(path) == note["sha256"]:
-            return note
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    raise _altered(path)
+        note = json_files.parsed(files.read_text(path, "note of the cache"), form | {"digest?": str})
+    except (OSError, ValueError, UserError):
+        raise _altered(path) from None
+    if note.pop("digest", None) not in (None, key_of(note)):
+        raise _altered(path)
+    return note
 
 
 def _digest(path: pathlib.Path) -> str:

@@ -5,11 +5,22 @@ from typing import Any
 
 from etils import epath
 
-from lm import files
+from lm import files, json_files
 from lm.data.text.tokenizers.subwords import SentencePiece
 from lm.data.text.tokenizers.tokenizer import Tokenizer
 from lm.data.text.tokenizers.vocabulary import Bytes, Vocabulary
 from lm.errors import UserError
+
+_FORM = {
+    "version": int,
+    "kind": str,
+    "fingerprint": str,
+    "pieces?": [str],
+    "sentinels?": int,
+    "added?": [str],
+    "multiple_of?": int,
+}
+_MOST = 2**24  # sentinels, or what a vocabulary is a multiple of
 
 
 def save_tokenizer(tokenizer: Tokenizer, directory: epath.PathLike) -> None:
@@ -30,25 +41,30 @@ def load_tokenizer(directory: epath.PathLike) -> Tokenizer:
     """What `save_tokenizer` wrote. Raises `UserError` if it is missing or was changed."""
     path = epath.Path(directory) / "tokenizer.json"
     if not path.exists():
-        raise UserError(str(path), "no such file", "name the directory of a run")
+        mend = "put it back, or name the directory of a run"
+        raise UserError(str(path), "no such file", mend)
     damaged = UserError(str(path), "is damaged, or of another version", "restore it, or start the run anew")
     try:
-        record = json.loads(files.read_text(path, "tokenizer"))
+        record = json_files.parsed(files.read_text(path, "tokenizer"), _FORM)
         if record["version"] != 1:
             raise damaged
         kind, fingerprint = record["kind"], record["fingerprint"]
         extras = {name: record.get(name, getattr(Tokenizer, name)) for name in ("sentinels", "added", "multiple_of")}
         extras["added"] = tuple(extras["added"])
+        if not (0 <= extras["sentinels"] <= _MOST and 1 <= extras["multiple_of"] <= _MOST):
+            raise damaged
         if kind == "bytes":
             tokenizer = Bytes(**extras)
         elif kind in ("characters", "words"):
+            if kind == "characters" and {*map(len, record["pieces"])} != {1}:
+                raise damaged
             tokenizer = Vocabulary(kind, tuple(record["pieces"]), **extras)
         elif kind in ("unigram", "bpe", "sentencepiece"):
             path = path.parent / "tokenizer.model"
             tokenizer = read_model(kind, path, extras)
         else:
             raise damaged
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError):
         raise damaged from None
     if tokenizer.fingerprint != fingerprint:
         what = "is not what was saved (its fingerprint differs)"

@@ -1,0 +1,124 @@
+"""JSON of a known form, checked before it is used: whatever a file holds, its reader meets no other type.
+
+A form is written as the value that it describes:
+
+    str  bool  None     a text, true or false, null
+    int                 a whole number that 64 bits hold
+    float               a finite number, whole or not
+    object              any JSON
+    [form]              a list whose items have the form
+    {"name": form}      an object with this name; "name?" may be missing; `str: form` is of all names that are not given
+    (form, form)        one of these
+
+An object may have more names than its form, unless `str` is among them. No text may hold half of a surrogate pair, which
+could not be written again; no object may have a name twice.
+"""
+
+import json
+import math
+import re
+from typing import Any
+
+from etils import epath
+
+from lm import files
+from lm.errors import UserError
+
+DEEPEST = 64  # lists and objects within each other
+_NAMES = {str: "text", bool: "true or false", None: "null", int: "whole number of 64 bits", float: "finite number"}
+
+
+class Malformed(ValueError):
+    """The text is no JSON, or of another form; its message says of the file what is wrong."""
+
+
+def read(path: epath.PathLike, kind: str, form: Any, mend: str) -> Any:
+    """Returns what a file of a kind in `lm.files.MOST` holds.
+
+    Raises:
+        UserError: it is no regular file, is too large, is no JSON, or has another form.
+        OSError: it is not there, or may not be read.
+    """
+    text = files.read_text(path, kind)
+    try:
+        return parsed(text, form)
+    except Malformed as error:
+        raise UserError(str(path), str(error), mend) from None
+
+
+def parsed(text: str, form: Any) -> Any:
+    """Returns what JSON holds; raises `Malformed` where it has another form."""
+    try:
+        value = json.loads(text, object_pairs_hook=_object)
+    except RecursionError:
+        raise Malformed("is nested too deeply") from None
+    except ValueError as error:
+        known = isinstance(error, json.JSONDecodeError)
+        reason = f"{error.msg} at line {error.lineno}, column {error.colno}" if known else str(error)
+        raise Malformed(f"is not valid JSON ({reason})") from None
+    if found := _problem(value, form, "", 0):
+        raise Malformed(found)
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise Malformed(f"the name {twice[:40]!r} is given twice")
+    return made
+
+
+def _problem(value: Any, form: Any, place: str, depth: int) -> str:
+    """Returns what is wrong, and at which place; an empty text where nothing is."""
+    if depth > DEEPEST:
+        return "is nested too deeply"
+    if isinstance(form, tuple):
+        found = [_problem(value, each, place, depth) for each in form]
+        return "" if "" in found else found[0]
+    if form is object:
+        form = [object] if isinstance(value, list) else {str: object} if isinstance(value, dict) else type(value)
+        if not isinstance(form, type):
+            return _inside(value, form, place, depth)
+        return _half(value, place) if form is str else ""
+    if isinstance(form, list | dict):
+        if not isinstance(value, type(form)):
+            return f"{place} is no {'list' if isinstance(form, list) else 'object'}".lstrip()
+        return _inside(value, form, place, depth)
+    if not _is(value, form):
+        return f"{place} is no {_NAMES[form]} but {json.dumps(value)[:40]}".lstrip()
+    return _half(value, place) if form is str else ""
+
+
+def _inside(value: Any, form: Any, place: str, depth: int) -> str:
+    """Returns the first problem among the items of a list, or the values of an object."""
+    if isinstance(form, list):
+        each = ((item, form[0], f"{place}[{number}]") for number, item in enumerate(value))
+    else:
+        at = f"{place}." if place else ""
+        forms = {name.removesuffix("?"): inner for name, inner in form.items() if isinstance(name, str)}
+        for name in form.keys() - {str}:
+            if not name.endswith("?") and name not in value:
+                return f"{place} has no {name!r}".lstrip()
+        for name in value:
+            if found := _half(name, f"a name in {place or 'it'}"):
+                return found
+        other = form.get(str, object)
+        each = ((item, forms.get(name, other), f"{at}{name[:40]}") for name, item in value.items())
+    return next(filter(None, (_problem(item, inner, at, depth + 1) for item, inner, at in each)), "")
+
+
+def _is(value: Any, form: Any) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if form is None:
+        return value is None
+    if form is int:
+        return number and isinstance(value, int) and -(2**63) <= value < 2**63
+    if form is float:
+        return number and math.isfinite(value) if isinstance(value, float) else number and abs(value) < 2**1000
+    return isinstance(value, form)
+
+
+def _half(text: str, place: str) -> str:
+    return f"{place} holds half of a surrogate pair".lstrip() if re.search("[\ud800-\udfff]", text) else ""
