@@ -37,11 +37,6 @@ def read_model_file(path):
     read_model("bpe", epath.Path(path), {})
 
 
-def read_cache(path):
-    path.rename(path.with_name("key.json"))
-    store.remembered("key", lambda: 1)
-
-
 def read_shard(path):
     store._digest(path)
 
@@ -71,7 +66,6 @@ READERS = {
     "tokenizer": read_tokenizer,
     "SentencePiece model": read_model_file,
     "word vectors": lambda path: vectors.read(epath.Path(path), 3, {"a"}),
-    "cache": read_cache,
     "shard of the cache": read_shard,
     "array": read_array,
     "record of an evaluation": read_record,
@@ -120,6 +114,13 @@ def test_a_file_larger_than_its_kind_can_be_is_refused_and_not_read(reader, plac
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 2**25
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "directory"])
+def test_a_note_of_the_cache_that_is_no_regular_file_is_made_again(kind, place):
+    KINDS[kind][0](place / "key.json")
+    assert store.remembered("key", lambda: 1) == 1
+    assert store.remembered("key", lambda: 2) == 1
 
 
 def test_a_checkpoint_with_a_pipe_below_its_folders_is_refused(place):

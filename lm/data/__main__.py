@@ -18,7 +18,6 @@ from lm.data.description import described
 from lm.data.read import sources
 from lm.errors import UserError
 from lm.runs import manifest, workdir
-from lm.terminal import help
 from lm.terminal.program import program
 
 FIRST = flags.DEFINE_integer("first", 2, "how many examples of each split are shown", lower_bound=0)
@@ -51,7 +50,7 @@ def read_config(spec: str, values: dict[str, Any]) -> Config:
 
 
 def take_arguments(argv: list[str]) -> tuple[list[str], list[str], dict[str, str]]:
-    """Returns the flags of a command line, its SPEC, and the texts of `--config.PATH=VALUE`."""
+    """Returns the flags of a command line, its SPECs, and the texts of `--config.PATH=VALUE`."""
     rest, specs, texts = [], [], {}
     for argument in argv:
         name, equals, value = argument.lstrip("-").partition("=")
@@ -59,23 +58,18 @@ def take_arguments(argv: list[str]) -> tuple[list[str], list[str], dict[str, str
             texts[name.removeprefix("config.")] = value
         else:
             (rest if argument.startswith("-") else specs).append(argument)
-    if len(specs) != 1 and not help.asked(["", *rest]):
-        what = "is missing" if not specs else f"is given {len(specs)} times"
-        raise UserError("SPEC", what, "give one config file, run or source, e.g. configs/tinyworld.py")
     return rest, specs, texts
 
 
-def main(spec: str, texts: dict[str, str]) -> None:
-    config = read_config(spec, {path: from_text(path, text) for path, text in texts.items()})
-    run = epath.Path(spec).expanduser()
+def main(specs: list[str], texts: dict[str, str]) -> None:
+    if len(specs) != 1:
+        what = f"is given {len(specs)} times" if specs else "is missing"
+        raise UserError("SPEC", what, "give one config file, run or source, e.g. configs/tinyworld.py")
+    run, values = epath.Path(*specs).expanduser(), {path: from_text(path, text) for path, text in texts.items()}
     tokenizer = workdir.read_tokenizer(run) if (run / "tokenizer").is_dir() else None
-    print("\n".join(described(config, tokenizer, FIRST.value)))
+    print("\n".join(described(read_config(*specs, values), tokenizer, FIRST.value)))
 
 
 if __name__ == "__main__":
-    try:
-        sys.argv[1:], specs, texts = take_arguments(sys.argv[1:])
-    except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
-    program(lambda: main(*specs, texts), has_fields=True)
+    sys.argv[1:], specs, texts = take_arguments(sys.argv[1:])
+    program(lambda: main(specs, texts), has_fields=True)

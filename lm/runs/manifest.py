@@ -72,7 +72,7 @@ def write_manifest(
         config: that of this start.
         data: the fingerprint of each split.
         parts: the fingerprints of tokenizer and labels.
-        trees: what `config.json` holds, and what it is to hold from this start on.
+        trees: what `config.json` holds, and what it is to hold from this start on, without the fields that may change.
         last: the step of the latest checkpoint, 0 if there is none.
         changed: what the configuration has other than that of the start before.
     """
@@ -208,7 +208,7 @@ def check_part(workdir: epath.Path, name: str, fingerprint: str) -> None:
 
 
 def check_config(workdir: epath.Path, tree: Any) -> None:
-    """Raises `UserError` where what `config.json` holds is of no start that the manifest names."""
+    """Raises `UserError` where what `config.json` holds, but for the fields that may change, is of no start in the manifest."""
     known = [start["config"] for start in (read_manifest(workdir) or {"starts": []})["starts"] if "config" in start]
     if known and fingerprint_of(tree) not in known:
         raise _foreign(workdir / "config.json")

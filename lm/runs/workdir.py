@@ -2,11 +2,13 @@
 
 import contextlib
 import fcntl
+import functools
 import json
 import os
 import pathlib
 import shutil
 from collections.abc import Iterator
+from typing import Any
 
 from etils import epath
 
@@ -40,6 +42,15 @@ WRITTEN = (
     *("config.json", "manifest.json", "metrics.jsonl", "labels.json", "cleaning.json"),
     *("tokenizer", "checkpoints", "damaged", "profile"),
 )
+
+
+def _fixed(text: str) -> dict[str, Any]:
+    """Returns what a `config.json` holds but for the fields that may change, also by hand."""
+    tree = json.loads(text)
+    for path in (*MAY_DIFFER, *DATA, *BEGINNINGS):
+        *sections, name = path.split(".")
+        functools.reduce(lambda found, section: found.get(section, {}), sections, tree).pop(name, None)
+    return tree
 
 
 def _is_run(workdir: epath.Path) -> bool:
@@ -151,11 +162,9 @@ def write_start(
     written = workdir / "config.json"
     if not written.exists():
         write_whole(written, configuration.to_json(config))
-    changed, old = (
-        configuration.differences(read_config(workdir), config),
-        json.loads(written.read_text(encoding="utf-8")),
-    )
-    now = json.loads(configuration.to_json(config)) if changed else old
+    changed = configuration.differences(read_config(workdir), config)
+    old = _fixed(written.read_text(encoding="utf-8"))
+    now = _fixed(configuration.to_json(config)) if changed else old
     if not path.exists():
         temporary = workdir / f".tokenizer.{os.getpid()}"
         shutil.rmtree(temporary, ignore_errors=True)
@@ -186,7 +195,7 @@ def read_config(workdir: epath.Path) -> Config:
     text = files.read_text(path, "JSON file of a run")
     manifest.require_version(workdir)
     config = configuration.from_json(text, str(path))
-    manifest.check_config(workdir, json.loads(text))
+    manifest.check_config(workdir, _fixed(text))
     return config
 
 

@@ -1,6 +1,5 @@
 """Encoders that choose: a label by a head on their pooled outputs, or a span of the source by a pointer."""
 
-import dataclasses
 import functools
 import itertools
 import json
@@ -357,10 +356,7 @@ def test_a_source_of_a_mixture_without_any_answer_has_no_likelihood_and_leaves_o
     (tmp_path / "none.tsv").write_text("ant bee ?\tyak\ncat dog ?\tyak\n")
     run = load(str(runs["extract"]))
     parts = [f"tsv:{tmp_path}/none.tsv", f"tsv:{files}/extract.tsv"]
-    mixed = dataclasses.replace(
-        run, config=changed(run.config, {"data.test": " + ".join(parts)}), workdir=epath.Path(tmp_path)
-    )
-    found = evaluate(mixed, "test", Options(temperature=0)).figures["parts"]
+    found = evaluate(run, "data", Options(temperature=0), data=" + ".join(parts)).figures["parts"]
     nothing, own = found.values()
     reason = "no target is a span of its source"
     assert nothing["undefined"] == dict.fromkeys(("loss", "perplexity", "bits_per_byte"), reason)

@@ -217,7 +217,8 @@ def recorded(run, found):
 
 def test_outputs_are_scored_over_all_references_and_likelihoods_over_the_first(runs, tmp_path):
     run = of_records(runs, tmp_path, RECORDS)
-    found = evaluate(run, "test", Options(temperature=0), scores=("bleu", "exact_match", "squad"))
+    how = {"scores": ("bleu", "exact_match", "squad"), "data": run.config.data.test}
+    found = evaluate(run, "data", Options(temperature=0), **how)
     written = recorded(run, found)
     assert [one.get("references") for one in written["outputs"]] == [RECORDS[0]["target"], [""], None]
     assert [one["reference"] for one in written["outputs"]] == ["one red cup", "", "eel dog"]
@@ -239,7 +240,7 @@ def test_outputs_are_scored_over_all_references_and_likelihoods_over_the_first(r
 
 def test_without_a_byte_of_targets_there_are_no_bits_per_byte(runs, tmp_path):
     run = of_records(runs, tmp_path, [{"source": "ant", "target": []}, {"source": "bee cat", "target": []}])
-    found = evaluate(run, "test", Options(temperature=0))
+    found = evaluate(run, "data", Options(temperature=0), data=run.config.data.test)
     written = recorded(run, found)
     reasons = {"bits_per_byte": "the targets have no bytes", "chrf": "every reference is empty"}
     assert reasons.items() <= written["undefined"].items() and written["bits_per_byte"] is None

@@ -5,10 +5,10 @@ import shutil
 
 import numpy as np
 import pytest
+from support.directories import reconfigured
 
 import lm
 from lm.answers import ANSWERS
-from lm.config import to_json
 from lm.config.tasks import ANSWER_KINDS
 from lm.data.read.examples import Example
 from lm.errors import UserError
@@ -26,7 +26,7 @@ def talking(trained, configs, tmp_path_factory):
     """A run that keeps conversations, as far as its configuration goes."""
     run = shutil.copytree(trained["buckets"], tmp_path_factory.mktemp("talking") / "run")
     turns = ("U: {turn}", "S: {turn}")
-    (run / "config.json").write_text(to_json(lm.changed(configs["buckets"], {"data.turns": turns})))
+    reconfigured(run, lm.changed(configs["buckets"], {"data.turns": turns}))
     return lm.load(run)
 
 

@@ -4,6 +4,7 @@ import json
 import pathlib
 
 from lm.config import Config, to_json
+from lm.runs import workdir
 from lm.runs.manifest import fingerprint_of
 
 
@@ -17,5 +18,5 @@ def edit(path: pathlib.Path, change) -> None:
 def reconfigured(run: pathlib.Path, config: Config) -> None:
     """Gives a run another configuration, as if it had been started with that one."""
     (run / "config.json").write_text(to_json(config))
-    known = fingerprint_of(json.loads(to_json(config)))
+    known = fingerprint_of(workdir._fixed(to_json(config)))
     edit(run / "manifest.json", lambda tree: [start.update(config=known) for start in tree["starts"]])
