@@ -23,6 +23,7 @@ MOST = {
     "list of labels": 2**26,
     "file of metrics": 2**30,
     "record of an evaluation": 2**30,
+    "record of an output file": 2**20,
     "note of the cache": 2**28,
 }
 

@@ -12,12 +12,14 @@ from typing import Any, BinaryIO
 import jax
 import numpy as np
 
+from lm import json_files
 from lm.answers.contract import Generation
 from lm.errors import UserError
 from lm.runs import writing
 from lm.runs.run import Run
 from lm.search.options import Options
 
+_FORM = {"parameters": [str], "options": {str: object}, "format": str, "prompts": int, "input": str}
 SHOWN = ("prompt", "output", "log_probability", "tokens", "ended")
 # All characters that some program takes for the end of a line, and the backslash, so that no two outputs are one line.
 _ESCAPES = {ord(sign): repr(sign)[1:-1] for sign in "\\\n\r\x1c\x1d\x1e\x85\u2028\u2029"} | {11: "\\v", 12: "\\f"}
@@ -141,13 +143,8 @@ class OutputFile:
             if os.path.getsize(path):
                 raise UserError(path, f"is there, and no {self._record.name} says that it is an output", other)
             return
-        try:
-            was = json.loads(self._record.read_text(encoding="utf-8"))
-            if was.keys() != record.keys():
-                raise ValueError
-            options = {f"--{name}": value for name, value in was["options"].items()}
-        except (ValueError, AttributeError, KeyError, RecursionError):
-            raise UserError(str(self._record), "is no record of an output file", other) from None
+        was = json_files.read(self._record, "record of an output file", _FORM, other)
+        options = {f"--{name}": value for name, value in was["options"].items()}
         now = {f"--{name}": value for name, value in record["options"].items()}
         kept = ("parameters", "format", "prompts", "input")  # a run may have moved
         was, now = ({name: each[name] for name in kept} | of for each, of in ((was, options), (record, now)))

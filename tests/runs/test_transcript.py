@@ -142,9 +142,9 @@ def test_a_file_that_is_no_output_is_refused_and_left_as_it_is(tmp_path):
     ):
         with pytest.raises(UserError, match=said):
             transcript.OutputFile(name if "://" in name else str(tmp_path / name), record_of(), 1)
-    for text in ("{", "[]", '{"options": 3}', "[" * 10**5):
+    for text in ("", "{", "[]", '{"options": 3}', "[" * 10**5):
         (tmp_path / "out.txt.json").write_text(text)
-        with pytest.raises(UserError, match="is no record"):
+        with pytest.raises(UserError, match="out.txt.json: "):
             transcript.OutputFile(str(tmp_path / "out.txt"), record_of(), 1)
     assert foreign.read_text() == "my notes\n" and not (tmp_path / "out.txt").exists()
     (tmp_path / "empty").touch()  # as mktemp makes it
