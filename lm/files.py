@@ -84,7 +84,8 @@ def read(path: epath.PathLike, kind: str) -> bytes:
     """
     require_regular(path)
     path, most = epath.Path(path), MOST[kind]
-    size = path.stat().length
+    # Of a file on a disk etils looks up the owner, who in a container may have no name.
+    size = path.stat().length if "://" in str(path) else os.stat(path).st_size
     if size <= most:
         with path.open("rb") as file:
             content = file.read(most + 1)  # it may have grown, and those of /proc say that they have no bytes

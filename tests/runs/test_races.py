@@ -166,7 +166,7 @@ def test_a_process_that_was_held_up_finds_what_another_one_trained(same, short, 
 
 @pytest.mark.slow
 def test_a_run_is_read_while_it_trains_and_removes_its_checkpoints(short, tmp_path):
-    run, found = tmp_path / "run", []
+    run, found, steps, errors = tmp_path / "run", [], [], []
     changes = {"training.steps": 100_000, "training.checkpoint_every": 2, "training.keep_checkpoints": 1}
     config = changed(short, changes | {"training.eval_every": 7, "training.eval_examples": 1})
     with open(tmp_path / "log", "wb") as log_file:
@@ -179,11 +179,13 @@ def test_a_run_is_read_while_it_trains_and_removes_its_checkpoints(short, tmp_pa
                 time.sleep(0.1)
 
             def read(which):
-                for _ in range(15):
+                until = time.monotonic() + 120  # the machine may be busy
+                while found.count(which) < 15 or (len({*steps}) < 4 and time.monotonic() < until):
+                    found.append(which)
                     try:
-                        found.append(load(str(run), which).step)
+                        steps.append(load(str(run), which).step)
                     except BaseException as error:
-                        found.append(error)
+                        errors.append(error)
 
             readers = [threading.Thread(target=read, args=(which,)) for which in ("latest", "best", "mean:1")]
             for reader in readers:
@@ -194,5 +196,5 @@ def test_a_run_is_read_while_it_trains_and_removes_its_checkpoints(short, tmp_pa
         finally:
             training.kill()
             training.wait()
-    assert len(found) == 45 and all(isinstance(step, int) for step in found), found
-    assert len(set(found)) > 3
+    assert not errors and len(steps) >= 45, errors
+    assert len(set(steps)) > 3
