@@ -2,8 +2,8 @@
 
     python train.py
 
-2 CPU cores, seed 0: after 88 seconds of training 94.7 % of the 1,000 validation sentences are translated exactly by
-greedy decoding (`python -m lm.evaluate --workdir=runs/tinyworld --split=validation`), and the loss is 0.29 nats an
+2 shared CPU cores, seed 0: after 158 seconds of training 95.2 % of the 1,000 validation sentences are translated exactly by
+greedy decoding (`python -m lm.evaluate --workdir=runs/tinyworld --split=validation`), and the loss is 0.21 nats an
 example above the floor.
 
 0.77 million parameters: a bidirectional LSTM encoder and an LSTM decoder with dot attention, one layer each. Three epochs of
