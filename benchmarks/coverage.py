@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 from lm.evaluation import metrics, statistics
 from lm.evaluation.statistics import Metric, mean, perplexity, ratio
+from lm.terminal.program import program
 
 REPEATS = flags.DEFINE_integer("repeats", 2000, "draws for each line", lower_bound=100)
 
@@ -256,7 +257,7 @@ def rejections(repeats: int, trials: int) -> Iterator[tuple[str, int, float, flo
             yield name, n, *map(float, np.mean(p_n2 <= 0.05, axis=0))
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     print(f"{'interval of':<34}{'n':>6}{'covered':>10}{'± error':>9}{'below':>8}{'above':>8}{'printed':>9}")
     for one in coverages(REPEATS.value):
         shares = f"{one.covered:>10.1%}{one.error:>9.1%}{one.below:>8.1%}{one.above:>8.1%}{one.printed:>9.1%}"
@@ -269,4 +270,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    program(main)

@@ -193,6 +193,10 @@ class Evaluator:
             "unknown_tokens": part.lost.tokens,
             "unknown_bytes": part.lost.bytes,
         }
+        if self.encoded.unpointed:  # examples whose target is no span of their source have no likelihood
+            rows = self.rows_of(part.numbers)
+            missing = self.encoded.unpointed if part is self.whole else len(part.numbers) - (rows.stop - rows.start)
+            figures["left_out"] = missing
         if part.lost.altered:
             figures["altered_texts"] = part.lost.altered
         if self.spells(part):
@@ -238,7 +242,10 @@ class Evaluator:
         if self.spells(self.whole):
             found["bits_per_byte_spelled"] = statistics.ratio(nats_n + spelling_n, bytes_n, 1 / math.log(2))
         sums = nats_n.sum(), tokens_n.sum()
-        return {name: metric._replace(reason=self._reason(name, *sums)) for name, metric in found.items()}
+        return {
+            name: metric._replace(reason=self._reason(name, *sums), bounds=(max(0.0, metric.bounds[0]), math.inf))
+            for name, metric in found.items()
+        }
 
     def _sums(self, params: Any) -> Iterator[np.ndarray]:
         """Returns nats, tokens, bytes and the nats of spelling unknown tokens out, each float64 by example or stretch.

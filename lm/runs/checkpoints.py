@@ -17,7 +17,7 @@ from lm.runs.arrays import Path
 from lm.runs.manifest import Identity
 
 _KIND = "JSON file of a run"
-_PROGRESS = {"best_step": int, str: (float, None)}
+_PROGRESS = {"best_step": int, "best_loss?": (float, None), str: float}
 # Orbax's own file about a checkpoint, which has what we add in `custom_metadata`.
 _METADATA = {"custom_metadata?": {"run?": str, "step?": int, "digests?": {str: {str: int}}}}
 

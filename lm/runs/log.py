@@ -96,6 +96,31 @@ def read_metrics(workdir: epath.Path) -> list[dict[str, Any]]:
     return [record for _, record in _records(workdir / "metrics.jsonl")]
 
 
+# What is printed of a record, by its split. Versions before 0.3.1 wrote a perplexity beyond all floats as `Infinity`.
+_PRINTED = {
+    "train": ("loss", "tokens_per_second", "learning_rate", "grad_norm"),
+    "validation": ("loss", "perplexity", "bits_per_byte"),
+}
+_OF_SOME = (
+    *("exact_match", "generated", "squad_f1", "bleu", "nats_per_example", "floor_nats_per_example"),
+    *("nats_per_example_spelled", "bits_per_byte_spelled", "unknown_tokens", "unknown_bytes", "altered_texts"),
+    *("unknown_share", "tokens", "seconds"),
+)
+
+
+def _require_figures(record: dict[str, Any]) -> None:
+    """Raises `ValueError` where a figure that is printed is missing, or is neither a number nor null."""
+    wanted = [*_PRINTED.get(record["split"], ())]
+    wanted += [name for name in _OF_SOME if name in record]
+    wanted += ["generated"] if "exact_match" in record else []
+    wanted += ["floor_nats_per_example"] if "nats_per_example" in record else []
+    wanted += ["unknown_bytes", "tokens"] if "unknown_tokens" in record else []
+    for name in wanted:
+        value = record.get(name, "")
+        if isinstance(value, bool) or not (value is None or isinstance(value, int | float)):
+            raise ValueError(f"its {name} is no number")
+
+
 def _records(path: epath.Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each line of metrics, as it is and as a record; without the last one where a killed process wrote half of it.
 
@@ -105,7 +130,9 @@ def _records(path: epath.Path) -> Iterator[tuple[str, dict[str, Any]]]:
     for number, line in enumerate(lines, start=1):
         try:
             text = line.decode()
-            yield text, json_files.parsed(text, {"step": int, "split": str})
+            record = json_files.parsed(text, {"step": int, "split": str})
+            _require_figures(record)
+            yield text, record
         except ValueError:
             if number < len(lines):  # the last one is half, or empty as nothing is after the end of a line
                 what, mend = (

@@ -32,7 +32,17 @@ _FORM = {
     "run?": {"id": str, "since": int, "saved": bool},
     "seed": int,
     "fingerprints": {str: str},
-    "starts": [{"versions?": {str: str}, "config?": str}],
+    "starts": [
+        {
+            "versions?": {str: str},
+            "config?": str,
+            "devices?": [str],
+            "cores?": int,
+            "processor?": str,
+            "XLA_FLAGS?": str,
+            "began_with?": {str: str},
+        }
+    ],
 }
 _PARTS = {"tokenizer": "tokenizer", "labels": "labels.json"}  # by the name of the fingerprint
 

@@ -2,6 +2,7 @@
 
 from etils import epath
 
+from lm import files
 from lm.errors import UserError
 from lm.runs import checkpoints, log, manifest
 
@@ -14,6 +15,8 @@ def check(workdir: epath.Path) -> list[str]:
     """
     if not (workdir / "config.json").exists():
         return []
+    if (workdir / "checkpoints").is_dir():
+        files.require_regular_below(workdir / "checkpoints")  # Orbax would wait for a pipe
     metrics = workdir / "metrics.jsonl"
     logged = [record["step"] for record in log.read_metrics(workdir)]
     steps = checkpoints.of_run(workdir).steps()

@@ -113,21 +113,27 @@ def states_after(automata: Automata, states_x: jax.Array) -> jax.Array:
 
 def walked(automata: Automata, states_x: jax.Array) -> jax.Array:
     """As `states_after`, byte by byte."""
-    states_xu = jnp.broadcast_to(states_x[..., None], (*states_x.shape, len(automata.places_v)))
-    for bytes_u in automata.bytes_lu:
-        states_xu = states_xu.at[..., : len(bytes_u)].set(automata.next_sc[states_xu[..., : len(bytes_u)], bytes_u])
-    return states_xu[..., automata.places_v]
+    size = len(automata.places_v)
+    bytes_lv = jnp.stack([jnp.pad(u, (0, size - len(u)), constant_values=NOTHING) for u in automata.bytes_lu])
+    states_xv = jnp.broadcast_to(states_x[..., None], (*states_x.shape, size))
+    states_xv = lax.fori_loop(0, len(bytes_lv), lambda place, xv: automata.next_sc[xv, bytes_lv[place]], states_xv)
+    return states_xv[..., automata.places_v]
 
 
 def read(constraints: Constraints, states_np: jax.Array, ids_n: jax.Array) -> jax.Array:
     """The states after the given tokens."""
     if (automata := constraints.automata) is None:
         return states_np
-    places_n1 = automata.places_v[ids_n][:, None]
-    for bytes_u in automata.bytes_lu:
-        bytes_n1 = jnp.where(places_n1 < len(bytes_u), bytes_u[jnp.minimum(places_n1, len(bytes_u) - 1)], NOTHING)
-        states_np = automata.next_sc[states_np, bytes_n1]
-    return states_np
+    places_n = automata.places_v[ids_n]
+    bytes_ln = jnp.stack(
+        [
+            jnp.where(places_n < len(bytes_u), bytes_u[jnp.minimum(places_n, len(bytes_u) - 1)], NOTHING)
+            for bytes_u in automata.bytes_lu
+        ]
+    )
+    # A loop for XLA too: it would fuse a chain of look-ups, each of which is computed anew for every one after it.
+    step = lambda place, states_np: automata.next_sc[states_np, bytes_ln[place][:, None]]
+    return lax.fori_loop(0, len(bytes_ln), step, states_np)
 
 
 def progress(constraints: Constraints, states_np: jax.Array) -> jax.Array:

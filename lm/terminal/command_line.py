@@ -31,6 +31,8 @@ def parsed(
     except flags.Error as error:
         what = str(error).strip().splitlines()[-1]
         raise UserError("command line", what.rstrip("."), "--help lists the flags") from error
+    except ValueError as error:  # of --noFLAG=VALUE
+        raise UserError("command line", str(error).rstrip("."), "--help lists the flags") from error
     if not flags.FLAGS["verbosity"].present:
         absl.logging.set_verbosity(absl.logging.WARNING)  # libraries log at INFO what is of no use to a user
         for name in ("absl", "asyncio"):  # Orbax logs each error that it raises, asyncio what follows from it

@@ -329,8 +329,19 @@ def test_whatever_stands_at_a_place_of_a_file_is_taken_or_refused(name, evaluate
     assert refused
 
 
-def test_bad_metrics_are_refused_before_anything_is_prepared(run, configs, monkeypatch):
-    (run / "metrics.jsonl").write_text('{"step": 1, "split": "train"}\n[\n')
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[",
+        '{"step": 50, "split": "validation"}',
+        '{"step": 50, "split": "validation", "loss": "x", "perplexity": 2, "bits_per_byte": 1}',
+        '{"step": 50, "split": "validation", "loss": 1, "perplexity": 2, "bits_per_byte": 1, "exact_match": 0.1}',
+        '{"step": 50, "split": "train", "loss": 1}',
+    ],
+)
+def test_bad_metrics_are_refused_before_anything_is_prepared(line, run, configs, monkeypatch):
+    first = (run / "metrics.jsonl").read_text().splitlines()[0]
+    (run / "metrics.jsonl").write_text(f"{first}\n{line}\n")
     monkeypatch.setattr(loop, "prepare", lambda *_: pytest.fail("prepared"))
     with pytest.raises(UserError, match="metrics.jsonl:2: is no line of metrics"):
         loop.train(configs["streams"], epath.Path(run))

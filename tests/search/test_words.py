@@ -1,5 +1,6 @@
 """Automata of strings over every kind of tokenizer, against the strings themselves."""
 
+import dataclasses
 import itertools
 
 import jax
@@ -15,7 +16,7 @@ from lm.data.text.tokenizers.learning import train_tokenizer
 from lm.data.text.tokenizers.surfaces import surfaces as surfaces_of
 from lm.errors import UserError
 from lm.search import automata
-from lm.search.constraints import Constraints, read, walked
+from lm.search.constraints import Constraints, read, states_after, unread, walked
 from lm.search.options import NAMES, Options
 
 TEXTS = ["a cat sat on the mat, and the cats ate", "\u732b\u5728\u57ab\u5b50\u4e0a caf\u00e9", "abab aab abba"] * 5
@@ -216,3 +217,21 @@ def test_a_banned_string_inside_the_beginning_of_another_is_banned_too(kind):
     made = automata.build(TOKENIZERS[kind], ("ab", "aabba"), (), (), SPECIALS)
     states_np = read_through(made, TOKENIZERS[kind].encode(" aab"))
     assert states_np[-1, 0] == made.last_p[0]
+
+
+def test_long_tokens_make_no_program_that_xla_takes_for_ever_to_compile():
+    """Look-ups one after the other, 40 bytes of a token, are a loop for XLA too; a chain of them it would not end to fuse."""
+    tokens = [b"a" * 40, *(bytes([byte]) for byte in range(64, 128))]
+    made = automata.of_bytes(tokens, [b"zz"], [b"ab"], [], ())
+    for each in (made, dataclasses.replace(made, table_sv=None)):
+        held = Constraints(automata=each)
+
+        def loop(states_np, held=held):
+            def body(count, states_np):
+                after_npv = states_after(held.automata, states_np)
+                return read(held, after_npv[..., count], jnp.zeros(3, jnp.int32))
+
+            return jax.lax.fori_loop(0, 4, body, states_np)
+
+        states_np = unread(held, 3)
+        assert jax.jit(loop)(states_np).shape == states_np.shape
