@@ -4,6 +4,7 @@ Orbax's own reader comes with all that writes and manages checkpoints, 290 modul
 The format is Orbax's documented one: `_METADATA` names the arrays, each is a zarr array in an OCDBT database.
 """
 
+import json
 import math
 import zlib
 from typing import Any
@@ -66,6 +67,11 @@ def digest(array: np.ndarray) -> int:
     """Returns the CRC-32 of an array's type, shape and bytes: some 3 GB/s, and a flipped bit changes it."""
     content = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
     return zlib.crc32(content, zlib.crc32(f"{array.dtype} {array.shape}".encode()))
+
+
+def digest_of_json(content: Any) -> int:
+    """Returns the CRC-32 of what JSON has, however it is written."""
+    return zlib.crc32(json.dumps(content, sort_keys=True).encode())
 
 
 def tree_of(arrays: dict[Path, Any]) -> dict[str, Any]:

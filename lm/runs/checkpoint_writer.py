@@ -62,6 +62,7 @@ class Writer:
         self._require_writable()
         self._last = step
         digests = {"params": _digests(params), "rest": _digests(rest)}
+        digests["progress"] = {"metadata": arrays.digest_of_json(progress)}
         with _writing(self.directory / str(step)):
             self._manager.save(
                 step,

@@ -112,7 +112,15 @@ class Checkpoints:
     def progress(self, step: int) -> dict[str, Any]:
         """What was counted up to a step."""
         path, mend = self.directory / str(step) / "progress" / "metadata", "move the checkpoint away"
-        return self._read(step, lambda: json_files.read(path, _KIND, _PROGRESS, mend))
+
+        def read() -> dict[str, Any]:
+            found = json_files.read(path, _KIND, _PROGRESS, mend)
+            known = self._identified(step).get("progress", {}).get("metadata")
+            if known not in (None, arrays.digest_of_json(found)):
+                raise ValueError("its progress is not what was saved, as its digest differs")
+            return found
+
+        return self._read(step, read)
 
     def _restored(self, step: int, item: str, tree: Any) -> Any:
         opened = self._read(step, lambda: arrays.opened(self.directory / str(step) / item))

@@ -11,7 +11,7 @@ import subprocess
 import jax
 import numpy as np
 import pytest
-from support.directories import reconfigured
+from support.directories import edit, reconfigured
 from support.programs import run_alone, run_program, run_programs, tree_of
 from support.sizes import sized
 
@@ -324,6 +324,7 @@ def broken(trained, configs, tmp_path_factory) -> dict[str, pathlib.Path]:
     runs["best is gone"] = copy_of(trained["buckets"], base / "best is gone")
     progress = runs["best is gone"] / "checkpoints" / "80" / "progress" / "metadata"
     progress.write_text(json.dumps(json.loads(progress.read_text()) | {"best_step": 24}))
+    edit(progress.parents[1] / "_CHECKPOINT_METADATA", lambda tree: tree["custom_metadata"]["digests"].pop("progress"))
     runs["changed data"] = copy_of(trained["buckets"], base / "changed data")
     (base / "other.tsv").write_text("ant\tant\nbee\tbee\n")
     reconfigured(runs["changed data"], changed(configs["buckets"], {"data.test": f"tsv:{base}/other.tsv"}))

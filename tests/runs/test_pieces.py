@@ -354,6 +354,14 @@ def test_only_ascii_digits_name_a_step(which, trained):
     assert len(str(refused.value)) < 300
 
 
+def test_counters_that_were_not_saved_with_a_checkpoint_are_refused(run):
+    """They say which step was the best one."""
+    read_step(run, "progress")
+    edit(run / LAST / "progress" / "metadata", lambda tree: tree.update(seconds=tree["seconds"] + 1))
+    with pytest.raises(UserError, match="its progress is not what was saved"):
+        read_step(run, "progress")
+
+
 def test_data_that_no_manifest_vouches_for_is_not_read(run, monkeypatch):
     monkeypatch.setattr(scoring.splits, "load_splits", lambda *_: pytest.fail("read"))
     opened = load(str(run), "latest")
