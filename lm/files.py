@@ -114,6 +114,11 @@ def decoded(content: bytes, where: str) -> str:
     raise UserError(where, what, mend)
 
 
+def encodable(text: str) -> bool:
+    """Returns whether a text can be written as UTF-8: whether it holds no half of a surrogate pair."""
+    return not re.search("[\ud800-\udfff]", text)
+
+
 def disguise(beginning: bytes) -> tuple[str, str] | None:
     """Returns the format that is no text and that bytes begin as, and what to do about it; None for any other."""
     for magic, what, mend in _BEGINNINGS:

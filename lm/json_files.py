@@ -16,7 +16,6 @@ could not be written again; no object may have a name twice.
 
 import json
 import math
-import re
 from typing import Any
 
 from etils import epath
@@ -121,4 +120,4 @@ def _is(value: Any, form: Any) -> bool:
 
 
 def _half(text: str, place: str) -> str:
-    return f"{place} holds half of a surrogate pair".lstrip() if re.search("[\ud800-\udfff]", text) else ""
+    return "" if files.encodable(text) else f"{place} holds half of a surrogate pair".lstrip()

@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from lm import files
 from lm.config import formats
 from lm.config.durations import parse_duration
 from lm.config.groups import check_pattern, parse_group
@@ -296,7 +297,7 @@ def _check_type(path: str, section: Any, field: dataclasses.Field) -> None:
     elif type(value) is not field.type:
         what = f"{value!r} is a {type(value).__name__}"
         raise UserError(f"config.{path}", what, f"give a {field.type.__name__}: {field.metadata['help']}")
-    elif field.type is str and any("\ud800" <= character <= "\udfff" for character in value):
+    elif field.type is str and not files.encodable(value):
         raise UserError(f"config.{path}", f"{value!r} is not UTF-8", "rename the file, or give another text")
 
 

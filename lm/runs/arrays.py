@@ -4,6 +4,7 @@ Orbax's own reader comes with all that writes and manages checkpoints, 290 modul
 The format is Orbax's documented one: `_METADATA` names the arrays, each is a zarr array in an OCDBT database.
 """
 
+import hashlib
 import json
 import math
 import zlib
@@ -13,6 +14,7 @@ import jax
 import numpy as np
 import tensorstore
 from etils import epath
+from flax.traverse_util import flatten_dict
 
 from lm import files, json_files
 from lm.devices import memory
@@ -72,6 +74,14 @@ def digest(array: np.ndarray) -> int:
 def digest_of_json(content: Any) -> int:
     """Returns the CRC-32 of what JSON has, however it is written."""
     return zlib.crc32(json.dumps(content, sort_keys=True).encode())
+
+
+def fingerprint(params: Any) -> str:
+    """Returns the fingerprint of parameters: of their names, shapes, types and bytes."""
+    found = hashlib.sha256()
+    for name, leaf in sorted(flatten_dict(params, sep="/").items()):
+        found.update(f"{name} {leaf.shape} {leaf.dtype}".encode() + np.ascontiguousarray(leaf).tobytes())
+    return found.hexdigest()[:16]
 
 
 def tree_of(arrays: dict[Path, Any]) -> dict[str, Any]:

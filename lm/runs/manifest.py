@@ -162,7 +162,7 @@ def other_machine(workdir: epath.Path) -> str:
             if name in named
         }
 
-    *_, before, now = map(known, [{}, *(read_manifest(workdir) or {"starts": [{}]})["starts"]])
+    *_, before, now = map(known, [{}, {}, *starts_of(workdir)])
     both = [name for name in before if name in now]
     return ", ".join(f"{name} {now[name]} (before: {before[name]})" for name in both if before[name] != now[name])
 
@@ -181,7 +181,7 @@ READ_TOO = ("0.2",)  # minor versions whose parameters have the names and the me
 def require_version(workdir: epath.Path) -> None:
     """Raises `UserError` for a run of a minor version of lm whose parameters may mean something else here."""
     try:
-        made = (read_manifest(workdir) or {})["starts"][0]["versions"]["lm"]
+        made = starts_of(workdir)[0]["versions"]["lm"]
     except LookupError:
         return  # a run without a record of its start
     minor = lambda version: ".".join(version.split(".")[:2])
@@ -198,6 +198,16 @@ def read_manifest(workdir: epath.Path) -> dict[str, Any] | None:
     return json_files.read(path, "JSON file of a run", _FORM, "put it back from a copy of the run")
 
 
+def fingerprints_of(workdir: epath.Path) -> dict[str, str]:
+    """Returns the fingerprints that the manifest of a run names, none where there is no manifest."""
+    return (read_manifest(workdir) or {"fingerprints": {}})["fingerprints"]
+
+
+def starts_of(workdir: epath.Path) -> list[dict[str, Any]]:
+    """Returns the starts that the manifest of a run names, none where there is no manifest."""
+    return (read_manifest(workdir) or {"starts": []})["starts"]
+
+
 def check_unchanged(workdir: epath.Path, data: dict[str, str]) -> None:
     """Refuses data that is not what the run was started with, wherever it lies; `data` has the fingerprint of each split."""
     known = (read_manifest(workdir) or {"fingerprints": data})["fingerprints"]
@@ -212,14 +222,14 @@ def check_part(workdir: epath.Path, name: str, fingerprint: str) -> None:
 
     A run of a version before 0.3.1 names its tokenizer alone.
     """
-    known = (read_manifest(workdir) or {"fingerprints": {}})["fingerprints"].get(name)
+    known = fingerprints_of(workdir).get(name)
     if known not in (None, fingerprint):
         raise _foreign(workdir / _PARTS[name])
 
 
 def check_config(workdir: epath.Path, tree: Any) -> None:
     """Raises `UserError` where what `config.json` holds, but for the fields that may change, is of no start in the manifest."""
-    known = [start["config"] for start in (read_manifest(workdir) or {"starts": []})["starts"] if "config" in start]
+    known = [start["config"] for start in starts_of(workdir) if "config" in start]
     if known and fingerprint_of(tree) not in known:
         raise _foreign(workdir / "config.json")
 
@@ -233,7 +243,7 @@ def _foreign(path: epath.Path) -> UserError:
 
 def vouches(workdir: epath.Path, split: str) -> bool:
     """Returns whether the manifest names the fingerprint of a split of the data."""
-    return split in (read_manifest(workdir) or {"fingerprints": {}})["fingerprints"]
+    return split in fingerprints_of(workdir)
 
 
 def require_vouched(workdir: epath.Path, data: DataConfig, splits: Iterable[str], mend: str) -> None:

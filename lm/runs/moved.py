@@ -1,11 +1,6 @@
 """What a run began with, known by its bytes: it may lie elsewhere when the run goes on."""
 
-import hashlib
-from typing import Any
-
-import numpy as np
 from etils import epath
-from flax.traverse_util import flatten_dict
 
 from lm.config import Config, get
 from lm.data import encoding
@@ -13,8 +8,7 @@ from lm.data.read import text_files
 from lm.data.read.sources import Split
 from lm.data.text.tokenizers.tokenizer import Tokenizer
 from lm.errors import UserError
-from lm.runs import transfer
-from lm.runs.manifest import read_manifest
+from lm.runs import arrays, manifest, transfer
 from lm.runs.workdir import BEGINNINGS, read_config
 
 
@@ -22,18 +16,11 @@ def fingerprints(config: Config, origin: transfer.Origin | None) -> dict[str, st
     """Returns the fingerprints of parameters and word vectors that a run begins with, by field."""
     found = {}
     if origin:
-        found["training.init_from"] = _fingerprint(origin.params)
+        found["training.init_from"] = arrays.fingerprint(origin.params)
     if config.training.word_vectors:
         path = epath.Path(config.training.word_vectors).expanduser()
         found["training.word_vectors"] = text_files.digest(path)[:16]
     return found
-
-
-def _fingerprint(params: Any) -> str:
-    digest = hashlib.sha256()
-    for name, leaf in sorted(flatten_dict(params, sep="/").items()):
-        digest.update(f"{name} {leaf.shape} {leaf.dtype}".encode() + np.ascontiguousarray(leaf).tobytes())
-    return digest.hexdigest()[:16]
 
 
 def check(workdir: epath.Path, config: Config, train: Split, tokenizer: Tokenizer) -> None:
@@ -48,7 +35,7 @@ def check(workdir: epath.Path, config: Config, train: Split, tokenizer: Tokenize
         if path == "data.tokenizer.kind":
             found, known = encoding.make_tokenizer(config.data, train).fingerprint, tokenizer.fingerprint
         else:
-            starts = (read_manifest(workdir) or {"starts": []})["starts"]
+            starts = manifest.starts_of(workdir)
             known = next((start["began_with"].get(path) for start in starts[::-1] if "began_with" in start), None)
             found = fingerprints(config, transfer.origin(config))[path]
         if found != known:

@@ -9,7 +9,7 @@ import jax
 from etils import epath
 from flax import linen as nn
 
-from lm import answers
+from lm import answers, files
 from lm.answers import chunks
 from lm.answers.contract import Answer, Generation, Score
 from lm.answers.ranking import labels_of
@@ -104,7 +104,7 @@ def _texts(given: Any, where: str) -> list[str]:
     for number, text in enumerate(texts):
         if not isinstance(text, str):
             raise UserError(f"{where}[{number}]", f"{text!r} is a {type(text).__name__}", "give a text")
-        if any("\ud800" <= character <= "\udfff" for character in text):
+        if not files.encodable(text):
             raise UserError(f"{where}[{number}]", "is not UTF-8", "give a text")
     return texts
 

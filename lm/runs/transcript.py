@@ -9,13 +9,10 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any, BinaryIO
 
-import jax
-import numpy as np
-
 from lm import json_files
 from lm.answers.contract import Generation
 from lm.errors import UserError
-from lm.runs import writing
+from lm.runs import arrays, writing
 from lm.runs.run import Run
 from lm.search.options import Options
 
@@ -86,20 +83,13 @@ def opened(path: str, runs: Sequence[Run], prompts: Sequence[str], how: Options,
     """Returns the file of these outputs; its record has all that they depend on. Raises `UserError` as `OutputFile` does."""
     record = {
         "runs": [f"{run.workdir}, step {run.step}" for run in runs],
-        "parameters": [_fingerprint(run.params) for run in runs],
+        "parameters": [arrays.fingerprint(run.params) for run in runs],
         "options": json.loads(json.dumps(dataclasses.asdict(how))),
         "format": "json" if as_json else "text",
         "prompts": len(prompts),
         "input": hashlib.sha256("\n".join(prompts).encode()).hexdigest()[:16],
     }
     return OutputFile(path, record, how.num_samples)
-
-
-def _fingerprint(params: Any) -> str:
-    found = hashlib.sha256()
-    for leaf in jax.tree.leaves(params):
-        found.update(np.ascontiguousarray(leaf).view(np.uint8))
-    return found.hexdigest()[:16]
 
 
 class OutputFile:

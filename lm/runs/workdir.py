@@ -101,8 +101,7 @@ def check(workdir: epath.Path, config: Config) -> str:
 def _may_have_moved(workdir: epath.Path, path: str, before: str, now: str) -> bool:
     """Whether a field names a place in both configurations, of a run that knows what was there."""
     if path in DATA:
-        known = (manifest.read_manifest(workdir) or {"fingerprints": {}})["fingerprints"]
-        return bool(before and now) and path.removeprefix("data.") in known
+        return bool(before and now) and manifest.vouches(workdir, path.removeprefix("data."))
     if path == "data.tokenizer.kind":
         return before not in TOKENIZERS and now not in TOKENIZERS and (workdir / "tokenizer").exists()
     return path in BEGINNINGS and bool(before and now) and checkpoints.any_in(workdir / "checkpoints")

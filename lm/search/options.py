@@ -4,6 +4,7 @@ import dataclasses
 import numbers
 from typing import Any
 
+from lm import files
 from lm.errors import UserError
 
 MOST_CHARACTERS = 10**5  # of all banned, all forced or all stop strings
@@ -132,7 +133,7 @@ def _typed(name: str, value: Any, default: Any) -> Any:
         value = (value,) if isinstance(value, str) else value
         if not isinstance(value, (tuple, list)) or not all(isinstance(text, str) for text in value):
             raise UserError(f"--{name}", f"{value!r} is no text and no list of texts", 'give e.g. ("the end",)')
-        if any("\ud800" <= character <= "\udfff" for text in value for character in text):
+        if not all(map(files.encodable, value)):
             raise UserError(f"--{name}", "is not UTF-8", "give text")
         return tuple(value)
     kind, article = (numbers.Integral, "whole number") if isinstance(default, int) else (numbers.Real, "number")

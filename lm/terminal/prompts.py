@@ -13,7 +13,7 @@ GIVE = "open it, or give prompts by --prompt or --input_file"
 def read(given: Sequence[str], file: str | None) -> list[str]:
     """Returns all prompts: the given ones, then the lines of the file; without either, those of standard input."""
     for prompt in given:
-        if any("\ud800" <= character <= "\udfff" for character in prompt):
+        if not files.encodable(prompt):
             raise UserError("--prompt", "is not UTF-8", "give it in a file: --input_file")
     if file is None:
         if given:

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 
+from lm import files
 from lm.data.read import paths, text_files
 from lm.data.read.examples import Example
 from lm.errors import UserError
@@ -19,7 +20,7 @@ def read(given: Sequence[str], file: str, paired: bool) -> Iterator[Example]:
     where = "--text" if given else "standard input" if file in ("", "-") else file
     lines = given or (_of_standard_input() if file in ("", "-") else text_files.lines(paths.path_of(file)))
     for number, line in enumerate(lines, start=1):
-        if any("\ud800" <= character <= "\udfff" for character in line):
+        if not files.encodable(line):
             raise UserError(f"{where}:{number}", "is not UTF-8", "give it in a file: --input_file")
         if not paired:
             yield Example(None, line)

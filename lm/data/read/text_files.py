@@ -11,7 +11,6 @@ import hashlib
 import itertools
 import json
 import math
-import re
 import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
@@ -158,7 +157,7 @@ def _checked(record: dict[str, Any], where: str, mend: str) -> Example:
             if blank(text) and not several:
                 mend = "fill it, or delete the line" + ", or write [] if to say nothing is right" * (name == "target")
                 raise UserError(where, f"{name!r} is blank", mend)
-            if re.search("[\ud800-\udfff]", text):
+            if not files.encodable(text):
                 raise UserError(where, f"{name!r} holds half of a surrogate pair", "write the character whole")
     log_prob = record.get("log_prob")
     if log_prob is not None:
