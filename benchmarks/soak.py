@@ -76,8 +76,8 @@ def main() -> None:
         time.sleep(EVERY)
         for layout, process in processes.items():
             if process.poll() is not None:
-                what = f"the run ended with exit code {process.returncode}"
-                raise UserError(str(base / f"{layout}.log"), what, "read its messages")
+                reason = f"the run ended with exit code {process.returncode}"
+                raise UserError(str(base / f"{layout}.log"), reason, "read its messages")
             looks[layout].append(look(process.pid, minute))
         if minute >= (lines + 1) * every:
             for layout, found in looks.items():

@@ -5,20 +5,20 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """Printed as `error: WHERE: WHAT; HOW TO FIX`, and the program exits with code 2.
+    """A mistake that the user can correct: programs print `error: WHERE: REASON; ACTION` and exit with code 2.
 
     Args:
         where: the file, field, flag or argument at fault, e.g. `config.model.cell` or `data.tsv:17`.
-        what: what is wrong there.
-        mend: what to do about it.
+        reason: why it cannot be used.
+        action: how the user can correct it.
     """
 
-    def __init__(self, where: str, what: str, mend: str):
-        super().__init__(" ".join(f"error: {where}: {what}; {mend}".split()))
-        self.where, self.what, self.mend = where, what, mend
+    def __init__(self, where: str, reason: str, action: str):
+        super().__init__(" ".join(f"error: {where}: {reason}; {action}".split()))
+        self.where, self.reason, self.action = where, reason, action
 
     def __reduce__(self):  # so that it comes whole from a worker process
-        return type(self), (self.where, self.what, self.mend)
+        return type(self), (self.where, self.reason, self.action)
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

@@ -52,7 +52,7 @@ _BEGINNINGS = (
 )
 
 
-def require_regular(path: epath.PathLike, mend: str = "give a regular file") -> None:
+def require_regular(path: epath.PathLike, action: str = "give a regular file") -> None:
     """Raises `UserError` for a directory, pipe, socket or device; a link counts as the file that it leads to.
 
     Raises `OSError` where there is nothing, or where it may not be looked at. Buckets hold regular files alone.
@@ -62,7 +62,7 @@ def require_regular(path: epath.PathLike, mend: str = "give a regular file") -> 
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode):
         kind = _KINDS.get(stat.S_IFMT(mode), "of a special kind")
-        raise UserError(str(path), f"is {kind}, not a regular file", mend)
+        raise UserError(str(path), f"is {kind}, not a regular file", action)
 
 
 def require_regular_below(directory: epath.PathLike) -> None:
@@ -91,8 +91,8 @@ def read(path: epath.PathLike, kind: str) -> bytes:
             content = file.read(most + 1)  # it may have grown, and those of /proc say that they have no bytes
         size = max(size, len(content))
     if size > most:
-        what = f"has {size:,} bytes, and a {kind} may have {most:,}"
-        raise UserError(str(path), what, "check that it is the right file")
+        reason = f"has {size:,} bytes, and a {kind} may have {most:,}"
+        raise UserError(str(path), reason, "check that it is the right file")
     return content
 
 
@@ -110,8 +110,8 @@ def decoded(content: bytes, where: str) -> str:
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise UserError(f"{where}:{line}", f"is not UTF-8 (byte {error.start})", "convert it to UTF-8") from None
-    what, mend = known
-    raise UserError(where, what, mend)
+    reason, action = known
+    raise UserError(where, reason, action)
 
 
 def encodable(text: str) -> bool:
@@ -121,9 +121,9 @@ def encodable(text: str) -> bool:
 
 def disguise(beginning: bytes) -> tuple[str, str] | None:
     """Returns the format that is no text and that bytes begin as, and what to do about it; None for any other."""
-    for magic, what, mend in _BEGINNINGS:
+    for magic, reason, action in _BEGINNINGS:
         if re.match(magic, beginning):
-            return what, mend
+            return reason, action
     for first, name in ((0, "UTF-16LE"), (1, "UTF-16BE")):  # without a byte order mark: every other byte is NUL
         text, nul = beginning[first:64:2], beginning[1 - first : 64 : 2]
         if len(nul) > 1 and not any(nul) and all(text):

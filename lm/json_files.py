@@ -31,7 +31,7 @@ class Malformed(ValueError):
     """The text is no JSON, or of another form; its message says of the file what is wrong."""
 
 
-def read(path: epath.PathLike, kind: str, form: Any, mend: str) -> Any:
+def read(path: epath.PathLike, kind: str, form: Any, action: str) -> Any:
     """Returns what a file of a kind in `lm.files.MOST` holds.
 
     Raises:
@@ -42,7 +42,7 @@ def read(path: epath.PathLike, kind: str, form: Any, mend: str) -> Any:
     try:
         return parsed(text, form)
     except Malformed as error:
-        raise UserError(str(path), str(error), mend) from None
+        raise UserError(str(path), str(error), action) from None
 
 
 def parsed(text: str, form: Any) -> Any:

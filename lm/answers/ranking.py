@@ -80,8 +80,8 @@ def labels_of(examples: Examples) -> tuple[str, ...]:
     """Returns the targets of data, each once, in order; raises `UserError` where there are too many to rank."""
     counts = labelling.counted(examples)
     if counts.different > labelling.MOST_LABELS:
-        what = f"the training data has {counts.different:,} different targets, too many to rank as labels"
-        raise UserError("config.data.task", what, "use config.data.task=seq2seq")
+        reason = f"the training data has {counts.different:,} different targets, too many to rank as labels"
+        raise UserError("config.data.task", reason, "use config.data.task=seq2seq")
     return tuple(sorted(counts.each))
 
 
@@ -89,8 +89,8 @@ def check_labels(split: Split, labels: Sequence[str]) -> None:
     """Raises `UserError` for a label that is none of these: its probability is 0."""
     unknown = sorted(set(labels_of(split.examples)) - set(labels))
     if unknown:
-        what = f"the label {labelling.quoted(unknown[0])} is none of the training data's"
-        mend = "leave it out, or give training examples of it"
+        reason = f"the label {labelling.quoted(unknown[0])} is none of the training data's"
+        action = "leave it out, or give training examples of it"
         written = [label for label in labels if labelling.written_alike(label) == labelling.written_alike(unknown[0])]
-        mend = f"write {labelling.quoted(written[0])}, which training has, or {mend}" if written else mend
-        raise UserError(f"config.data.{split.name}", what, mend)
+        action = f"write {labelling.quoted(written[0])}, which training has, or {action}" if written else action
+        raise UserError(f"config.data.{split.name}", reason, action)

@@ -114,15 +114,15 @@ def _search_for(tokenizer: Tokenizer, options: Options) -> _Search:
     if fewest is None:
         raise UserError("--force", "no text holds all of it and nothing of --ban", "leave a string out")
     if options.max_new_tokens and fewest > options.max_new_tokens:
-        what = f"takes at least {fewest} tokens, and --max_new_tokens is {options.max_new_tokens}"
-        raise UserError("--force", what, "raise it, or force less")
+        reason = f"takes at least {fewest} tokens, and --max_new_tokens is {options.max_new_tokens}"
+        raise UserError("--force", reason, "raise it, or force less")
     least, size = options.min_new_tokens, options.no_repeat_ngram
     if least and must and not automata.may_begin(must, forbidden):
         raise UserError("--min_new_tokens", "--ban leaves no token to write", "ban less")
     known = tokenizer.vocab_size - len(forbidden) - 1  # nor EOS
     if size and least > known ** min(size, 20) + size - 1:
-        what = f"no {least} tokens are without a repeated {size}-gram of {known} different ones"
-        raise UserError("--min_new_tokens", what, "lower it, or raise --no_repeat_ngram")
+        reason = f"no {least} tokens are without a repeated {size}-gram of {known} different ones"
+        raise UserError("--min_new_tokens", reason, "lower it, or raise --no_repeat_ngram")
     return _Search(forbidden, Constraints(least, size, must), max(least, fewest))
 
 

@@ -38,5 +38,5 @@ def check_pattern(text: str, where: str) -> None:
     try:
         re.compile(text)
     except re.error as error:
-        mend = "write e.g. encoder/.*, with \\ before a sign that stands for itself"
-        raise UserError(where, f"{text!r} is not a regular expression ({error})", mend) from None
+        action = "write e.g. encoder/.*, with \\ before a sign that stands for itself"
+        raise UserError(where, f"{text!r} is not a regular expression ({error})", action) from None

@@ -22,8 +22,8 @@ def changed(config: Config, values: Mapping[str, Any]) -> Config:
             "config", f"{config!r} is a {type(config).__name__}", "give an lm.config.Config, e.g. run.config"
         )
     if not isinstance(values, Mapping):
-        what = f"{values!r} is a {type(values).__name__}"
-        raise UserError("values", what, 'give fields by name, e.g. {"model.cell": "gru"}')
+        reason = f"{values!r} is a {type(values).__name__}"
+        raise UserError("values", reason, 'give fields by name, e.g. {"model.cell": "gru"}')
     config = copied(config)
     for path, value in values.items():
         section, _, name = path.rpartition(".")

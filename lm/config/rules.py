@@ -24,9 +24,9 @@ def validated(config: Config) -> Config:
         _check_type(path, section, field)
         _check_value(path, getattr(section, field.name), field.metadata)
     for rules in (_data_rules, _tokenizer_rules, _model_rules, _decoder_rules, _training_rules, _optimizer_rules):
-        for holds, path, what, mend in rules(config):
+        for holds, path, reason, action in rules(config):
             if not holds:
-                raise UserError(f"config.{path}", what, mend)
+                raise UserError(f"config.{path}", reason, action)
     for _, section, _ in fields(config):
         section.__dict__["_fixed"] = True
     config.__dict__["_fixed"] = True
@@ -295,8 +295,8 @@ def _check_type(path: str, section: Any, field: dataclasses.Field) -> None:
     elif field.type is float and type(value) is int:
         setattr(section, field.name, float(value))
     elif type(value) is not field.type:
-        what = f"{value!r} is a {type(value).__name__}"
-        raise UserError(f"config.{path}", what, f"give a {field.type.__name__}: {field.metadata['help']}")
+        reason = f"{value!r} is a {type(value).__name__}"
+        raise UserError(f"config.{path}", reason, f"give a {field.type.__name__}: {field.metadata['help']}")
     elif field.type is str and not files.encodable(value):
         raise UserError(f"config.{path}", f"{value!r} is not UTF-8", "rename the file, or give another text")
 
@@ -311,6 +311,6 @@ def _check_value(path: str, value: Any, rule: Mapping[str, Any]) -> None:
     if not math.isfinite(value):
         raise UserError(f"config.{path}", f"{value!r} is not finite", "give a finite number")
     if not (low <= value <= high and value < below):
-        mend = f"give at least {low:g}" if high == math.inf else f"give {low:g} to {high:.12g}"
-        mend += f" and less than {below:g}" if below < math.inf else ""
-        raise UserError(f"config.{path}", f"{value!r} is out of range", mend)
+        action = f"give at least {low:g}" if high == math.inf else f"give {low:g} to {high:.12g}"
+        action += f" and less than {below:g}" if below < math.inf else ""
+        raise UserError(f"config.{path}", f"{value!r} is out of range", action)

@@ -374,8 +374,8 @@ def fields(config: Any, prefix: str = "") -> list[tuple[str, Any, dataclasses.Fi
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(field.type):
             if not isinstance(value, field.type):
-                what = f"is a {type(value).__name__}"
-                raise UserError(f"config.{prefix}{field.name}", what, f"give a {field.type.__name__}")
+                reason = f"is a {type(value).__name__}"
+                raise UserError(f"config.{prefix}{field.name}", reason, f"give a {field.type.__name__}")
             leaves += fields(value, f"{prefix}{field.name}.")
         else:
             leaves.append((prefix + field.name, config, field))

@@ -27,8 +27,8 @@ def from_file(spec: str) -> Config:
     made = _of_the_user(spec, lambda: make(*([given] if given else [])))
     if not isinstance(made, Config):
         line = getattr(getattr(make, "__code__", None), "co_firstlineno", 1)
-        what = f"get_config() returned {'None' if made is None else type(made).__name__}"
-        raise UserError(f"{name}:{line}", what, "return lm.config.Config(...)")
+        reason = f"get_config() returned {'None' if made is None else type(made).__name__}"
+        raise UserError(f"{name}:{line}", reason, "return lm.config.Config(...)")
     return made
 
 
@@ -53,10 +53,10 @@ def _of_the_user(spec: str, run: Callable[[], Any]) -> Any:
             lines = [error.lineno]
         where = f"{name}:{lines[-1]}" if lines else name
         if isinstance(error, UserError):
-            raise UserError(f"{where}: {error.where}", error.what, error.mend) from error
-        what = " ".join(f"{type(error).__name__}: {error}".split())
+            raise UserError(f"{where}: {error.where}", error.reason, error.action) from error
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
         whole = "correct the file, or give --config=FILE:TEXT where get_config takes a text"
-        raise UserError(where, what, "correct that line" if lines else whole) from error
+        raise UserError(where, reason, "correct that line" if lines else whole) from error
 
 
 def to_json(config: Config) -> str:
@@ -84,8 +84,8 @@ def from_json(text: str, where: str) -> Config:
                 raise UserError(f"{where}: {path}{name}", "is an unknown field", nearest(name, known))
         missing = [name for name in known if name not in tree and not known[name].metadata.get("later")]
         if missing:
-            mend = "restore the file, or use the version of lm that wrote it, which manifest.json names"
-            raise UserError(f"{where}: {path}{missing[0]}", "is missing", mend)
+            action = "restore the file, or use the version of lm that wrote it, which manifest.json names"
+            raise UserError(f"{where}: {path}{missing[0]}", "is missing", action)
         values = {
             name: build(field.type, tree[name], f"{path}{name}.")
             if dataclasses.is_dataclass(field.type)

@@ -37,8 +37,8 @@ def read_config(spec: str, values: dict[str, Any]) -> Config:
     if name.endswith(".py"):
         return changed(from_file(spec), values)
     if name not in sources.SCHEMES and "*" not in spec:
-        what = f"{spec!r} is no config file, no run and no source"
-        raise UserError("SPEC", what, "give e.g. configs/translate.py, runs/de-en or tsv:pairs.tsv")
+        reason = f"{spec!r} is no config file, no run and no source"
+        raise UserError("SPEC", reason, "give e.g. configs/translate.py, runs/de-en or tsv:pairs.tsv")
     source = {"data.train": spec, **SHOWN}
     if "data.task" not in values:  # lm for texts, seq2seq for pairs
         written = {name: value for name, value in values.items() if name in FORMATS}
@@ -63,8 +63,8 @@ def take_arguments(argv: list[str]) -> tuple[list[str], list[str], dict[str, str
 
 def main(specs: list[str], texts: dict[str, str]) -> None:
     if len(specs) != 1:
-        what = f"is given {len(specs)} times" if specs else "is missing"
-        raise UserError("SPEC", what, "give one config file, run or source, e.g. configs/tinyworld.py")
+        reason = f"is given {len(specs)} times" if specs else "is missing"
+        raise UserError("SPEC", reason, "give one config file, run or source, e.g. configs/tinyworld.py")
     run, values = epath.Path(*specs).expanduser(), {path: from_text(path, text) for path, text in texts.items()}
     tokenizer = workdir.read_tokenizer(run) if (run / "tokenizer").is_dir() else None
     print("\n".join(described(read_config(*specs, values), tokenizer, FIRST.value)))

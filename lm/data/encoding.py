@@ -102,8 +102,10 @@ def encode(split: Split, tokenizer: Tokenizer, config: DataConfig, seed: int = 0
         # No text at all is an answer, which the end of the source stands for.
         pointed = np.flatnonzero((counts > 0) | (split.examples.table[:, 1] == 0))
         if not len(pointed):
-            what = f"no target is a span of at most {config.span} tokens of its source"
-            raise UserError(f"config.data.{split.name}", what, "use config.data.task=seq2seq, or tokenizer.kind=bytes")
+            reason = f"no target is a span of at most {config.span} tokens of its source"
+            raise UserError(
+                f"config.data.{split.name}", reason, "use config.data.task=seq2seq, or tokenizer.kind=bytes"
+            )
         unpointed = len(corpus) - len(pointed)
         corpus, floor = (Subset(corpus, pointed), None) if unpointed else (corpus, floor)
         lost_n3 = lost_n3[pointed]
@@ -202,8 +204,8 @@ def pretraining_pairs(config: DataConfig, tokenizer: Tokenizer, corpus: Corpus, 
 
     def check_sentinels(most: int) -> None:
         if (needed := _sentinels(config, most)) > tokenizer.sentinels:
-            what = f"the sentinels that noise needs are {needed}, the tokenizer has {tokenizer.sentinels}"
-            raise UserError("config.data.noise", what, f"give config.data.tokenizer.sentinels={needed}")
+            reason = f"the sentinels that noise needs are {needed}, the tokenizer has {tokenizer.sentinels}"
+            raise UserError("config.data.noise", reason, f"give config.data.tokenizer.sentinels={needed}")
 
     noise = config.noise
     if config.task == "prefix":

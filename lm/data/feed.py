@@ -83,8 +83,8 @@ def training_data(encoded: Encoded, config: DataConfig, seed: int) -> TrainingDa
         longest = np.max([corpus.lengths(v).max(axis=1) for v in range(corpus.variants)], axis=0)
         fitting = np.flatnonzero(longest < config.max_length)
         if not len(fitting):
-            what = f"no training pair has at most {config.max_length} tokens on both sides"
-            raise UserError("config.data.max_length", what, "raise it")
+            reason = f"no training pair has at most {config.max_length} tokens on both sides"
+            raise UserError("config.data.max_length", reason, "raise it")
         left_out = len(corpus) - len(fitting)
         corpus = Subset(corpus, fitting) if left_out else corpus
     else:

@@ -56,8 +56,8 @@ def warnings(splits: Mapping[str, Counts], tokenizer: Tokenizer) -> list[str]:
     train = splits["train"]
     texts = train.different > 2 and 2 * train.different > train.examples
     if texts:
-        what = f"{train.different:,} labels for {train.examples:,} training examples look like texts"
-        found = [f"{what}: check which side is the label, or use config.data.task=seq2seq"]
+        reason = f"{train.different:,} labels for {train.examples:,} training examples look like texts"
+        found = [f"{reason}: check which side is the label, or use config.data.task=seq2seq"]
     else:
         found = [*_rare(train)]
     labels = dict.fromkeys(label for counts in splits.values() for label in counts.each)

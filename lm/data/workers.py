@@ -79,8 +79,8 @@ class Workers:
                 return made
             deaths, reason = deaths + 1, _reason(process.exitcode)
             if deaths == MOST_DEATHS:
-                what = f"{deaths} processes died while each made batch {index:,}, the last one by {reason}"
-                raise UserError("config.data.workers", what, "give fewer, or 0, or this machine more memory")
+                reason = f"{deaths} processes died while each made batch {index:,}, the last one by {reason}"
+                raise UserError("config.data.workers", reason, "give fewer, or 0, or this machine more memory")
             self._say(f"a worker process died by {reason}: another one makes batch {index:,} and its later ones")
             self._running[worker] = self._started(index)
 

@@ -61,9 +61,9 @@ def join(coordinator: str, processes: int, process: int) -> None:
     jax.config.update("jax_enable_preemption_service", False)
     where = {} if coordinator == "auto" else {"coordinator_address": coordinator}
     where |= {} if processes == -1 else {"num_processes": processes, "process_id": process}
-    what = "its place is found" if coordinator == "auto" else f"{coordinator} is the first host's"
-    mend = f"start every host within {GATHERING} s, with an address of the first one that the others reach"
-    apart = UserError("--coordinator", f"{what}, and not every host was there after {GATHERING} s", mend)
+    reason = "its place is found" if coordinator == "auto" else f"{coordinator} is the first host's"
+    action = f"start every host within {GATHERING} s, with an address of the first one that the others reach"
+    apart = UserError("--coordinator", f"{reason}, and not every host was there after {GATHERING} s", action)
     restore = _end_on_abort(lambda: apart)
     try:
         jax.distributed.initialize(
@@ -72,8 +72,8 @@ def join(coordinator: str, processes: int, process: int) -> None:
     except ValueError as error:  # what JAX says where it finds no cluster
         if coordinator == "auto":
             return
-        what = f"this host's place is not known ({str(error).strip().splitlines()[0]})"
-        raise UserError("--coordinator", what, "give --processes and --process") from error
+        reason = f"this host's place is not known ({str(error).strip().splitlines()[0]})"
+        raise UserError("--coordinator", reason, "give --processes and --process") from error
     except RuntimeError as error:
         raise apart from error
     finally:
@@ -140,8 +140,8 @@ def require_same(values: dict[str, str]) -> None:
     for host, other in enumerate(others, start=1):
         for name, a, b in zip(short, first.split(","), other.split(","), strict=True):
             if a != b:
-                what = f"its {name} is not that of the first host"
-                raise UserError(f"host {host} of {jax.process_count()}", what, "give every host the same")
+                reason = f"its {name} is not that of the first host"
+                raise UserError(f"host {host} of {jax.process_count()}", reason, "give every host the same")
 
 
 class Vote:
@@ -190,13 +190,13 @@ def lost(error: BaseException) -> UserError | None:
     """What an error means that is the end of another host, as the transport between them says it; else None."""
     if not joined() or not re.search("gloo|nccl|connection|peer|coordination|barrier|heartbeat", str(error), re.I):
         return None
-    what = f"a computation with the other hosts failed ({str(error).strip().splitlines()[0][:160]})"
-    return _error(what)
+    reason = f"a computation with the other hosts failed ({str(error).strip().splitlines()[0][:160]})"
+    return _error(reason)
 
 
-def _error(what: str) -> UserError:
+def _error(reason: str) -> UserError:
     where = f"host {distributed.global_state.process_id} of {distributed.global_state.num_processes}"
-    return UserError(where, what, "start all hosts again: they go on from the last checkpoint")
+    return UserError(where, reason, "start all hosts again: they go on from the last checkpoint")
 
 
 def _end_on_abort(said: Callable[[], UserError]) -> Callable[[], None]:
@@ -260,6 +260,6 @@ class _Watch(threading.Thread):
             beats = found
             self._over.wait(_BEAT)
 
-    def _say(self, what: str) -> None:
-        print(_error(what), file=sys.stderr, flush=True)
+    def _say(self, reason: str) -> None:
+        print(_error(reason), file=sys.stderr, flush=True)
         os._exit(2)

@@ -57,8 +57,10 @@ def require(params: Any, state: Any, devices: Devices) -> None:
     ):
         if needed > limit:
             shown = [f"{amount / 2**30:,.1f} GiB" for amount in (needed, limit)]
-            what = f"parameters, gradients and optimizer take {shown[0]}, and {where} has {shown[1]}"
-            raise UserError("config.model", what, "lower model.hidden_dim, model.embed_dim, model.layers or vocab_size")
+            reason = f"parameters, gradients and optimizer take {shown[0]}, and {where} has {shown[1]}"
+            raise UserError(
+                "config.model", reason, "lower model.hidden_dim, model.embed_dim, model.layers or vocab_size"
+            )
 
 
 def by_module(state: Any, temporary: int) -> list[str]:

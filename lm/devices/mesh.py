@@ -284,10 +284,10 @@ def devices_for(batch_size: int, accumulate: int, parallel: str, shards: int = 0
         )
     if parallel == "pmap":
         if shards:
-            mend = "use config.training.parallel=fsdp, or give 0"
-            raise UserError("config.training.shards", "pmap cuts no parameters", mend)
+            action = "use config.training.parallel=fsdp, or give 0"
+            raise UserError("config.training.shards", "pmap cuts no parameters", action)
         return Devices(devices)
     if shards and len(devices) % shards:
-        mend = f"give a divisor of {len(devices)}, or 0 for all of them"
-        raise UserError("config.training.shards", f"{shards} does not divide {len(devices)} devices", mend)
+        action = f"give a divisor of {len(devices)}, or 0 for all of them"
+        raise UserError("config.training.shards", f"{shards} does not divide {len(devices)} devices", action)
     return Fsdp(devices, shards)

@@ -161,8 +161,8 @@ def check_tokenizer(name: str) -> None:
     try:
         sacrebleu.BLEU(tokenize=name or None)
     except (RuntimeError, ImportError) as error:  # some need a package more
-        what = " ".join(str(error).split())
-        raise UserError("--bleu_tokenize", f"{name!r} cannot be had ({what})", "install it") from None
+        reason = " ".join(str(error).split())
+        raise UserError("--bleu_tokenize", f"{name!r} cannot be had ({reason})", "install it") from None
 
 
 def measure(

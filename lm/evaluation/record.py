@@ -51,10 +51,13 @@ def latest(workdir: epath.Path, split: str) -> dict[str, Any] | None:
     found = sorted((workdir / "evaluations").glob(f"{split}-*.json"), key=str)
     if not found:
         return None
-    mend = "delete it, and evaluate the run again"
-    record, identity = json_files.read(found[-1], "record of an evaluation", _FORM, mend), manifest.identity_of(workdir)
+    action = "delete it, and evaluate the run again"
+    record, identity = (
+        json_files.read(found[-1], "record of an evaluation", _FORM, action),
+        manifest.identity_of(workdir),
+    )
     if identity and record.get("run", identity.id) != identity.id:
-        raise UserError(str(found[-1]), "is of another run", mend)
+        raise UserError(str(found[-1]), "is of another run", action)
     return record
 
 

@@ -112,9 +112,9 @@ def _about_data(run: Run) -> Iterator[None]:
         yield
     except UserError as error:
         where = re.sub(r"^config\.data\.(test|data)$", "--data", error.where)
-        of_task = "config.data.task" in error.mend
-        mend = f"give a source for the run's task, {run.config.data.task}" if of_task else error.mend
-        raise UserError(where, error.what, mend) from error
+        of_task = "config.data.task" in error.action
+        action = f"give a source for the run's task, {run.config.data.task}" if of_task else error.action
+        raise UserError(where, error.reason, action) from error
 
 
 def evaluate_asked(run: Run, asked: Asked) -> Evaluation:
@@ -215,7 +215,7 @@ def _texts(outputs: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[str | 
 def same_data(runs: Sequence[Run], asked: Asked) -> None:
     """Raises `UserError` where two runs are evaluated on different data."""
     if len(runs) == 2 and len({split_of(run, asked.split, asked.data).fingerprint for run in runs}) > 1:
-        what = f"its {asked.split} data is not that of {runs[0].workdir}"
+        reason = f"its {asked.split} data is not that of {runs[0].workdir}"
         if asked.data:
-            what = f"its formats or its cleaning make other examples of {asked.data} than those of {runs[0].workdir}"
-        raise UserError(str(runs[1].workdir), what, "give runs that are evaluated on the same data")
+            reason = f"its formats or its cleaning make other examples of {asked.data} than those of {runs[0].workdir}"
+        raise UserError(str(runs[1].workdir), reason, "give runs that are evaluated on the same data")

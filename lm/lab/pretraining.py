@@ -66,16 +66,16 @@ def _pretrainings(plan: Plan, directory: epath.Path, tasks: Iterable[str]) -> di
 
     def add(name: str, *waiting: str) -> None:
         if name in waiting:
-            what = f"{name!r} starts from itself, or reads what comes of it"
-            raise UserError(plan.file, what, "take that out of BEFORE or WRITES")
+            reason = f"{name!r} starts from itself, or reads what comes of it"
+            raise UserError(plan.file, reason, "take that out of BEFORE or WRITES")
         if name in found:
             return
         source = configuration.from_file(f"{plan.file}:{name}").data.train
         needed = READS.findall(source)
         for other in needed:
             if other not in plan.writes:
-                what = f"{name!r} reads what {other!r} wrote, which is none of WRITES"
-                raise UserError(plan.file, what, nearest(other, plan.writes))
+                reason = f"{name!r} reads what {other!r} wrote, which is none of WRITES"
+                raise UserError(plan.file, reason, nearest(other, plan.writes))
         place = re.sub(r"(?<=\s)([|+])(?=\s)", r"\\\1", str(directory))  # a source is cut at these
         changes = {"data.train": source.replace("{workdir}", place)}
         if before := plan.before.get(name):
@@ -111,8 +111,8 @@ def stages(plan: Plan, directory: epath.Path, tasks: list[str], seeds: list[int]
     known = _pretrainings(plan, directory, plan.tasks)
     for name in (*plan.before, *plan.writes):
         if name not in known:
-            what = f"{name!r} of BEFORE or WRITES is nothing that a task needs"
-            raise UserError(plan.file, what, nearest(name, known))
+            reason = f"{name!r} of BEFORE or WRITES is nothing that a task needs"
+            raise UserError(plan.file, reason, nearest(name, known))
     # The stage of the file and what differs from it, by the name of the run.
     given = {name: (name, changes) for name, changes in _pretrainings(plan, directory, tasks).items()}
     for task, seed, start in itertools.product(tasks, seeds, STARTS):
@@ -125,7 +125,7 @@ def stages(plan: Plan, directory: epath.Path, tasks: list[str], seeds: list[int]
         try:
             found[name] = changed(config, changes)
         except UserError as error:
-            raise UserError(f"{plan.file}, {name}: {error.where}", error.what, error.mend) from error
+            raise UserError(f"{plan.file}, {name}: {error.where}", error.reason, error.action) from error
         workdir.check(directory / name, found[name])
     return found
 
@@ -135,7 +135,7 @@ def texts_of(spec: str) -> list[str]:
     try:
         (split,) = load_splits("", "", spec, ("test",)).values()
     except UserError as error:  # of a file, or of the field that such a source is usually in
-        raise UserError(error.where.replace("config.data.test", "WRITES"), error.what, error.mend) from error
+        raise UserError(error.where.replace("config.data.test", "WRITES"), error.reason, error.action) from error
     if any(example.source is not None for example in split.examples):
         raise UserError("WRITES", f"{spec} has sources", "give texts alone, e.g. SOURCE | | {target}")
     return [example.target for example in split.examples]

@@ -117,6 +117,6 @@ class _writing:
         if isinstance(error, Exception) and not isinstance(error, UserError):
             if lost := hosts.lost(error):
                 raise lost from error
-            what = f"could not be written ({type(error).__name__}: {str(error).strip().splitlines()[0][:200]})"
-            mend = "check room and rights there, and start again: the checkpoints before it are whole"
-            raise UserError(str(self.where), what, mend) from error
+            reason = f"could not be written ({type(error).__name__}: {str(error).strip().splitlines()[0][:200]})"
+            action = "check room and rights there, and start again: the checkpoints before it are whole"
+            raise UserError(str(self.where), reason, action) from error

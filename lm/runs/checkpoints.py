@@ -79,8 +79,8 @@ class Checkpoints:
             except Damaged as unreadable:
                 error = unreadable
             if any(hosts.all_say("damaged" if error else "")):  # all hosts take the same step
-                where, mend = str(self.directory / str(step)), "see what that host says"
-                damaged.append(error or Damaged(where, "cannot be read by another host", mend))
+                where, action = str(self.directory / str(step)), "see what that host says"
+                damaged.append(error or Damaged(where, "cannot be read by another host", action))
                 continue
             self._set_aside(damaged, say)
             self._writer.remove_old(found[2]["best_step"])
@@ -99,7 +99,7 @@ class Checkpoints:
                 names = (source.name + suffix for suffix in ("", *(f"-{i}" for i in range(2, len(taken) + 3))))
                 target = folder / next(name for name in names if name not in taken)
                 source.rename(target)
-                say(f"{error.where}: {error.what}; moved to {target}, and the checkpoint before it is used")
+                say(f"{error.where}: {error.reason}; moved to {target}, and the checkpoint before it is used")
         if damaged:
             hosts.meet()
             self._writer.reload()
@@ -111,10 +111,10 @@ class Checkpoints:
 
     def progress(self, step: int) -> dict[str, Any]:
         """What was counted up to a step."""
-        path, mend = self.directory / str(step) / "progress" / "metadata", "move the checkpoint away"
+        path, action = self.directory / str(step) / "progress" / "metadata", "move the checkpoint away"
 
         def read() -> dict[str, Any]:
-            found = json_files.read(path, _KIND, _PROGRESS, mend)
+            found = json_files.read(path, _KIND, _PROGRESS, action)
             known = self._identified(step).get("progress", {}).get("metadata")
             if known not in (None, arrays.digest_of_json(found)):
                 raise ValueError("its progress is not what was saved, as its digest differs")
@@ -130,8 +130,8 @@ class Checkpoints:
             each = [tuple(named[path].shape) if path in named else None for named in (opened, wanted)]
             if each[0] != each[1]:
                 there, here = ("is not there" if shape is None else f"has shape {shape}" for shape in each)
-                what = f"{'/'.join(path)} {there}, in this model it {here}"
-                raise UserError(str(self.directory / str(step)), what, "it is another run's: move it away")
+                reason = f"{'/'.join(path)} {there}, in this model it {here}"
+                raise UserError(str(self.directory / str(step)), reason, "it is another run's: move it away")
         found = self._read(step, lambda: self._values(step, item, opened))
         return jax.tree.unflatten(kind, [np.asarray(found[path], leaf.dtype) for path, leaf in wanted.items()])
 
@@ -153,11 +153,11 @@ class Checkpoints:
         found = json_files.read(path, _KIND, _METADATA, "move the checkpoint away").get("custom_metadata", {})
         run, saved_at = found.get("run"), found.get("step", step)
         if not may_lack and not run:
-            what = "does not say which run it is of, as every checkpoint of this run does"
-            raise Foreign(where, what, "move it away: only config.training.init_from starts from another run")
+            reason = "does not say which run it is of, as every checkpoint of this run does"
+            raise Foreign(where, reason, "move it away: only config.training.init_from starts from another run")
         if run and self._run is not None and run != self._run.id:
-            what = "is another run's checkpoint (its id is not that of manifest.json)"
-            raise Foreign(where, what, "move it away: only config.training.init_from starts from another run")
+            reason = "is another run's checkpoint (its id is not that of manifest.json)"
+            raise Foreign(where, reason, "move it away: only config.training.init_from starts from another run")
         if saved_at != step:
             raise Foreign(where, f"was saved at step {saved_at}", f"give it its name again, {saved_at}")
         return found.get("digests", {})
@@ -170,12 +170,12 @@ class Checkpoints:
         except Exception as error:  # many kinds, from files missing to arrays that do not fit
             where = self.directory / str(step)
             if isinstance(error, UserError):
-                said = f"{os.path.relpath(error.where, where)} {error.what}"
+                said = f"{os.path.relpath(error.where, where)} {error.reason}"
             else:
                 said = f"{type(error).__name__}: {(str(error).strip() or '?').splitlines()[0][:200]}"
-            mend = "it is damaged or of another model: move it away to use the one before it"
+            action = "it is damaged or of another model: move it away to use the one before it"
             forbidden = isinstance(error, PermissionError) or "PERMISSION_DENIED" in str(error)
-            raise (UserError if forbidden else Damaged)(str(where), f"cannot be read ({said})", mend) from error
+            raise (UserError if forbidden else Damaged)(str(where), f"cannot be read ({said})", action) from error
 
 
 def of_run(workdir: epath.Path, keep: int = 0) -> Checkpoints:

@@ -42,8 +42,8 @@ def read(workdir: epath.Path, which: str, of_step: Callable[[Checkpoints, int], 
             if still > 2 or (still and not isinstance(error, Damaged | OSError)):
                 raise
             time.sleep(PAUSE if still else 0)
-    what = f"its checkpoints were removed {MOST_ATTEMPTS} times before they were read"
-    raise UserError(str(directory), what, "wait until training ends, or keep more: config.training.keep_checkpoints")
+    reason = f"its checkpoints were removed {MOST_ATTEMPTS} times before they were read"
+    raise UserError(str(directory), reason, "wait until training ends, or keep more: config.training.keep_checkpoints")
 
 
 def _none_yet(directory: epath.Path) -> UserError:
@@ -79,8 +79,8 @@ def resolve(saved: Checkpoints, which: str) -> int:
             )
         return best
     if whole(which) not in steps:
-        mend = f"choose best, latest or one of: {', '.join(map(str, steps))}"
-        raise UserError("--checkpoint", f"{which[:40]!r} is not there", mend)
+        action = f"choose best, latest or one of: {', '.join(map(str, steps))}"
+        raise UserError("--checkpoint", f"{which[:40]!r} is not there", action)
     return int(which)
 
 
@@ -90,9 +90,9 @@ def steps_of(saved: Checkpoints, which: str) -> tuple[list[int], str]:
         return [resolve(saved, which)], "one step"
     count, steps = whole(which.removeprefix("mean:")), saved.steps()
     if not count or count > len(steps):
-        what = f"{which[:40]!r} is no mean of the checkpoints {', '.join(map(str, steps))}"
-        mend = f"give mean:1 to mean:{len(steps)}, or keep more: config.training.keep_checkpoints"
-        raise UserError("--checkpoint", what, mend)
+        reason = f"{which[:40]!r} is no mean of the checkpoints {', '.join(map(str, steps))}"
+        action = f"give mean:1 to mean:{len(steps)}, or keep more: config.training.keep_checkpoints"
+        raise UserError("--checkpoint", reason, action)
     chosen = steps[-count:]
     return chosen, f"mean of {'+'.join(map(str, chosen))}"
 

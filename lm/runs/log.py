@@ -135,8 +135,8 @@ def _records(path: epath.Path) -> Iterator[tuple[str, dict[str, Any]]]:
             yield text, record
         except ValueError:
             if number < len(lines):  # the last one is half, or empty as nothing is after the end of a line
-                what, mend = (
+                reason, action = (
                     "is no line of metrics",
                     "delete the line, or move the file away: training goes on without it",
                 )
-                raise UserError(f"{path}:{number}", what, mend) from None
+                raise UserError(f"{path}:{number}", reason, action) from None

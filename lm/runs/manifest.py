@@ -186,8 +186,8 @@ def require_version(workdir: epath.Path) -> None:
         return  # a run without a record of its start
     minor = lambda version: ".".join(version.split(".")[:2])
     if minor(made) not in (minor(lm.__version__), *READ_TOO):
-        what = f"is a run of lm {made}, whose parameters mean something else in {lm.__version__}"
-        raise UserError(str(workdir), what, f"train it anew, or read it with lm {made}")
+        reason = f"is a run of lm {made}, whose parameters mean something else in {lm.__version__}"
+        raise UserError(str(workdir), reason, f"train it anew, or read it with lm {made}")
 
 
 def read_manifest(workdir: epath.Path) -> dict[str, Any] | None:
@@ -213,8 +213,8 @@ def check_unchanged(workdir: epath.Path, data: dict[str, str]) -> None:
     known = (read_manifest(workdir) or {"fingerprints": data})["fingerprints"]
     for name, value in data.items():
         if known.get(name) != value:
-            what = f"the {name} data is not what this run was started with"
-            raise UserError(str(workdir), what, f"give the {name} data of then, or choose another --workdir")
+            reason = f"the {name} data is not what this run was started with"
+            raise UserError(str(workdir), reason, f"give the {name} data of then, or choose another --workdir")
 
 
 def check_part(workdir: epath.Path, name: str, fingerprint: str) -> None:
@@ -235,9 +235,9 @@ def check_config(workdir: epath.Path, tree: Any) -> None:
 
 
 def _foreign(path: epath.Path) -> UserError:
-    what = "is not this run's own, or was changed (manifest.json has another fingerprint)"
+    reason = "is not this run's own, or was changed (manifest.json has another fingerprint)"
     return UserError(
-        str(path), what, "put it back; only config.training.init_from takes anything over from another run"
+        str(path), reason, "put it back; only config.training.init_from takes anything over from another run"
     )
 
 
@@ -246,14 +246,14 @@ def vouches(workdir: epath.Path, split: str) -> bool:
     return split in fingerprints_of(workdir)
 
 
-def require_vouched(workdir: epath.Path, data: DataConfig, splits: Iterable[str], mend: str) -> None:
+def require_vouched(workdir: epath.Path, data: DataConfig, splits: Iterable[str], action: str) -> None:
     """Raises `UserError` where the manifest has no fingerprint of a split: the run may be a stranger's, and its
     `config.json` may name any file."""
     for split in sorted(splits):
         if not vouches(workdir, split) and (data.test or split != "test"):
             source = getattr(data, split) or data.train
-            what = f"no manifest vouches for its {split} data, which its config.json says to read from {source}"
-            raise UserError(str(workdir), what, mend)
+            reason = f"no manifest vouches for its {split} data, which its config.json says to read from {source}"
+            raise UserError(str(workdir), reason, action)
 
 
 def _git() -> dict[str, Any]:

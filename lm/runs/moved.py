@@ -39,7 +39,7 @@ def check(workdir: epath.Path, config: Config, train: Split, tokenizer: Tokenize
             known = next((start["began_with"].get(path) for start in starts[::-1] if "began_with" in start), None)
             found = fingerprints(config, transfer.origin(config))[path]
         if found != known:
-            what = f"{now!r} is not known to be what this run began with, {before!r}"
+            reason = f"{now!r} is not known to be what this run began with, {before!r}"
             raise UserError(
-                f"config.{path}", what, "leave it as it was, as it is not read again, or choose another --workdir"
+                f"config.{path}", reason, "leave it as it was, as it is not read again, or choose another --workdir"
             )

@@ -22,17 +22,17 @@ def check(workdir: epath.Path) -> list[str]:
     steps = checkpoints.of_run(workdir).steps()
     known = manifest.read_manifest(workdir)
     if known is None and (steps or logged):
-        what = "its manifest.json is missing, which says what data and tokenizer it was trained with"
-        mend = "put it back from a copy, or start a new run from it with config.training.init_from"
-        raise UserError(str(workdir), what, mend)
+        reason = "its manifest.json is missing, which says what data and tokenizer it was trained with"
+        action = "put it back from a copy, or start a new run from it with config.training.init_from"
+        raise UserError(str(workdir), reason, action)
     # Training makes the folder before it writes a line of metrics. Where that was killed before its first checkpoint was
     # finished, it is there and empty.
     gone = logged and not (workdir / "checkpoints").exists()
     if not steps and (gone or (known or {}).get("run", {}).get("saved")):
         source, reached = ("metrics.jsonl", f"step {max(logged)}") if logged else ("manifest.json", "a checkpoint")
-        what = f"its checkpoints are gone, and {source} says that it was trained to {reached}"
-        mend = "put them back from a copy, or choose another --workdir (remove this one to begin again in it)"
-        raise UserError(str(workdir), what, mend)
+        reason = f"its checkpoints are gone, and {source} says that it was trained to {reached}"
+        action = "put them back from a copy, or choose another --workdir (remove this one to begin again in it)"
+        raise UserError(str(workdir), reason, action)
     if steps and not metrics.exists():
         return [f"{metrics} is missing: it begins anew after step {steps[-1]:,}"]
     late = sum(step > max(steps, default=0) for step in logged)

@@ -68,8 +68,8 @@ class Run:
         is one turn."""
         data, said = self.config.data, _texts([said] if isinstance(said, str) else said, "turns")
         if not data.turns:
-            what = "the run was trained without config.data.turns, so it keeps no conversations"
-            raise UserError(str(self.workdir), what, "give prompts to generate")
+            reason = "the run was trained without config.data.turns, so it keeps no conversations"
+            raise UserError(str(self.workdir), reason, "give prompts to generate")
         if not said:
             raise UserError("turns", "there is none to reply to", "give at least one")
         for first in range(len(said)):
@@ -125,10 +125,10 @@ def _labels(directory: epath.Path, config: Config) -> tuple[str, ...]:
     if (directory / "labels.json").exists():
         return workdir.read_labels(directory)
     if not manifest.vouches(directory, "train"):
-        what = (
+        reason = (
             f"has no labels.json, and no manifest vouches for the data that it would be read from ({config.data.train})"
         )
-        raise UserError(str(directory), what, "put labels.json or manifest.json back from a copy of the run")
+        raise UserError(str(directory), reason, "put labels.json or manifest.json back from a copy of the run")
     from lm.data.splits import load_splits  # all that reads and cleans, of which other runs have no use
 
     train = load_splits(config.data, ("train",))["train"]
@@ -157,8 +157,8 @@ def _members(runs: Sequence[Run]) -> list[tuple[Answer, Any]]:
     first, *others = runs
     for run in others:
         if run.answer.in_common() != first.answer.in_common():
-            what = f"has another tokenizer or kind of task than {first.workdir}"
-            raise UserError(str(run.workdir), what, "give runs of one tokenizer, e.g. with other seeds")
+            reason = f"has another tokenizer or kind of task than {first.workdir}"
+            raise UserError(str(run.workdir), reason, "give runs of one tokenizer, e.g. with other seeds")
     return [(run.answer, run.params) for run in runs]
 
 

@@ -62,20 +62,20 @@ class Transcript:
         """Returns a sentence for each thing that the lines do not show."""
         found, of = [], f"of {self._outputs:,} outputs"
         if self._escaped:
-            what = r"hold line breaks or backslashes, which are written as \n, \r, \\ and so on"
-            found.append(f"{self._escaped:,} {of} {what}; --json keeps them")
+            reason = r"hold line breaks or backslashes, which are written as \n, \r, \\ and so on"
+            found.append(f"{self._escaped:,} {of} {reason}; --json keeps them")
         elif self._broken and self._outputs > 1:
             found.append(
                 f"{self._broken:,} {of} hold line breaks, so they have several lines; --json has a line for each"
             )
         if self._fewer:
             filled = ": the lines that are missing are empty" if self._by_line else ""
-            what = f"have fewer outputs than --num_samples={self._how.num_samples}{filled}"
-            found.append(f"{self._fewer:,} of {self._prompts:,} prompts {what}")
+            reason = f"have fewer outputs than --num_samples={self._how.num_samples}{filled}"
+            found.append(f"{self._fewer:,} of {self._prompts:,} prompts {reason}")
         if self._failed:
             asked = [f"--{name}" for name in ("ban", "force", "min_new_tokens") if getattr(self._how, name)]
-            mend = "raise --max_new_tokens or --beam_size, or ask for less"
-            found.append(f"{self._failed:,} {of} do not fulfil {' and '.join(asked)}; {mend}")
+            action = "raise --max_new_tokens or --beam_size, or ask for less"
+            found.append(f"{self._failed:,} {of} do not fulfil {' and '.join(asked)}; {action}")
         return found
 
 

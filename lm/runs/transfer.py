@@ -42,8 +42,8 @@ def origin(config: Config) -> Origin | None:
             ("model.lora_rank", config.model.lora_rank),
         ):
             if given:
-                what, mend = "there is no run to load from", "give config.training.init_from"
-                raise UserError(f"config.{name}", what, mend)
+                reason, action = "there is no run to load from", "give config.training.init_from"
+                raise UserError(f"config.{name}", reason, action)
         return None
     named = re.fullmatch(r"(.+?):(best|latest|\d+|mean:\d+)", training.init_from)
     place, which = named.groups() if named else (training.init_from, "best")
@@ -141,15 +141,15 @@ def initialise(params: Any, origin: Origin) -> tuple[Any, dict[str, list[str]]]:
 
     chosen = jax.tree_util.tree_map_with_path(choose, params)
     if misfits and not origin.skip_misfits:
-        what = misfits[0][1] + (f", and {len(misfits) - 1} more" if len(misfits) > 1 else "")
-        mend = "give the model the same widths, or config.training.init_mismatch=skip"
-        raise UserError("config.training.init_from", what, mend)
+        reason = misfits[0][1] + (f", and {len(misfits) - 1} more" if len(misfits) > 1 else "")
+        action = "give the model the same widths, or config.training.init_mismatch=skip"
+        raise UserError("config.training.init_from", reason, action)
     because = dict(misfits)
     report["skipped"] = [because.get(name, name) for name in sorted(set(theirs) - used)]
     for pattern, count in zip(origin.patterns, loaded_by, strict=False):
         if not count:
-            what = f"{pattern!r} finds no parameter of {origin.where} for one of this model"
-            raise UserError("config.training.init_params", what, f"names there: {', '.join(sorted(theirs))}")
+            reason = f"{pattern!r} finds no parameter of {origin.where} for one of this model"
+            raise UserError("config.training.init_params", reason, f"names there: {', '.join(sorted(theirs))}")
     if not report["loaded"]:
         raise UserError(
             "config.training.init_from", f"{origin.where} has no parameter of this model", "give another run"
@@ -161,5 +161,5 @@ def _expanded(match: re.Match, there: str) -> str:
     try:
         return match.expand(there)
     except (re.error, IndexError) as error:
-        mend = "write e.g. decoder/\\1, with as many groups as the pattern has"
-        raise UserError("config.training.init_params", f"{there!r} is no name ({error})", mend) from None
+        action = "write e.g. decoder/\\1, with as many groups as the pattern has"
+        raise UserError("config.training.init_params", f"{there!r} is no name ({error})", action) from None

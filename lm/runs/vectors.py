@@ -24,11 +24,11 @@ def read(path: epath.Path, dim: int, wanted: Collection[str]) -> dict[str, np.nd
 
     def check_dim(size: int) -> None:
         if size != dim:
-            what = f"its vectors have {size} numbers, config.model.embed_dim is {dim}"
-            raise UserError(str(path), what, f"set config.model.embed_dim={size}, or give another file")
+            reason = f"its vectors have {size} numbers, config.model.embed_dim is {dim}"
+            raise UserError(str(path), reason, f"set config.model.embed_dim={size}, or give another file")
 
-    def malformed(what: str) -> UserError:
-        return UserError(f"{path}:{number}", what, "write `word v1 v2 ...`, with single spaces between")
+    def malformed(reason: str) -> UserError:
+        return UserError(f"{path}:{number}", reason, "write `word v1 v2 ...`, with single spaces between")
 
     for number, line in enumerate(text_files.lines(path), start=1):
         fields = line.rstrip(" ").split(" ")
@@ -48,8 +48,8 @@ def read(path: epath.Path, dim: int, wanted: Collection[str]) -> dict[str, np.nd
                 raise malformed(f"{field[:20]!r} is no finite number")
         found[word] = np.array([*map(float, fields[-dim:])], np.float32)
     if stated is not None and stated != number - 1:
-        what = f"holds {number - 1:,} vectors, its first line says {stated:,}"
-        raise UserError(str(path), what, "fetch the file again, or correct its first line")
+        reason = f"holds {number - 1:,} vectors, its first line says {stated:,}"
+        raise UserError(str(path), reason, "fetch the file again, or correct its first line")
     return found
 
 

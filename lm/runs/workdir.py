@@ -57,8 +57,8 @@ def _is_run(workdir: epath.Path) -> bool:
     try:
         return (workdir / "config.json").exists()
     except ImportError as error:
-        what, mend = f"this kind of path needs a package ({error})", "install it, e.g. pip install -e '.[gcs]'"
-        raise UserError(str(workdir), what, mend) from None
+        reason, action = f"this kind of path needs a package ({error})", "install it, e.g. pip install -e '.[gcs]'"
+        raise UserError(str(workdir), reason, action) from None
 
 
 def usual(spec: str) -> str:
@@ -80,8 +80,8 @@ def check(workdir: epath.Path, config: Config) -> str:
             if path not in MAY_DIFFER and not _may_have_moved(workdir, path, before, now)
         ]
         if different:
-            mend = "choose another --workdir, or give the configuration that it holds"
-            raise UserError(str(workdir), f"holds a run with another configuration ({'; '.join(different)})", mend)
+            action = "choose another --workdir, or give the configuration that it holds"
+            raise UserError(str(workdir), f"holds a run with another configuration ({'; '.join(different)})", action)
         for name in WRITTEN:
             require_inside(workdir, workdir / name)
     elif workdir.exists():
@@ -89,11 +89,11 @@ def check(workdir: epath.Path, config: Config) -> str:
             raise UserError(str(workdir), "is a file", "choose another --workdir")
         strangers = sorted(p.name for p in workdir.iterdir() if not p.name.startswith("."))
         if "manifest.json" in strangers:
-            what = "is a run whose config.json is missing"
-            raise UserError(str(workdir), what, "put it back from a copy, or choose another --workdir")
+            reason = "is a run whose config.json is missing"
+            raise UserError(str(workdir), reason, "put it back from a copy, or choose another --workdir")
         if strangers:
-            what = f"holds {strangers[0]!r} and no config.json, so it is not a run"
-            raise UserError(str(workdir), what, "choose another --workdir")
+            reason = f"holds {strangers[0]!r} and no config.json, so it is not a run"
+            raise UserError(str(workdir), reason, "choose another --workdir")
     path = workdir / "manifest.json"
     return files.read_text(path, "JSON file of a run") if path.exists() else ""
 
@@ -128,8 +128,8 @@ def _held(workdir: epath.Path) -> Iterator[None]:
         try:
             fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            what, mend = "another process trains in it", "wait until it ends, or choose another --workdir"
-            raise UserError(str(workdir), what, mend) from None
+            reason, action = "another process trains in it", "wait until it ends, or choose another --workdir"
+            raise UserError(str(workdir), reason, action) from None
         yield
     finally:
         os.close(directory)
@@ -154,8 +154,8 @@ def write_start(
     parts |= {"labels": manifest.fingerprint_of(labels)} if labels else {}
     begun, said, path = manifest.read_manifest(workdir), [], workdir / "tokenizer"
     if begun and not path.exists() and begun["fingerprints"].get("tokenizer") != tokenizer.fingerprint:
-        what = "is missing, and the one that is made of the training data is another"
-        raise UserError(str(path), what, "put it back from a copy of the run")
+        reason = "is missing, and the one that is made of the training data is another"
+        raise UserError(str(path), reason, "put it back from a copy of the run")
     for name, fingerprint in parts.items():
         manifest.check_part(workdir, name, fingerprint)
     written = workdir / "config.json"
@@ -208,9 +208,9 @@ def read_tokenizer(workdir: epath.Path) -> Tokenizer:
 def read_labels(workdir: epath.Path) -> tuple[str, ...]:
     """Returns the labels in `labels.json`, which are those that the manifest names."""
     path = workdir / "labels.json"
-    mend = "delete it, and start train.py again: it is written anew"
-    labels = tuple(json_files.read(path, "list of labels", [str], mend))
+    action = "delete it, and start train.py again: it is written anew"
+    labels = tuple(json_files.read(path, "list of labels", [str], action))
     if not labels or len(set(labels)) < len(labels):
-        raise UserError(str(path), "is empty, or has a label twice", mend)
+        raise UserError(str(path), "is empty, or has a label twice", action)
     manifest.check_part(workdir, "labels", manifest.fingerprint_of(labels))
     return labels

@@ -32,14 +32,14 @@ def require_inside(workdir: epath.Path, path: epath.Path) -> None:
         part = os.path.join(workdir, *inner[:depth])
         real = os.path.realpath(part)
         if os.path.islink(part) and not real.startswith(os.path.realpath(workdir) + os.sep):
-            what = f"is a link out of the run's directory, to {real}, and would be written through"
+            reason = f"is a link out of the run's directory, to {real}, and would be written through"
             raise UserError(
-                part, what, "move the whole directory there and link that, or replace the link by what it names"
+                part, reason, "move the whole directory there and link that, or replace the link by what it names"
             )
 
 
 def require_there(workdir: epath.Path) -> None:
     """Raises `UserError` where the directory was taken away meanwhile: what is written there now would be no run."""
     if not (workdir / "config.json").exists():
-        what = "its config.json is gone: the directory was removed or moved while training went on"
-        raise UserError(str(workdir), what, "put it back and start again, from its last checkpoint")
+        reason = "its config.json is gone: the directory was removed or moved while training went on"
+        raise UserError(str(workdir), reason, "put it back and start again, from its last checkpoint")

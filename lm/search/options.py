@@ -61,9 +61,9 @@ class Options:
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, _typed(field.name, getattr(self, field.name), field.default))
 
-        def check(ok: bool, name: str, mend: str) -> None:
+        def check(ok: bool, name: str, action: str) -> None:
             if not ok:
-                raise UserError(f"--{name}", f"{getattr(self, name)!r} is out of range", mend)
+                raise UserError(f"--{name}", f"{getattr(self, name)!r} is out of range", action)
 
         check(1 <= self.num_samples <= 10**5, "num_samples", "give 1 to 100000")
         check(0 <= self.max_new_tokens <= 10**6, "max_new_tokens", "give 1 to 1000000, or 0 for the default")
@@ -98,16 +98,16 @@ class Options:
             if getattr(self, name) and not self.beam_size:
                 raise UserError(f"--{name}", "is for beam search", "give --beam_size")
         if self.repetition_penalty != 1 and self.beam_size:
-            what = "is for drawing: a beam's scores are the model's own"
-            raise UserError("--repetition_penalty", what, "give --no_repeat_ngram, or no --beam_size")
+            reason = "is for drawing: a beam's scores are the model's own"
+            raise UserError("--repetition_penalty", reason, "give --no_repeat_ngram, or no --beam_size")
         if self.max_new_tokens and self.min_new_tokens >= self.max_new_tokens:
-            what = f"{self.min_new_tokens} tokens and an end are more than --max_new_tokens={self.max_new_tokens}"
-            raise UserError("--min_new_tokens", what, "lower it")
+            reason = f"{self.min_new_tokens} tokens and an end are more than --max_new_tokens={self.max_new_tokens}"
+            raise UserError("--min_new_tokens", reason, "lower it")
         if (self.beam_groups > 1 or self.diversity_penalty) and (
             self.beam_groups == 1 or not self.beam_size or self.beam_size % self.beam_groups
         ):
-            what = f"{self.beam_groups} do not divide a beam of {self.beam_size} into groups"
-            raise UserError("--beam_groups", what, "give at least 2, and a multiple of it as --beam_size")
+            reason = f"{self.beam_groups} do not divide a beam of {self.beam_size} into groups"
+            raise UserError("--beam_groups", reason, "give at least 2, and a multiple of it as --beam_size")
         if self.force and self.beam_groups > 1:
             raise UserError("--force", "has beams of its own", "leave out --beam_groups")
         if self.mbr_samples and (self.beam_size or self.temperature == 0):
@@ -115,11 +115,11 @@ class Options:
         if self.num_samples > 1 and not self.beam_size and self.temperature == 0:
             raise UserError("--num_samples", "greedy decoding has one output", "give --temperature or --beam_size")
         if self.beam_size and self.num_samples > self.beam_size:
-            what = f"a beam of {self.beam_size} has no {self.num_samples} best"
-            raise UserError("--num_samples", what, "raise --beam_size")
+            reason = f"a beam of {self.beam_size} has no {self.num_samples} best"
+            raise UserError("--num_samples", reason, "raise --beam_size")
         if self.mbr_samples and self.num_samples > self.mbr_samples:
-            what = f"{self.mbr_samples} samples have no {self.num_samples} best"
-            raise UserError("--num_samples", what, "raise --mbr_samples")
+            reason = f"{self.mbr_samples} samples have no {self.num_samples} best"
+            raise UserError("--num_samples", reason, "raise --mbr_samples")
 
     @property
     def constrains(self) -> bool:

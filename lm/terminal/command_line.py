@@ -29,8 +29,8 @@ def parsed(
     except flags.UnrecognizedFlagError as error:
         raise _unknown(error.flagname, has_fields) from error
     except flags.Error as error:
-        what = str(error).strip().splitlines()[-1]
-        raise UserError("command line", what.rstrip("."), "--help lists the flags") from error
+        reason = str(error).strip().splitlines()[-1]
+        raise UserError("command line", reason.rstrip("."), "--help lists the flags") from error
     except ValueError as error:  # of --noFLAG=VALUE
         raise UserError("command line", str(error).rstrip("."), "--help lists the flags") from error
     if not flags.FLAGS["verbosity"].present:
@@ -60,7 +60,7 @@ def check_flag_files(arguments: Sequence[str]) -> None:
             try:
                 waiting += files.read_text(path, "file of flags").splitlines()
             except UserError as error:
-                raise UserError(f"--flagfile={path}", error.what, error.mend) from None
+                raise UserError(f"--flagfile={path}", error.reason, error.action) from None
             except OSError:
                 pass  # absl says so
 

@@ -34,7 +34,7 @@ def _say_once_where_it_fails(directory: str) -> None:
         failed.append(text)
         if len(failed) == 1:
             reason = text.partition("': ")[2].splitlines()[0][:160]
-            what = f"the compilation cache {directory} fails ({reason}), so programs are compiled anew at each start"
-            print(f"{what}; JAX_COMPILATION_CACHE_DIR names another folder", file=sys.stderr, flush=True)
+            reason = f"the compilation cache {directory} fails ({reason}), so programs are compiled anew at each start"
+            print(f"{reason}; JAX_COMPILATION_CACHE_DIR names another folder", file=sys.stderr, flush=True)
 
     warnings.showwarning = show_other

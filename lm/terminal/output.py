@@ -56,8 +56,8 @@ class _Needed(_Outliving):
         super()._drop(error)
         if isinstance(error, BrokenPipeError):  # its reader, e.g. `head`, has enough
             raise Stopped(signal.SIGPIPE, f"{self._name} was closed by its reader") from error
-        what = "is closed" if error.errno == errno.EBADF else f"cannot be written ({error.strerror})"
-        raise UserError(self._name, what, "give it a terminal, or a file with room") from error
+        reason = "is closed" if error.errno == errno.EBADF else f"cannot be written ({error.strerror})"
+        raise UserError(self._name, reason, "give it a terminal, or a file with room") from error
 
 
 def fill_closed() -> None:

@@ -88,8 +88,8 @@ def _fail(error: Exception) -> None:
     if missing := _no_devices():
         _end(2, str(missing), error)
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
-        what = f"there is too little ({(str(error).strip() or 'nothing was left').splitlines()[0][:160]})"
-        _end(2, str(UserError("memory", what, "ask for less: a smaller batch, model, beam or prompt")), error)
+        reason = f"there is too little ({(str(error).strip() or 'nothing was left').splitlines()[0][:160]})"
+        _end(2, str(UserError("memory", reason, "ask for less: a smaller batch, model, beam or prompt")), error)
     _leave(1, f"{type(error).__name__}: {error}", error)
 
 
@@ -103,8 +103,8 @@ def _no_devices() -> UserError | None:
         return None
     except Exception as error:  # whatever its backends raise
         reason = str(error).partition(" (set JAX_PLATFORMS")[0].strip() or "JAX has no such backend"
-        what = f"{platforms!r} is not found here ({reason.splitlines()[0][:160]})"
-        return UserError("JAX_PLATFORMS", what, "unset it, or name what this machine has, e.g. cpu")
+        reason = f"{platforms!r} is not found here ({reason.splitlines()[0][:160]})"
+        return UserError("JAX_PLATFORMS", reason, "unset it, or name what this machine has, e.g. cpu")
 
 
 def _hosts() -> Any:

@@ -27,8 +27,8 @@ def read(given: Sequence[str], file: str, paired: bool) -> Iterator[Example]:
             continue
         fields = line.split("\t")
         if len(fields) != 2:
-            what = f"{len(fields) - 1} tabs where there must be one"
-            raise UserError(f"{where}:{number}", what, "write SOURCE<TAB>TARGET on each line")
+            reason = f"{len(fields) - 1} tabs where there must be one"
+            raise UserError(f"{where}:{number}", reason, "write SOURCE<TAB>TARGET on each line")
         yield Example(*fields)
 
 
@@ -39,8 +39,8 @@ def _of_standard_input() -> Iterator[str]:
         try:
             text = line.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
-            what = f"is not UTF-8 (byte {error.start} of the line)"
-            raise UserError(f"standard input:{number}", what, "convert it to UTF-8") from None
+            reason = f"is not UTF-8 (byte {error.start} of the line)"
+            raise UserError(f"standard input:{number}", reason, "convert it to UTF-8") from None
         yield text.removesuffix("\n").removesuffix("\r") if text.endswith("\n") else text
 
 

@@ -291,8 +291,8 @@ def _rewound(fault: Fault, setup: Setup, saved: Saved, progress: Progress) -> tu
             "skip": f", {progress.skipped} updates skipped",
             "rewind": f", {progress.rewinds} rewinds",
         }
-        what = f"{fault} ({left}{done[mode]})"
-        raise UserError(f"step {fault.step}", what, "lower config.optimizer.learning_rate, or set clip_norm")
+        reason = f"{fault} ({left}{done[mode]})"
+        raise UserError(f"step {fault.step}", reason, "lower config.optimizer.learning_rate, or set clip_norm")
     rewinds = progress.rewinds + 1
     state, progress = saved.latest()
     progress.rewinds = rewinds

@@ -67,13 +67,13 @@ def assigned(groups: Sequence[Group], params: Any) -> dict[str, Group]:
     for name in names:
         matching = [group for group in groups if re.fullmatch(group.pattern, name)]
         if not matching:
-            what, mend = f"no pattern matches the parameter {name}", "add one, e.g. .*=>1 as the last"
-            raise UserError("config.optimizer.groups", what, mend)
+            reason, action = f"no pattern matches the parameter {name}", "add one, e.g. .*=>1 as the last"
+            raise UserError("config.optimizer.groups", reason, action)
         found[name] = matching[0]
     for group in groups:
         if group not in found.values():
-            what = f"{group.pattern!r} matches no parameter that those before it do not"
-            raise UserError("config.optimizer.groups", what, f"names: {', '.join(names)}")
+            reason = f"{group.pattern!r} matches no parameter that those before it do not"
+            raise UserError("config.optimizer.groups", reason, f"names: {', '.join(names)}")
     return found
 
 
@@ -102,7 +102,7 @@ def optimizer(
     clipped, and its moments are those of an optimizer that starts when it does; the learning rate is that of all.
     """
     group_of, (learning, _) = assigned(groups, params), split(groups, params)
-    of_each = lambda what: jax.tree_util.tree_map_with_path(lambda path, _: what(group_of[name_of(path)]), learning)
+    of_each = lambda reason: jax.tree_util.tree_map_with_path(lambda path, _: reason(group_of[name_of(path)]), learning)
     decay = optax.add_decayed_weights(config.weight_decay, decay_mask(config, learning))
     decay = decay if config.weight_decay else optax.identity()
     rule = {

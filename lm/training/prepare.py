@@ -113,8 +113,8 @@ def build(config: Config, inputs: Inputs, devices: Devices, profile: tuple[int, 
     rate = optimizers.schedule(config.optimizer, schedule.warmup, schedule.steps)
     answer = answers.build(config, inputs.tokenizer, inputs.labels)
     if training.sampled_softmax >= vocab_size:
-        what = f"{training.sampled_softmax} of a vocabulary of {vocab_size} ids"
-        raise UserError("config.training.sampled_softmax", what, "give fewer, or 0 for all")
+        reason = f"{training.sampled_softmax} of a vocabulary of {vocab_size} ids"
+        raise UserError("config.training.sampled_softmax", reason, "give fewer, or 0 for all")
     shapes = jax.eval_shape(lambda: initial_params(answer.model, config.seed))
     optimizer = optimizers.optimizer(config.optimizer, rate, shapes, schedule.groups)
     memory.require(shapes, jax.eval_shape(functools.partial(initial_state, answer, optimizer, config), shapes), devices)
@@ -138,8 +138,8 @@ def first_params(config: Config, inputs: Inputs, answer: Answer, schedule: Sched
         console.transferred(origin.where, report)
     if vectors := config.training.word_vectors:
         if any(name.startswith(transfer.EMBEDDING) for name in loaded):
-            what, mend = f"{origin.where} has an embedding already", "leave one out, or load others by init_params"
-            raise UserError("config.training.word_vectors", what, mend)
+            reason, action = f"{origin.where} has an embedding already", "leave one out, or load others by init_params"
+            raise UserError("config.training.word_vectors", reason, action)
         params, count = transfer.with_word_vectors(params, inputs.tokenizer, vectors)
         output.say(f"from {vectors}: vectors of {count:,} of {inputs.tokenizer.unused.start:,} pieces")
     return params

@@ -53,7 +53,9 @@ class Saved:
             raise error
         self.wait()
         if isinstance(error, UserError):
-            raise UserError(error.where, f"{error.what}; training is saved after step {step:,}", error.mend) from error
+            raise UserError(
+                error.where, f"{error.reason}; training is saved after step {step:,}", error.action
+            ) from error
         raise error
 
     def restart(self) -> None:

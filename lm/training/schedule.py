@@ -25,11 +25,13 @@ class Schedule:
         self.groups = tuple(g._replace(begin=steps(g.begin, where)) for g in optimizers.groups_of(config))
         for group in self.groups:
             if group.begin >= self.steps:
-                what = f"{group.pattern!r} begins to learn after step {group.begin}, and training ends at {self.steps}"
-                raise UserError(where, what, "let it begin earlier, or freeze it with factor 0")
+                reason = (
+                    f"{group.pattern!r} begins to learn after step {group.begin}, and training ends at {self.steps}"
+                )
+                raise UserError(where, reason, "let it begin earlier, or freeze it with factor 0")
         if profile and profile[1] > self.steps:
-            what = f"step {profile[1]} is after the end of training, step {self.steps}"
-            raise UserError("--profile", what, "give steps that are trained")
+            reason = f"step {profile[1]} is after the end of training, step {self.steps}"
+            raise UserError("--profile", reason, "give steps that are trained")
 
     def beyond_the_end(self) -> str:
         """Returns in one line what the configuration puts after the last step, and what comes of it; empty if nothing."""

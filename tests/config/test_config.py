@@ -431,7 +431,7 @@ def test_an_invalid_value_is_refused_in_one_line_that_names_its_field(path, valu
         changed(base(), {**rest, path: value})
     assert caught.value.where == f"config.{path}"
     assert str(caught.value).startswith(f"error: config.{path}: ") and "\n" not in str(caught.value)
-    assert caught.value.what and caught.value.mend
+    assert caught.value.reason and caught.value.action
 
 
 def test_an_unknown_name_is_answered_with_the_nearest():

@@ -88,10 +88,10 @@ BOM = st.sampled_from([b"", b"\xef\xbb\xbf"])
 
 def refused_at(path, error):
     """The line that the error names; it is one line of text and says what to do."""
-    assert "\n" not in str(error) and error.mend
+    assert "\n" not in str(error) and error.action
     found = re.fullmatch(re.escape(str(path)) + r"(?::(\d+))?", error.where)
     assert found, error
-    return 1 if error.what == "is UTF-16" else int(found[1]) if found[1] else None
+    return 1 if error.reason == "is UTF-16" else int(found[1]) if found[1] else None
 
 
 def check(scheme, path, lines, ends, bom, last):
@@ -145,14 +145,14 @@ def test_parallel_files_are_aligned_or_refused_by_number(tmp_path):
         try:
             found = list(load_splits(spec, spec, "", ("train",))["train"].examples)
         except UserError as error:
-            assert "\n" not in str(error) and error.mend
+            assert "\n" not in str(error) and error.action
             if named := re.fullmatch(re.escape(str(tmp_path)) + r"/([ab]):(\d+)", error.where):
                 side, number = "ab".index(named[1]), int(named[2]) - 1
                 this, other = (sides[side], blank[side]), blank[1 - side]
                 assert (sources, targets)[side][number][1] or (this[1][number] and not other[number])
             else:  # not as many lines, or none, or not text at all
                 beginnings = {side[0][1] for side in (sources, targets) if side}
-                assert (error.what == "is UTF-16" and b"\xff\xfe" in beginnings) or (
+                assert (error.reason == "is UTF-16" and b"\xff\xfe" in beginnings) or (
                     all(map(all, blank)) or not all(sides) or len(sides[0]) != len(sides[1]) or any(map(all, blank))
                 )
             return

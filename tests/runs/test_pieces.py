@@ -370,7 +370,7 @@ def test_data_that_no_manifest_vouches_for_is_not_read(run, monkeypatch):
         edit(run / "manifest.json", change) if change else (run / "manifest.json").unlink()
         with pytest.raises(UserError, match="no manifest vouches for its test data") as refused:
             scoring.split_of(opened, "test")
-        assert source in str(refused.value) and "--data=SOURCE" in refused.value.mend
+        assert source in str(refused.value) and "--data=SOURCE" in refused.value.action
 
 
 def test_labels_that_no_manifest_vouches_for_are_not_read_from_data(trained, configs, tmp_path):

@@ -38,12 +38,12 @@ class Dataset:
             try:
                 self._records = builder.as_data_source(self._split)
             except (ValueError, AssertionError):
-                what = f"tfds:{self._name} has no split {self._split!r}"
-                mend = f"write tfds:{self._name}:SPLIT, {nearest(self._split, builder.info.splits)}"
-                raise UserError(f"config.data.{role}", what, mend) from None
+                reason = f"tfds:{self._name} has no split {self._split!r}"
+                action = f"write tfds:{self._name}:SPLIT, {nearest(self._split, builder.info.splits)}"
+                raise UserError(f"config.data.{role}", reason, action) from None
             except NotImplementedError:
-                what = f"tfds:{self._name} is prepared in a format that cannot be read at random: {builder.data_dir}"
-                raise UserError(f"config.data.{role}", what, "move that folder away, or set TFDS_DATA_DIR") from None
+                reason = f"tfds:{self._name} is prepared in a format that cannot be read at random: {builder.data_dir}"
+                raise UserError(f"config.data.{role}", reason, "move that folder away, or set TFDS_DATA_DIR") from None
 
     def identity(self) -> list:
         """What its examples depend on, beside the formats."""
@@ -67,8 +67,8 @@ class Dataset:
                 log_prob = texts.get("log_prob")
                 yield Example.answered(texts.get("source"), targets, None if log_prob is None else float(log_prob))
         except KeyError as error:
-            where, mend = f"tfds:{self._name}, example {number}", "name another field in the format"
-            raise UserError(where, error.args[0], mend) from None
+            where, action = f"tfds:{self._name}, example {number}", "name another field in the format"
+            raise UserError(where, error.args[0], action) from None
 
 
 def _plain(feature: Any, value: Any) -> Any:
@@ -142,9 +142,9 @@ def _builder(name: str, role: str, formats: Formats) -> Any:
         texts not in ({"text"}, {"source", "target"})
         or not all(isinstance(_texts_of(key, features[key]), tfds.features.Text) for key in texts)
     ):
-        what = f"tfds:{name} has the features {', '.join(names)}; read are text, or source and target"
-        mend = f"take another data set, {proposed(list(features) if len(names) > 1 else names)}"
-        raise UserError(field, what, mend)
+        reason = f"tfds:{name} has the features {', '.join(names)}; read are text, or source and target"
+        action = f"take another data set, {proposed(list(features) if len(names) > 1 else names)}"
+        raise UserError(field, reason, action)
     return builder
 
 
@@ -177,9 +177,9 @@ def _prepared(builder: Any, name: str, role: str) -> Any:
     except Exception as error:
         # Each of hundreds of builders fails in its own way, where network, disk, a package or a manual step is missing.
         reason = str(error).partition("\n")[0]
-        mend = "check network and disk, set TFDS_DATA_DIR to another folder, or bring the data set, prepared as array_record,"
-        mend += f" to {builder.data_dir}"
-        raise UserError(f"config.data.{role}", f"tfds:{name} cannot be prepared ({reason})", mend) from error
+        action = "check network and disk, set TFDS_DATA_DIR to another folder, or bring the data set, prepared as array_record,"
+        action += f" to {builder.data_dir}"
+        raise UserError(f"config.data.{role}", f"tfds:{name} cannot be prepared ({reason})", action) from error
     return builder
 
 

@@ -213,7 +213,7 @@ class Slice(Examples):
 def kept(
     key: str,
     make: Callable[[Sequence[Finished]], Iterator[Example]],
-    what: str,
+    reason: str,
     note: Callable[[], dict] = dict,
     memory: Callable[[], bytes] = bytes,
 ) -> Kept:
@@ -243,7 +243,7 @@ def kept(
             known = {"examples": len(records), "content": _digest(records), "last": last}
             yield Shard(records, np.array(rows, np.int32).reshape(-1, COLUMNS), known | note(), memory())
 
-    return Kept(store.stored(key, shards, what))
+    return Kept(store.stored(key, shards, reason))
 
 
 def _digest(parts: Iterable[bytes]) -> str:
@@ -264,8 +264,8 @@ def check_examples(examples: Examples, task: str, where: str, pairs: bool | None
     if len(wrong):
         has, needs = ("text", "source and target") if wants else ("source and target", "text")
         other = "lm" if wants else "seq2seq"
-        what = f"example {wrong[0] + 1} is {has}, the task {task!r} needs {needs}"
+        reason = f"example {wrong[0] + 1} is {has}, the task {task!r} needs {needs}"
         formats = "name two fields of its records, e.g. 'jsonl:FILE | {text} | {label}'" if wants else "name one field"
-        raise UserError(where, what, f"use other data, {formats}, or config.data.task={other}")
+        raise UserError(where, reason, f"use other data, {formats}, or config.data.task={other}")
     if ANSWER_KINDS[TASKS[task].answer].among == "labels" and len(empty := np.flatnonzero(examples.table[:, 1] == 0)):
         raise UserError(where, f"example {empty[0] + 1} has an empty label", "fill it, or leave the example out")

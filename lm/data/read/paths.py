@@ -57,8 +57,8 @@ def matches(pattern: str, role: str, scheme: str) -> list[epath.Path]:
             found = map(epath.Path, _expanded(os.path.expanduser(_ESCAPED.sub(literal, pattern))))
         paths = sorted((path for path in found if not path.is_dir()), key=str)
     if not paths:
-        what = f"{scheme}:{pattern} matches no file"
-        raise Missing(f"config.data.{role}", what, "check the path; ** crosses folders, quote it from the shell")
+        reason = f"{scheme}:{pattern} matches no file"
+        raise Missing(f"config.data.{role}", reason, "check the path; ** crosses folders, quote it from the shell")
     return paths
 
 

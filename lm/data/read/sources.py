@@ -83,8 +83,8 @@ def load_splits(
     """
     formats = formats or Formats()
     if formats.turns and not validation and "train" in wanted:
-        what = "held out by chance, replies of one conversation would be on both sides"
-        raise UserError("config.data.validation", what, "name a source")
+        reason = "held out by chance, replies of one conversation would be on both sides"
+        raise UserError("config.data.validation", reason, "name a source")
     splits = {
         role: _joined(role, spec, _loaded(role, spec, _mixture(role, spec, formats)[0]))
         for role, spec in (("validation", validation), ("test", test))
@@ -111,13 +111,13 @@ def _mixture(role: str, spec: str, formats: Formats) -> tuple[list[tuple[str, Fo
         weight, name = re.fullmatch(r"(?:([\d.]+)\*)?(.*)", each, re.DOTALL).groups()
         source, *own = map(str.strip, re.split(r"\s\|(?=\s|$)", name))
         if len(own) > 2:
-            mend = "write SOURCE | SOURCE_FORMAT | TARGET_FORMAT, and \\| for a bar in a path"
-            raise UserError(field, f"{name!r} has {len(own)} formats", mend)
+            action = "write SOURCE | SOURCE_FORMAT | TARGET_FORMAT, and \\| for a bar in a path"
+            raise UserError(field, f"{name!r} has {len(own)} formats", action)
         # Beside a target a source may be the same for all: an encoder-decoder that generates texts is given nothing else.
         constant = [True, False] if len(own) == 2 and own[1] else [False] * len(own)
         for problem in filter(None, map(problem_of, own, constant)):
-            mend = "write fields in braces, e.g. 'answer: {question} {context}', and \\| for a bar in a path"
-            raise UserError(field, problem, mend)
+            action = "write fields in braces, e.g. 'answer: {question} {context}', and \\| for a bar in a path"
+            raise UserError(field, problem, action)
         if own:
             known = Formats(*own, *[""] * (2 - len(own)), formats.turns, formats.history)
         else:  # in a mixture the formats of the configuration are of those sources that have fields
@@ -125,8 +125,8 @@ def _mixture(role: str, spec: str, formats: Formats) -> tuple[list[tuple[str, Fo
         parts.append((source, known, name))
         weights.append(_number(weight) if weight else 0.0)
     if any(weights) != all(weights) or not all(map(math.isfinite, weights)):
-        what = f"{spec!r} is no mixture"
-        raise UserError(field, what, "write WEIGHT*SOURCE + WEIGHT*SOURCE, weights above 0, or none of them")
+        reason = f"{spec!r} is no mixture"
+        raise UserError(field, reason, "write WEIGHT*SOURCE + WEIGHT*SOURCE, weights above 0, or none of them")
     return parts, weights
 
 
@@ -143,8 +143,8 @@ def _mixed(splits: Sequence[Split], weights: Sequence[float]) -> list[Split]:
     for split, weight in zip(splits, weights, strict=True):
         rounds, rest = divmod(round(round_ * weight), len(split.examples))
         if rounds > MOST_ROUNDS:
-            what = f"{split.spec} would be repeated {rounds:,} times in an epoch"
-            raise UserError("config.data.train", what, f"give it a weight that means at most {MOST_ROUNDS:,}")
+            reason = f"{split.spec} would be repeated {rounds:,} times in an epoch"
+            raise UserError("config.data.train", reason, f"give it a weight that means at most {MOST_ROUNDS:,}")
         lowest = np.sort(np.argsort(split.examples.hashes, kind="stable")[:rest])
         numbers = np.concatenate([*[np.arange(len(split.examples))] * rounds, lowest])
         mixed.append(dataclasses.replace(split, examples=Chosen(split.examples, numbers)))
@@ -172,7 +172,7 @@ def _loaded(role: str, spec: str, parts: Sequence[tuple[str, Formats, str]]) -> 
     except paths.Missing as missing:
         if not re.search(r"[\\|,*?\[]|\s\+\s", spec):
             raise
-        raise UserError(missing.where, missing.what, f"{missing.mend}; {paths.ESCAPING}") from None
+        raise UserError(missing.where, missing.reason, f"{missing.action}; {paths.ESCAPING}") from None
 
 
 def _load(role: str, spec: str, formats: Formats, name: str) -> Split:
@@ -184,8 +184,8 @@ def _load(role: str, spec: str, formats: Formats, name: str) -> Split:
     if not location:
         raise UserError(field, f"{spec!r} names nothing to read", "write scheme:location, e.g. text:corpus/*.txt")
     if formats and scheme == "text":
-        what = f"{scheme}: has no fields that the formats of config.data could name"
-        raise UserError(field, what, "use jsonl:FILE, or leave the formats out")
+        reason = f"{scheme}: has no fields that the formats of config.data could name"
+        raise UserError(field, reason, "use jsonl:FILE, or leave the formats out")
     read = SCHEMES[scheme](location, role, formats)
     blanks = several = 0
 
@@ -247,11 +247,11 @@ def _hold_out(train: Split) -> tuple[Split, Split]:
         )
     if not len(kept) or not len(held):
         if train.spec.startswith("text:"):
-            what = f"{train.spec} is too small to hold validation data out of it"
+            reason = f"{train.spec} is too small to hold validation data out of it"
         else:
             reason = "one example" if len(texts) == 1 else f"{len(texts):,} examples, which are all equal"
-            what = f"{train.spec} has {reason}, so none can be held out for validation"
-        raise UserError("config.data.validation", what, "name a validation source, or use more text")
+            reason = f"{train.spec} has {reason}, so none can be held out for validation"
+        raise UserError("config.data.validation", reason, "name a validation source, or use more text")
     return dataclasses.replace(train, examples=kept), Split("validation", train.spec, held, note)
 
 
@@ -276,13 +276,13 @@ def _text(location: str, role: str, formats: Formats) -> Source:
 def _parallel(location: str, role: str, formats: Formats) -> Source:
     names = paths.divided(location)
     if len(names) != 2 or not all(names):
-        what = f"parallel:{location} does not name two files"
-        mend = "write parallel:SOURCE_FILE,TARGET_FILE, and \\, for a comma in a path"
-        raise UserError(f"config.data.{role}", what, mend)
+        reason = f"parallel:{location} does not name two files"
+        action = "write parallel:SOURCE_FILE,TARGET_FILE, and \\, for a comma in a path"
+        raise UserError(f"config.data.{role}", reason, action)
     sides = [paths.named(name, role, "parallel") for name in names]
     if len(sides[0]) != len(sides[1]):
-        what = f"parallel:{location} matches {len(sides[0])} source files and {len(sides[1])} target files"
-        raise UserError(f"config.data.{role}", what, "name as many of both, in the same order")
+        reason = f"parallel:{location} matches {len(sides[0])} source files and {len(sides[1])} target files"
+        raise UserError(f"config.data.{role}", reason, "name as many of both, in the same order")
     return _table(list(zip(*sides, strict=True)), text_files.aligned, role, formats)
 
 
@@ -313,8 +313,8 @@ def _formatted(pairs: Iterable[Example], role: str, formats: Formats) -> Iterato
         try:
             (texts,) = formats.filled({"source": pair.source, "target": pair.target})
         except KeyError as error:
-            mend = "name these, or give the source formats of its own: SOURCE | SOURCE_FORMAT | TARGET_FORMAT"
-            raise UserError(f"config.data.{role}", error.args[0], mend) from None
+            action = "name these, or give the source formats of its own: SOURCE | SOURCE_FORMAT | TARGET_FORMAT"
+            raise UserError(f"config.data.{role}", error.args[0], action) from None
         yield Example(texts.get("source"), texts["text"] if "text" in texts else texts["target"])
 
 

@@ -138,7 +138,7 @@ def shard_ranges(characters: Iterable[int]) -> Iterator[range]:
 def stored(
     key: str,
     make: Callable[[Sequence[Finished]], Iterator[Shard]],
-    what: str,
+    reason: str,
     total: int | None = None,
 ) -> Records:
     """The records under `key`; what is not there yet is made.
@@ -160,7 +160,7 @@ def stored(
         with lock:  # it ends with the process, however that ends
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not (directory / "complete.json").exists():  # another process may have made it meanwhile
-                _prepare(directory, make, what, total)
+                _prepare(directory, make, reason, total)
     return Records(directory)
 
 
@@ -181,7 +181,7 @@ def remembered(key: str, make: Callable[[], Any]) -> Any:
 # ---- writing ----------------------------------------------------------------------------------------------------
 
 
-def _prepare(directory: pathlib.Path, make, what: str, total: int | None) -> None:
+def _prepare(directory: pathlib.Path, make, reason: str, total: int | None) -> None:
     for stale in directory.glob(".*.*"):  # of a process that was killed
         stale.unlink()
     notes, finished = [], []
@@ -193,7 +193,7 @@ def _prepare(directory: pathlib.Path, make, what: str, total: int | None) -> Non
         notes.append(note)
         finished.append(Finished(note["note"], ArrayRecordReader(str(path)).read([0])[0]))
     done, quiet = sum(note["records"] for note in notes), not sys.stderr.isatty()
-    with tqdm(None, what, total, False, sys.stderr, initial=done, unit=" examples", delay=1, disable=quiet) as bar:
+    with tqdm(None, reason, total, False, sys.stderr, initial=done, unit=" examples", delay=1, disable=quiet) as bar:
         for number, shard in enumerate(make(finished), start=len(notes)):
             notes.append(_write(_path(directory, number), shard))
             bar.update(len(shard.records))
@@ -290,5 +290,5 @@ def _writing(directory: pathlib.Path):
         yield
     except (OSError, RuntimeError) as error:  # ArrayRecord raises RuntimeError, whatever the disk says
         reason = getattr(error, "strerror", None) or str(error).partition(";")[0]
-        mend = "make room there, or set LM_CACHE_DIR to another folder"
-        raise UserError(str(directory), f"cannot be written ({reason})", mend) from None
+        action = "make room there, or set LM_CACHE_DIR to another folder"
+        raise UserError(str(directory), f"cannot be written ({reason})", action) from None

@@ -61,8 +61,8 @@ def aligned(source: epath.Path, target: epath.Path) -> Iterator[Example]:
             _refuse_unaligned(paths, ended, both)
         if any(empty):
             short, full = paths if empty[0] else paths[::-1]
-            mend = "fill the line, or delete it in both files"
-            raise UserError(f"{short}:{number}", f"the line is blank, line {number} of {full} is not", mend)
+            action = "fill the line, or delete it in both files"
+            raise UserError(f"{short}:{number}", f"the line is blank, line {number} of {full} is not", action)
         yield Example(*pair)
 
 
@@ -70,8 +70,8 @@ def _refuse_unaligned(paths: Sequence[epath.Path], ended: list[int], rest: Itera
     for pair in rest:
         for side in (0, 1):
             ended[side] += pair[side] is not None
-    what = f"{ended[0]:,} lines against {ended[1]:,} in {paths[1]}"
-    raise UserError(str(paths[0]), what, "align the files: line n of one belongs to line n of the other")
+    reason = f"{ended[0]:,} lines against {ended[1]:,} in {paths[1]}"
+    raise UserError(str(paths[0]), reason, "align the files: line n of one belongs to line n of the other")
 
 
 def tab_separated(path: epath.Path) -> Iterator[Example]:
@@ -80,12 +80,12 @@ def tab_separated(path: epath.Path) -> Iterator[Example]:
             continue
         fields = line.split("\t")
         if len(fields) != 2:
-            what = f"{len(fields) - 1} tabs where there must be one"
-            mend = "write source<TAB>target on each line; of more columns take two, e.g. with cut -f1,2"
-            raise UserError(f"{path}:{number}", what, mend)
+            reason = f"{len(fields) - 1} tabs where there must be one"
+            action = "write source<TAB>target on each line; of more columns take two, e.g. with cut -f1,2"
+            raise UserError(f"{path}:{number}", reason, action)
         if any(map(blank, fields)):
-            what = f"the {'source' if blank(fields[0]) else 'target'} is blank"
-            raise UserError(f"{path}:{number}", what, "fill it, or delete the line")
+            reason = f"the {'source' if blank(fields[0]) else 'target'} is blank"
+            raise UserError(f"{path}:{number}", reason, "fill it, or delete the line")
         yield Example(*fields)
 
 
@@ -97,9 +97,9 @@ def json_lines(paths: Sequence[epath.Path], formats: Formats) -> Iterator[Exampl
                 continue
             for example in _from_json(line, f"{path}:{number}", formats):
                 if texts is not None and texts != (example.source is None):
-                    what = "texts and source-target pairs are mixed in one source"
-                    mend = "put them into two files, as they are for different tasks"
-                    raise UserError(f"{path}:{number}", what, mend)
+                    reason = "texts and source-target pairs are mixed in one source"
+                    action = "put them into two files, as they are for different tasks"
+                    raise UserError(f"{path}:{number}", reason, action)
                 texts = example.source is None
                 yield example
 
@@ -122,7 +122,7 @@ def _spelled(value: Any) -> str:
 
 def _from_json(line: str, where: str, formats: Formats) -> list[Example]:
     """The examples in a line of JSON: one, or those of a conversation."""
-    mend = 'write {"text": ...} or {"source": ..., "target": ...} on each line'
+    action = 'write {"text": ...} or {"source": ..., "target": ...} on each line'
 
     def refuse(constant: str):
         raise UserError(where, f"{constant} is no value of JSON", "write a text or a number, or delete the line")
@@ -132,39 +132,39 @@ def _from_json(line: str, where: str, formats: Formats) -> list[Example]:
     except (ValueError, RecursionError) as error:
         known = isinstance(error, json.JSONDecodeError)
         reason = f"{error.msg} at column {error.colno}" if known else str(error)
-        raise UserError(where, f"is not valid JSON ({reason})", mend) from None
+        raise UserError(where, f"is not valid JSON ({reason})", action) from None
     if not isinstance(record, dict):
-        raise UserError(where, f"is not a JSON object but {line.strip()[:20]!r}", mend)
+        raise UserError(where, f"is not a JSON object but {line.strip()[:20]!r}", action)
     try:
         found = formats.filled(record)
     except KeyError as error:
         raise UserError(where, error.args[0], "correct the record, or name another field in the format") from None
     if not found:
         raise UserError(where, "is a conversation without a reply", "give it two turns or more, or delete the line")
-    return [_checked(each, where, mend) for each in found]
+    return [_checked(each, where, action) for each in found]
 
 
-def _checked(record: dict[str, Any], where: str, mend: str) -> Example:
+def _checked(record: dict[str, Any], where: str, action: str) -> Example:
     names = [name for name in ("text", "source", "target") if name in record]
     if names not in (["text"], ["source", "target"]):
-        fix = f"{mend}, {proposed(list(record))}" if record else mend
+        fix = f"{action}, {proposed(list(record))}" if record else action
         raise UserError(where, f"has the keys {', '.join(record)[:80] or '(none)'}", fix)
     for name in names:
         several = name == "target" and isinstance(record[name], list)
         for text in record[name] if several else [record[name]]:
             if not isinstance(text, str):
-                raise UserError(where, f"{name!r} is {_spelled(text)}, not a string", mend)
+                raise UserError(where, f"{name!r} is {_spelled(text)}, not a string", action)
             if blank(text) and not several:
-                mend = "fill it, or delete the line" + ", or write [] if to say nothing is right" * (name == "target")
-                raise UserError(where, f"{name!r} is blank", mend)
+                action = "fill it, or delete the line" + ", or write [] if to say nothing is right" * (name == "target")
+                raise UserError(where, f"{name!r} is blank", action)
             if not files.encodable(text):
                 raise UserError(where, f"{name!r} holds half of a surrogate pair", "write the character whole")
     log_prob = record.get("log_prob")
     if log_prob is not None:
         number = isinstance(log_prob, int | float) and not isinstance(log_prob, bool)
         if not number or not math.isfinite(log_prob) or log_prob > 0:
-            what = f"'log_prob' is {_spelled(log_prob)}"
-            raise UserError(where, what, "give the natural logarithm of a probability, or leave it out")
+            reason = f"'log_prob' is {_spelled(log_prob)}"
+            raise UserError(where, reason, "give the natural logarithm of a probability, or leave it out")
         log_prob = float(log_prob)
     return Example.answered(record.get("source"), record[names[-1]], log_prob)
 
@@ -181,8 +181,8 @@ def lines(path: epath.Path) -> Iterator[str]:
         parts.append(first)
         number, held = number + len(others), len(others[-1]) if others else held + len(first)
         if held > LONGEST_LINE:
-            what = f"the line has more than {LONGEST_LINE:,} characters"
-            raise UserError(f"{path}:{number}", what, "check that it is the right file, or cut the line")
+            reason = f"the line has more than {LONGEST_LINE:,} characters"
+            raise UserError(f"{path}:{number}", reason, "check that it is the right file, or cut the line")
         for other in others:
             yield "".join(parts)
             parts = [other]
@@ -197,21 +197,21 @@ def chunks(path: epath.Path) -> Iterator[str]:
     for data in itertools.chain(_decompressed(path), [None]):
         final, data = data is None, kept + (data or b"")
         if not read and (known := files.disguise(data)):
-            what, mend = known
+            reason, action = known
             if path.suffix in COMPRESSED:
-                raise UserError(str(path), f"holds data that {what}", mend)
-            endings = [f"rename it to end in {ending}, or " for ending, said in COMPRESSED.items() if said == what]
-            raise UserError(str(path), what, "".join(endings) + mend)
+                raise UserError(str(path), f"holds data that {reason}", action)
+            endings = [f"rename it to end in {ending}, or " for ending, said in COMPRESSED.items() if said == reason]
+            raise UserError(str(path), reason, "".join(endings) + action)
         nul = data.find(b"\0")
         if nul >= 0:
-            what = f"looks binary: byte {read + nul} is NUL"
-            raise UserError(f"{path}:{line + data.count(bytes([10]), 0, nul)}", what, "give plain text in UTF-8")
+            reason = f"looks binary: byte {read + nul} is NUL"
+            raise UserError(f"{path}:{line + data.count(bytes([10]), 0, nul)}", reason, "give plain text in UTF-8")
         try:
             text, used = codecs.utf_8_decode(data, "strict", final)
         except UnicodeDecodeError as error:
-            what = f"is not UTF-8: byte {read + error.start} is 0x{data[error.start]:02x} ({error.reason})"
+            reason = f"is not UTF-8: byte {read + error.start} is 0x{data[error.start]:02x} ({error.reason})"
             where = f"{path}:{line + data.count(bytes([10]), 0, error.start)}"
-            raise UserError(where, what, "convert it, e.g. iconv -f LATIN1 -t UTF-8") from None
+            raise UserError(where, reason, "convert it, e.g. iconv -f LATIN1 -t UTF-8") from None
         line, read, kept = line + data.count(b"\n", 0, used), read + used, data[used:]
         if not read - used and text:
             text = text.removeprefix("\ufeff")
@@ -237,8 +237,8 @@ def _decompressed(path: epath.Path) -> Iterator[bytes]:
             else:
                 yield from iter(lambda: file.read(CHUNK), b"")
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            mend = f"fetch the file again, or rename it if it is no {path.suffix} file"
-            raise UserError(str(path), f"cannot be decompressed ({error})", mend) from None
+            action = f"fetch the file again, or rename it if it is no {path.suffix} file"
+            raise UserError(str(path), f"cannot be decompressed ({error})", action) from None
         except ImportError:
             raise UserError(str(path), "needs the package zstandard", "pip install 'lm[zstd]'") from None
 

@@ -54,8 +54,8 @@ def train_tokenizer(
     if kind.endswith("tokenizer.json"):
         return load_tokenizer(epath.Path(kind).expanduser().parent).extended(config.pieces, config.sentinels)
     if not kind.endswith(".model"):
-        mend = nearest(kind, (*TOKENIZERS, "a path that ends in .model or tokenizer.json"))
-        raise UserError("config.data.tokenizer.kind", f"{kind!r} is unknown", mend)
+        action = nearest(kind, (*TOKENIZERS, "a path that ends in .model or tokenizer.json"))
+        raise UserError("config.data.tokenizer.kind", f"{kind!r} is unknown", action)
     return read_model("sentencepiece", epath.Path(kind).expanduser(), extras)
 
 
@@ -63,8 +63,8 @@ def _known(vocab_size: int, counts: collections.Counter[str]) -> tuple[str, ...]
     if not counts:
         raise _no_text()
     if 0 < vocab_size <= len(SPECIALS):
-        what = f"{vocab_size} leaves no room beside the {len(SPECIALS)} special ids"
-        raise UserError("config.data.tokenizer.vocab_size", what, "give more, or 0 for as many as there are")
+        reason = f"{vocab_size} leaves no room beside the {len(SPECIALS)} special ids"
+        raise UserError("config.data.tokenizer.vocab_size", reason, "give more, or 0 for as many as there are")
     known = sorted(counts, key=lambda piece: (-counts[piece], piece))
     return tuple(known[: vocab_size - len(SPECIALS)] if vocab_size else known)
 
@@ -99,11 +99,11 @@ def _trained_model(config: TokenizerConfig, texts: Iterable[str]) -> bytes:
         )
     except RuntimeError as error:
         if fewest := re.search(r"smaller than required_chars\. \d+ vs (\d+)", str(error)):
-            what = f"{vocab_size} is too small: special ids, bytes and characters of this text are {fewest[1]}"
-            raise UserError(field, what, f"give at least {fewest[1]}") from None
+            reason = f"{vocab_size} is too small: special ids, bytes and characters of this text are {fewest[1]}"
+            raise UserError(field, reason, f"give at least {fewest[1]}") from None
         if most := re.search(r"Please set it to a value <= (\d+)", str(error)):
-            what = f"{vocab_size} is too large: this text gives at most {most[1]} {kind} pieces"
-            raise UserError(field, what, f"give at most {most[1]}") from None
+            reason = f"{vocab_size} is too large: this text gives at most {most[1]} {kind} pieces"
+            raise UserError(field, reason, f"give at most {most[1]}") from None
         raise
     return model.getvalue()
 

@@ -41,8 +41,8 @@ def load_tokenizer(directory: epath.PathLike) -> Tokenizer:
     """What `save_tokenizer` wrote. Raises `UserError` if it is missing or was changed."""
     path = epath.Path(directory) / "tokenizer.json"
     if not path.exists():
-        mend = "put it back, or name the directory of a run"
-        raise UserError(str(path), "no such file", mend)
+        action = "put it back, or name the directory of a run"
+        raise UserError(str(path), "no such file", action)
     damaged = UserError(str(path), "is damaged, or of another version", "restore it, or start the run anew")
     try:
         record = json_files.parsed(files.read_text(path, "tokenizer"), _FORM)
@@ -67,8 +67,8 @@ def load_tokenizer(directory: epath.PathLike) -> Tokenizer:
     except (ValueError, KeyError):
         raise damaged from None
     if tokenizer.fingerprint != fingerprint:
-        what = "is not what was saved (its fingerprint differs)"
-        raise UserError(str(path), what, "restore it, or start the run anew")
+        reason = "is not what was saved (its fingerprint differs)"
+        raise UserError(str(path), reason, "restore it, or start the run anew")
     return tokenizer
 
 
@@ -76,7 +76,7 @@ def read_model(kind: str, path: epath.Path, extras: dict[str, Any]) -> SentenceP
     try:
         return SentencePiece(kind, files.read(path, "tokenizer"), **extras)
     except (OSError, ImportError) as error:  # ImportError: a bucket, without the package that reads it
-        what = f"cannot be read ({getattr(error, 'strerror', None) or error})"
-        raise UserError(str(path), what, "check the path of the SentencePiece model") from None
+        reason = f"cannot be read ({getattr(error, 'strerror', None) or error})"
+        raise UserError(str(path), reason, "check the path of the SentencePiece model") from None
     except RuntimeError:
         raise UserError(str(path), "is no SentencePiece model", "give one that spm_train wrote, whole") from None

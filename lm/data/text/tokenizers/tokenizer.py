@@ -83,8 +83,8 @@ class Tokenizer:
             UserError: a piece that cannot be had, or sentinels where pieces were added already.
         """
         if sentinels > self.sentinels and self.added:
-            what = f"{sentinels} are asked for, and pieces were added after the {self.sentinels} that there are"
-            raise UserError("config.data.tokenizer.sentinels", what, "add sentinels first, then pieces")
+            reason = f"{sentinels} are asked for, and pieces were added after the {self.sentinels} that there are"
+            raise UserError("config.data.tokenizer.sentinels", reason, "add sentinels first, then pieces")
         pieces = tuple(pieces)
         check_pieces(pieces)
         if self.kind == "words":  # a word with a space before it is another one
@@ -171,8 +171,8 @@ class Tokenizer:
         raise NotImplementedError
 
     def _sample_batch(self, texts: list[str], alpha: float, seed: int) -> list[np.ndarray]:
-        what = f"a {self.kind} tokenizer has one segmentation"
-        raise UserError("config.data.tokenizer.sampling", what, "use one of kind unigram or bpe, or give 0")
+        reason = f"a {self.kind} tokenizer has one segmentation"
+        raise UserError("config.data.tokenizer.sampling", reason, "use one of kind unigram or bpe, or give 0")
 
     def _decode(self, ids: list[int]) -> str:
         """Of own ids."""
@@ -215,13 +215,13 @@ def fingerprint_of(kind: str, content: bytes) -> str:
 def check_pieces(pieces: Iterable[str]) -> None:
     seen = set(SPECIALS)
     for piece in pieces:
-        what = ""
+        reason = ""
         if not piece:
-            what = "an empty piece cuts nothing"
+            reason = "an empty piece cuts nothing"
         elif re.search(rf"[\s\0{SPACE}\u2585]", piece):
-            what = f"{piece!r} holds white space, or a sign that SentencePiece keeps for itself"
+            reason = f"{piece!r} holds white space, or a sign that SentencePiece keeps for itself"
         elif piece in seen or re.fullmatch("<(extra_[0-9]+|unused_[0-9]+|0x[0-9A-F]{2})>", piece):
-            what = f"{piece!r} is given twice, or the name of an id that there is in any case"
-        if what:
-            raise UserError("config.data.tokenizer.pieces", what, "leave it out, or give another")
+            reason = f"{piece!r} is given twice, or the name of an id that there is in any case"
+        if reason:
+            raise UserError("config.data.tokenizer.pieces", reason, "leave it out, or give another")
         seen.add(piece)
