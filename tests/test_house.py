@@ -12,7 +12,7 @@ FLOORS = (
     "errors files json_files numbers batch recurrence devices config tinyworld data layers models search terminal answers "
     "runs evaluation training lab programs"
 ).split()
-PROGRAMS = ("lm.evaluate", "lm.score", "lm.pipeline", "lm.data.__main__")
+PROGRAMS = ("lm.train", "lm.sample", "lm.evaluate", "lm.score", "lm.pipeline", "lm.data.__main__")
 PACKAGE = pathlib.Path(lm.__file__).parent
 
 
@@ -87,7 +87,7 @@ def test_only_programs_and_the_terminal_know_flags():
 
 def test_programs_are_thin():
     files = [PACKAGE.parent / name for name in ("train.py", "sample.py")]
-    files += [PACKAGE / "evaluate.py", PACKAGE / "score.py", PACKAGE / "pipeline.py", PACKAGE / "data" / "__main__.py"]
+    files += [PACKAGE.parent / (name.replace(".", "/") + ".py") for name in PROGRAMS]
     assert {file.name for file in files if len(file.read_text().splitlines()) > 80} == set()
 
 

@@ -23,7 +23,7 @@ from lm.config.schema import (
     fields,
     get,
 )
-from lm.config.serialization import defined, differences, from_file, from_json, to_json
+from lm.config.serialization import defined, differences, from_file, from_json, named, to_json
 
 __all__ = [
     "NORMALIZATIONS",
@@ -49,6 +49,7 @@ __all__ = [
     "from_text",
     "get",
     "in_steps",
+    "named",
     "near_fields",
     "parse_duration",
     "parse_group",

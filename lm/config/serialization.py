@@ -19,6 +19,7 @@ from lm.errors import UserError, nearest
 
 def from_file(spec: str) -> Config:
     """What `get_config()` of a Python file returns, not validated; `FILE:TEXT` calls `get_config(TEXT)`."""
+    spec = located(spec)
     names, (name, _, given) = defined(spec), spec.partition(":")
     if not callable(make := names.get("get_config")):
         raise UserError(
@@ -32,12 +33,34 @@ def from_file(spec: str) -> Config:
     return made
 
 
+def named() -> dict[str, pathlib.Path]:
+    """Returns the configuration files that come with the project, by their names, such as `shakespeare`.
+
+    In a wheel they lie in the package; in a checkout, `configs/` beside it.
+    """
+    package = pathlib.Path(__file__).parent.parent
+    folder = next(path for path in (package / "configs", package.parent / "configs") if path.is_dir())
+    return {str(path.relative_to(folder).with_suffix("")): path for path in sorted(folder.rglob("*.py"))}
+
+
+def located(spec: str) -> str:
+    """Returns `FILE` or `FILE:TEXT` with the file's path, where FILE is a path or the name of a file of the project's.
+
+    `configs/NAME.py` stands for NAME where there is no such file, so that a command works away from a checkout too.
+    """
+    name, colon, text = spec.partition(":")
+    known = named()
+    if not pathlib.Path(name).is_file():
+        name = str(known.get(name.removeprefix("configs/").removesuffix(".py"), name))
+    if not name or not pathlib.Path(name).exists():
+        raise UserError(f"--config={spec}", "there is no such file", nearest(spec, known))
+    return name + colon + text
+
+
 def defined(spec: str) -> dict[str, Any]:
     """All that the Python file of `FILE` or `FILE:TEXT` defines, by its name."""
+    spec = located(spec)
     name = spec.partition(":")[0]
-    if not name or not pathlib.Path(name).exists():
-        known = sorted(str(p) for p in pathlib.Path("configs").rglob("*.py"))
-        raise UserError(f"--config={spec}", "there is no such file", nearest(spec, known))
     files.read(name, "config file")
     return _of_the_user(spec, lambda: runpy.run_path(name))
 

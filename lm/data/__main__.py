@@ -12,7 +12,7 @@ from typing import Any
 from absl import flags
 from etils import epath
 
-from lm.config import Config, changed, from_file, from_text
+from lm.config import Config, changed, from_file, from_text, named
 from lm.config.formats import formats_of
 from lm.data.description import described
 from lm.data.read import sources
@@ -34,7 +34,7 @@ def read_config(spec: str, values: dict[str, Any]) -> Config:
         others = {role for role in ("train", "validation", "test") if f"data.{role}" not in values}
         manifest.require_vouched(epath.Path(path), config.data, others, "name it yourself: --config.data.train=SOURCE")
         return changed(config, values)
-    if name.endswith(".py"):
+    if name.endswith(".py") or name in named():
         return changed(from_file(spec), values)
     if name not in sources.SCHEMES and "*" not in spec:
         reason = f"{spec!r} is no config file, no run and no source"

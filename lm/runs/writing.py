@@ -7,12 +7,12 @@ from etils import epath
 from lm.errors import UserError
 
 
-def write_whole(path: epath.Path, text: str) -> None:
-    """Writes a file so that it is there whole, or as it was."""
+def write_whole(path: epath.Path, content: str | bytes) -> None:
+    """Writes a file so that it is there whole, or as it was; text as UTF-8."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.{os.getpid()}"
     try:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)

@@ -28,7 +28,7 @@ config_flags.register_flag_parser_for_type(configuration.Duration, _AsGiven())
 config_flags.register_flag_parser_for_type(configuration.Names, _AsGiven())
 # Without a default and a command line: they would be read at once, before `check` has seen them.
 ARGUMENTS: list[str] = []
-MEANING = f"the configuration, a Python file; default {USUAL}"
+MEANING = f"the configuration: a Python file, or a name among the project's; default {USUAL}"
 config_flags.DEFINE_config_file("config", None, MEANING, sys_argv=ARGUMENTS)
 flags.FLAGS["config"].parser = _File()
 

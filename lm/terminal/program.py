@@ -54,7 +54,7 @@ def program(
     try:
         try:
             if help.asked(sys.argv):
-                print(help.text(sys.argv, sys.modules["__main__"].__doc__ or "", has_fields), end="", flush=True)
+                print(help.text(sys.argv, sys.modules[main.__module__].__doc__ or "", has_fields), end="", flush=True)
                 return
             parsed = functools.partial(
                 command_line.parsed,

@@ -219,7 +219,8 @@ def saving(saving: float, seconds: float) -> None:
 def commands(directory: epath.Path, prompt: str) -> None:
     """What to type next."""
     place = shlex.quote(str(directory))
+    script = sys.modules["__main__"].__spec__ is None  # a checkout's train.py, which has sample.py beside it
     say("Next:")
-    say(f"  python sample.py --workdir={place} --prompt={shlex.quote(prompt)}")
+    say(f"  python {'sample.py' if script else '-m lm.sample'} --workdir={place} --prompt={shlex.quote(prompt)}")
     say(f"  python -m lm.evaluate --workdir={place} --split=validation")
     say(f"  tensorboard --logdir={place}")

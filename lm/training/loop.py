@@ -19,7 +19,7 @@ from lm.devices import hosts, memory
 from lm.devices.mesh import devices_for
 from lm.errors import Stopped, UserError
 from lm.evaluation.evaluator import Evaluator
-from lm.runs import checkpoints, log, manifest, moved, parts, workdir, writing
+from lm.runs import checkpoints, curve, log, manifest, moved, parts, workdir, writing
 from lm.runs.log import MetricsLog, NoLog
 from lm.search.options import Options
 from lm.terminal import output
@@ -66,6 +66,17 @@ def train(config: Config, directory: epath.Path, profile: tuple[int, int] | None
         console.saving(progress.saving, progress.seconds)
         if output.lost:
             _note(directory, "output", output.lost)
+
+
+def _draw(directory: epath.Path) -> None:
+    """Writes the learning curve; the run is done and saved, so a failure is reported and no more."""
+    if hosts.is_first():
+        try:
+            path = curve.write(directory)
+        except OSError as error:
+            output.say(f"curve.png could not be written ({error.strerror or error})")
+        else:
+            output.say(f"Learning curve: {path}\n") if path else None
 
 
 def _note(directory: epath.Path, name: str, value: Any) -> None:
@@ -310,4 +321,5 @@ def closing(directory: epath.Path, evaluator: Evaluator, params: Any) -> None:
         how = Options(num_samples=2, max_new_tokens=200, temperature=0.8)
         console.samples([first] * 2, evaluator.answer.answer(params, [""], how)[0])
     console.best(log.read_metrics(directory))
+    _draw(directory)
     console.commands(directory, first.target[:20].split("\n")[0] if first.source is None else first.source)
