@@ -8,9 +8,9 @@ SOURCE<TAB>TARGET, and its log-probability is that of the target given the sourc
 A line of output has five numbers with tabs between them: the log-probability in nats, the number of tokens, the number
 of bytes, and how many of the tokens and of the bytes are unknown to the tokenizer. Sums are printed on standard error.
 
-With --json a line is an object with these numbers by name, and with `spelled_log_probability`, in which unknown tokens
-are spelled out: each byte and the end of each unknown token cost log 257 nats. If the run cannot give an answer, its
-log-probability is -inf, which is null in JSON.
+With --json a line is an object with these numbers by name. If answers are texts, it also has `spelled_log_probability`,
+in which unknown tokens are spelled out: each byte and the end of each unknown token cost log 257 nats. If the run
+cannot give an answer, its log-probability is -inf, which is null in JSON.
 """
 
 import sys

@@ -12,7 +12,7 @@ def parse_duration(value: int | str, where: str) -> tuple[float, str]:
     """Returns the amount and the unit, one of `UNITS`, of a duration such as `500` or `"2.5 epochs"`.
 
     Raises:
-        UserError: the text is no duration; the error names the field `where`.
+        UserError: the value is not a duration; the error names the field `where`.
     """
     match = re.fullmatch(r"([0-9]+(?:_[0-9]+)*(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)\s*([a-z]*)", str(value).strip())
     if isinstance(value, bool) or not match or not math.isfinite(float(match[1])):

@@ -67,7 +67,9 @@ def check_path(path: str, prefix: str) -> None:
         if siblings
         else "see python train.py --help for all fields"
     )
-    raise UserError(f"{prefix}{path}", "there is no such field", (f"did you mean {hint}? " if hint else "") + fix)
+    raise UserError(
+        f"{prefix}{path}", "is not a field of the configuration", (f"did you mean {hint}? " if hint else "") + fix
+    )
 
 
 def near_fields(path: str) -> list[str]:

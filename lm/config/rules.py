@@ -78,7 +78,7 @@ def _data_rules(config: Config) -> Rules:
         data.prefix_least <= data.prefix_most,
         "data.prefix_least",
         f"{data.prefix_least} is more than data.prefix_most, {data.prefix_most}",
-        "lower it, or raise data.prefix_most",
+        "lower it, or raise config.data.prefix_most",
     )
     yield (
         data.max_length > 2 or data.task not in ("prefix", "denoise"),
@@ -148,13 +148,13 @@ def _model_rules(config: Config) -> Rules:
         model.hidden_dim % model.heads == 0,
         "model.heads",
         f"{model.heads} does not divide the {model.hidden_dim} hidden units",
-        "give a divisor of model.hidden_dim",
+        "give a divisor of config.model.hidden_dim",
     )
     yield (
         model.driver != "pallas" or (issubclass(CELLS[model.cell], GatedCell) and model.backward != "recompute"),
         "model.driver",
         "is pallas, which has kernels only for gated cells with model.backward=keep or segments",
-        "use auto, another model.cell or model.backward=keep",
+        "use auto, a gated config.model.cell, or config.model.backward=keep",
     )
     yield (
         not model.pool or task.pooled_answer != "",
@@ -166,7 +166,7 @@ def _model_rules(config: Config) -> Rules:
         not model.pool or layout_of(config.data) == "buckets",
         "model.pool",
         "pools over whole sequences, and packed sequences hold several examples",
-        "use data.layout=buckets",
+        "use config.data.layout=buckets",
     )
     yield (
         not ANSWER_KINDS[answer_of(config)].needs_attention or model.attention != "none",
@@ -191,13 +191,13 @@ def _model_rules(config: Config) -> Rules:
         not shared or model.attention == "none",
         "model.attention",
         "has no encoder to attend to, as the decoder itself reads the source",
-        "use none, and model.self_attention, e.g. 256",
+        "use none, and e.g. config.model.self_attention=256",
     )
     yield (
         not shared or layout_of(config.data) == "buckets",
         "model.encoder",
         "is decoder, which reads one source per sequence, and packed sequences hold several examples",
-        "use data.layout=buckets",
+        "use config.data.layout=buckets",
     )
 
 
@@ -210,7 +210,7 @@ def _decoder_rules(config: Config) -> Rules:
             attends or not getattr(model, name),
             f"model.{name}",
             "needs a decoder with attention to a source",
-            "set config.model.attention=dot with a task that has a source, or leave it out",
+            "use a task with a source and config.model.attention=dot, or leave it out",
         )
     yield (
         not model.tied or _decodes(config),

@@ -114,7 +114,10 @@ class TokenizerConfig(_Section):
         high=10_000,
     )
     multiple_of: int = _field(
-        1, "pads the vocabulary with unused ids to a multiple of this number, e.g. 128", low=1, high=2**16
+        1,
+        "number to whose multiple the vocabulary is padded with unused ids, e.g. 128; 1 means no padding",
+        low=1,
+        high=2**16,
     )
     sampling: float = _field(
         0.0,
@@ -168,18 +171,18 @@ class DataConfig(_Section):
     )
     validation: str = _field(
         "",
-        "source of the validation data; empty: held out of the training data, the last tenth of a text source or a "
-        "twentieth of the examples of any other source",
+        "source of the validation data; empty means data held out of the training data: the last tenth of a text "
+        "source, or a twentieth of the examples of another source",
     )
-    test: str = _field("", "source of the test data; empty: none")
+    test: str = _field("", "source of the test data; empty means none")
     source_format: str = _field(
         "",
-        "format of the source (the encoder's input) of a jsonl or tfds record, e.g. '{question} {context}'; empty: the "
-        "field `source`",
+        "format of the source (the encoder's input) of a jsonl or tfds record, e.g. '{question} {context}'; empty "
+        "means the field `source`",
     )
     target_format: str = _field(
         "",
-        "format of the text or target of a jsonl or tfds record, e.g. '{label}'; empty: the field `text` or "
+        "format of the text or target of a jsonl or tfds record, e.g. '{label}'; empty means the field `text` or "
         "`target`. If a field is a list, all its items are correct answers, and the first one is learned.",
     )
     turns: Names = _field(
@@ -191,27 +194,29 @@ class DataConfig(_Section):
     history: int = _field(0, "conversations: most turns before a reply that its source holds; 0 means all", low=0)
     cleaning: Names = _field(
         Names(),
-        "cleaning steps in order, each NAME or NAME(NUMBERS), e.g. nfc,words(1,100); see docs/data.md; empty: none",
+        "cleaning steps in order, each NAME or NAME(NUMBERS), e.g. nfc,words(1,100); empty means none. docs/data.md "
+        "lists them.",
     )
     task: str = _field(
         "seq2seq", f"task, which decides how examples become batches: one of {', '.join(TASKS)}", choices=TASKS
     )
     layout: str = _field(
         "",
-        "layout of training batches: streams (continuous text), buckets (pairs of similar length) or packed (several "
-        "examples per sequence); empty: streams for lm, else buckets",
+        "layout of the training batches: streams (continuous text), buckets (pairs of similar length) or packed "
+        "(several examples per sequence); empty means streams for lm, else buckets",
     )
     batch_size: int = _field(
         64,
-        "sequences per training step, over all devices: examples, streams, or packed sequences of several examples",
+        "sequences per training step over all devices; a sequence is an example, a stream (lm), or several examples "
+        "(layout=packed)",
         low=1,
         high=2**20,
     )
     window: int = _field(
         128,
-        "lm: tokens per stream in a training step. Gradients stop at the edge of this window, the recurrent state is "
-        "carried on. With layout=packed it is the length of a packed sequence, for every task, but at least "
-        "max_length.",
+        "lm, packed: length of a window in tokens. In streams, gradients stop at its edges, and the recurrent state "
+        "is carried over them. With layout=packed it is the length of a packed sequence, at least max_length for "
+        "tasks with a source.",
         low=1,
         high=2**20,
     )
@@ -271,24 +276,26 @@ class ModelConfig(_Section):
     )
     copy: bool = _field(
         False,
-        "not lm: lets the decoder copy tokens from the source (pointer-generator; See et al., 2017). Needs attention.",
+        "prefix, denoise, seq2seq, classify: whether the decoder may copy tokens of the source (pointer-generator; "
+        "See et al., 2017). Needs attention.",
     )
     coverage: float = _field(
         0.0,
-        "not lm: weight of the coverage loss, which penalizes attention to the same positions again (See et al., "
-        "2017), e.g. 1. Needs attention.",
+        "prefix, denoise, seq2seq, classify: weight of the coverage loss, which penalizes repeated attention to the "
+        "same positions (See et al., 2017), e.g. 1. Needs attention.",
         low=0,
     )
     self_attention: int = _field(
         0,
-        "number of its own previous outputs that the decoder attends to (Daniluk et al., 2017), e.g. 128; 0 means none",
+        "number of its own previous outputs that the decoder attends to (Daniluk et al., 2017), e.g. 128; 0 means "
+        "none. Needs a decoder.",
         low=0,
         later=True,
     )
     pool: str = _field(
         "",
         f"classify: pooling ({', '.join(POOLS)}) of the encoder's outputs for a head over the labels, without a "
-        "decoder; empty: a decoder that can write only the labels ranks them",
+        "decoder; empty means that a decoder, which can write only the labels, ranks them",
         choices=("", *POOLS),
     )
     dropout: float = _field(
@@ -297,7 +304,7 @@ class ModelConfig(_Section):
         low=0,
         below=1,
     )
-    tied: bool = _field(False, "uses the transposed target embedding as the output head")
+    tied: bool = _field(False, "whether the output head is the transposed target embedding")
     heads: int = _field(
         1,
         "heads of each recurrent layer: equal parts that do not read each other's state (block-diagonal recurrent "
@@ -324,10 +331,10 @@ class ModelConfig(_Section):
     )
     driver: str = _field(
         "auto",
-        "program that runs a gated cell over time: auto, pallas or xla; backward=recompute always uses xla. auto "
-        "uses a fused kernel on a GPU where it can: with 16, 32 or 64 hidden units per head (in bfloat16 also 128) "
-        "and a multiple of 16 examples per device at a time. pallas uses a kernel on a TPU too, which has not been "
-        "measured. xla always uses XLA's loop.",
+        "program that runs a gated cell over time: auto, pallas or xla. auto uses a fused kernel on a GPU if a head "
+        "has 16, 32 or 64 hidden units (in bfloat16 also 128) and a device has a multiple of 16 examples at a time, "
+        "else XLA's loop. pallas uses a kernel on a TPU too, which has not been measured. xla always uses XLA's "
+        "loop, as backward=recompute does.",
         choices=DRIVERS,
         later=True,
     )
@@ -350,16 +357,16 @@ class OptimizerConfig(_Section):
     )
     weight_decay: float = _field(
         0.0,
-        "adamw, sgd: weight decay. adamw subtracts this share of the parameters times the learning rate at each "
-        "step; sgd adds an L2 penalty with half this weight.",
+        "adamw, sgd: weight decay. In adamw it is decoupled: each step subtracts the decay times the learning rate "
+        "times the parameter. In sgd it is an L2 penalty with half this weight.",
         low=0,
     )
     groups: Names = _field(
         Names(),
-        "learning rates of groups of parameters, PATTERN=>FACTOR or PATTERN=>FACTOR@DURATION, e.g. "
-        "embedding/.*=>0,encoder/.*=>0.1@2 epochs,.*=>1; empty: one group. A parameter belongs to the first pattern "
-        "(a regular expression) that matches its whole name. FACTOR multiplies the learning rate, 0 freezes the "
-        "group, and @DURATION freezes it until then.",
+        "groups of parameters with their own learning rates, each PATTERN=>FACTOR or PATTERN=>FACTOR@DURATION, e.g. "
+        "embedding/.*=>0,encoder/.*=>0.1@2 epochs,.*=>1; empty means one group. A parameter belongs to the first "
+        "pattern (a regular expression) that matches its whole name. FACTOR multiplies the learning rate, 0 freezes "
+        "the group, and @DURATION freezes it until then.",
     )
     decayed: str = _field(
         r"(.*/(kernel|recurrent_kernel)|head_kernel)(_lora_[ab])?",
@@ -396,16 +403,17 @@ class TrainingConfig(_Section):
         2, "number of latest checkpoints that are kept beside the best one by validation loss", low=1
     )
     eval_examples: int = _field(
-        256, "not lm: validation examples that are answered and scored at each evaluation; 0 means none", low=0
+        256,
+        "seq2seq, extract, classify: number of validation examples that are answered and scored at each evaluation; "
+        "0 means none",
+        low=0,
     )
     init_from: str = _field(
         "",
         "run that this one starts from, WORKDIR or WORKDIR:CHECKPOINT, where CHECKPOINT is best, latest, STEP or "
-        "mean:N. Its tokenizer and parameters are loaded, the optimizer starts fresh; empty: none.",
+        "mean:N; empty means none. Its tokenizer and parameters are loaded, and the optimizer starts fresh.",
     )
-    checkpoint_minutes: float = _field(
-        15.0, "longest time between checkpoints, in minutes; 0 means no limit, only checkpoint_every counts", low=0
-    )
+    checkpoint_minutes: float = _field(15.0, "longest time between checkpoints in minutes; 0 means no limit", low=0)
     parallel: str = _field(
         "pmap",
         "use of several devices: pmap (each holds all parameters) or fsdp (each holds a shard of them); the results "
@@ -427,8 +435,8 @@ class TrainingConfig(_Section):
     not_finite_most: int = _field(10, "skip, rewind: most skips or rewinds in a run, which then stops", low=0)
     init_params: Names = _field(
         Names(),
-        "regular expressions that match the whole names of the parameters to load from the run init_from, e.g. "
-        "encoder/.*; empty: all parameters with equal names. PATTERN=>NAME loads from the parameter NAME of that "
+        "regular expressions for the parameters to load from the run init_from, which must match whole names, e.g. "
+        "encoder/.*; empty means all parameters with equal names. PATTERN=>NAME loads the parameter NAME of that "
         "run, e.g. encoder/layer_(\\d)_forward/(.*)=>decoder/layers_\\1/\\2.",
     )
     init_mismatch: str = _field(
@@ -439,12 +447,12 @@ class TrainingConfig(_Section):
     word_vectors: str = _field(
         "",
         "file of word vectors, `word v1 v2 ...` on each line (GloVe, word2vec), which initialize the embeddings of "
-        "whole words; empty: none",
+        "whole words; empty means none",
     )
     accumulate: int = _field(
         1,
         "number of micro-batches that a device's batch is divided into, one after the other, to save memory; the "
-        "step is the same",
+        "results are the same",
         low=1,
     )
     label_smoothing: float = _field(
@@ -455,15 +463,16 @@ class TrainingConfig(_Section):
     )
     z_loss: float = _field(
         0.0,
-        "weight in training of the squared logarithm of the softmax's normalizer, which keeps the normalizer near 1; "
-        "e.g. 1e-4",
+        "weight in training of the squared logarithm of the softmax's normalizer, e.g. 1e-4, which keeps the "
+        "normalizer near 1",
         low=0,
     )
     sampled_softmax: int = _field(
         0,
-        "lm, prefix, denoise, seq2seq: number of ids beside the target that the softmax of a training step covers, "
-        "for vocabularies of 100,000 words, e.g. 8192; 0 means all. Half of them are the first ids (of a words "
-        "tokenizer the most frequent words), the others are drawn from the rest. Evaluation always covers all ids.",
+        "lm, prefix, denoise, seq2seq: number of ids beside the target in the softmax of a training step, for "
+        "vocabularies of 100,000 words, e.g. 8192; 0 means all ids. Half of them are the first ids (the most "
+        "frequent words of a words tokenizer), and the others are drawn from the rest. Evaluation always uses all "
+        "ids.",
         low=0,
         later=True,
     )

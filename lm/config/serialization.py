@@ -43,7 +43,7 @@ def defined(spec: str) -> dict[str, Any]:
     name = spec.partition(":")[0]
     if not name or not pathlib.Path(name).exists():
         known = sorted(str(p) for p in pathlib.Path("configs").rglob("*.py"))
-        raise UserError(f"--config={spec}", "there is no such file", nearest(spec, known))
+        raise UserError(f"--config={spec}", "names a file that does not exist", nearest(spec, known))
     files.read(name, "config file")
     return _of_the_user(spec, lambda: runpy.run_path(name))
 

@@ -16,7 +16,7 @@ class AnswerKind:
     over_vocabulary: bool = True  # whether each token is chosen from the whole vocabulary
     located: bool = False  # whether a target is a span of its own source, by its ids
     needs_attention: bool = False
-    how: str = ""  # the end of a sentence, how an answer is chosen if not by search; empty: by search
+    how: str = ""  # a phrase for messages: how an answer is chosen; empty: by search
 
 
 ANSWER_KINDS = {

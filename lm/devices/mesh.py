@@ -294,7 +294,7 @@ def devices_for(batch_size: int, accumulate: int, parallel: str, shards: int = 0
         raise UserError(
             "config.data.batch_size",
             f"{batch_size} is not divisible by {len(devices)} devices times training.accumulate={accumulate}",
-            f"give {-(-batch_size // parts) * parts}, or use fewer devices",
+            f"use {-(-batch_size // parts) * parts}, or fewer devices",
         )
     if parallel == "pmap":
         if shards:

@@ -75,7 +75,7 @@ def _unknown(name: str, has_fields: bool) -> UserError:
 
         close += [f"config.{path}" for path in near_fields(name.removeprefix("config."))]
     hint = f"did you mean {' or '.join(f'--{each}' for each in close)}? " if close else ""
-    return UserError(f"--{name}", "there is no such flag", f"{hint}see --help for all flags")
+    return UserError(f"--{name}", "is not a flag of this program", f"{hint}see --help for all flags")
 
 
 def _stray(argument: str, has_fields: bool) -> UserError:
