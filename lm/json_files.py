@@ -1,6 +1,6 @@
 """Reading JSON and checking its form, so that code which uses it meets only the types that it expects.
 
-A form looks like the value that it describes:
+A form looks like the value that it describes::
 
     str  bool  None     a text, true or false, null
     int                 a whole number of 64 bits

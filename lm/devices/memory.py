@@ -16,7 +16,7 @@ MIB = 2**20
 
 
 def _keeps() -> bool:
-    """Returns whether the allocator is that of glibc, and the user has set no MALLOC_ variable."""
+    """Returns whether the allocator is that of glibc, and the user has set no `MALLOC_...` variable."""
     return platform.libc_ver()[0] == "glibc" and not any(name.startswith("MALLOC_") for name in os.environ)
 
 

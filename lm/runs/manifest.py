@@ -1,6 +1,6 @@
 """The `manifest.json` of a run: its identity, fingerprints of its parts, and a record of each start.
 
-The file has these entries:
+The file has these entries::
 
     run            `id`: random, drawn once, carried by every checkpoint; `since`: checkpoints up to this step may
                    lack the id, as an earlier version saved them; `saved`: whether a checkpoint was ever finished

@@ -103,7 +103,8 @@ class OutputFile:
 
     Args:
         path: the file.
-        record: everything that the outputs depend on; it must equal the record of an existing file.
+        record: everything that the outputs depend on. It must equal the record of an existing file, except for the
+            paths of runs, which may have moved.
         lines_each: the number of lines of each prompt.
 
     Attributes:

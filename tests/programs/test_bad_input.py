@@ -407,7 +407,11 @@ WRONG_RUNS = {
         ["--force", "'one'", "--stop"],
     ),
     "sample stop nothing": ("sample.py", ["--workdir={streams}", "--stop="], ["--stop"]),
-    "sample into a directory": ("sample.py", ["{streams}", "--output_file={bad}/notes"], ["notes", "not a regular file"]),
+    "sample into a directory": (
+        "sample.py",
+        ["{streams}", "--output_file={bad}/notes"],
+        ["notes", "not a regular file"],
+    ),
     "sample over a file": ("sample.py", ["{streams}", "--output_file={bad}/file"], ["{bad}/file", "move it away"]),
     "sample interactive into a file": (
         "sample.py",
