@@ -1,15 +1,19 @@
 """python -m lm.evaluate --workdir=W [--split=test | --data=SOURCE] [--checkpoint=best|latest|STEP|mean:N]
 
-Scores a split of a run's data, or any source, which is read as the run reads its own data. Prints a table, each figure with its
-95 % interval and the interval's kind, and writes `W/evaluations/SPLIT-STEP.json`, or `data-NAME-FINGERPRINT-STEP.json` of a source.
+Evaluates a run on a split of its data, or on any source in the formats of its configuration. Prints a table of scores,
+each with its 95 % interval and the kind of the interval. Writes them with all outputs to
+`W/evaluations/SPLIT-STEP.json`, or for a source to `W/evaluations/data-NAME-FINGERPRINT-STEP.json`.
 
-The flags of sample.py for decoding hold here too; an evaluation with other than the usual ones has a file of its own.
+The decoding flags of sample.py are available here too. An evaluation with other than the default flags has a file of
+its own.
 
-python -m lm.evaluate A B compares two runs on the same data: beside both, what B has more than A, with its interval, and
-p by the paired bootstrap and by approximate randomisation. Figures whose signatures differ are marked.
+python -m lm.evaluate A B compares two runs on the same data. The table has the scores of both, the difference B - A
+with its interval, and p-values of the paired bootstrap and of approximate randomization. Scores whose signatures differ
+are marked, as they are not comparable.
 
-A likelihood of targets in which tokens are unknown is one of other texts: UNK stands for any word. How many are unknown is said,
-and `bits_per_byte_spelled` has the cost of spelling them out, byte by byte, each byte and the end of each token log 257 nats.
+If the tokenizer does not know a token of a target, the likelihood is that of another text, in which UNK may be any
+word. The table has the number of unknown tokens. `bits_per_byte_spelled` includes the cost of spelling them out: each
+byte and the end of each unknown token cost log 257 nats.
 """
 
 from absl import flags
@@ -20,8 +24,8 @@ from lm.runs.run import load
 from lm.terminal import evaluation_flags, output
 from lm.terminal.program import program
 
-WORKDIR = flags.DEFINE_multi_string("workdir", None, "the run's directory; two are compared")
-DATA = flags.DEFINE_string("data", "", "a source that is scored instead of a split, e.g. tsv:new.tsv")
+WORKDIR = flags.DEFINE_multi_string("workdir", None, "directory of the run; give two to compare them")
+DATA = flags.DEFINE_string("data", "", "source to evaluate instead of a split, e.g. tsv:new.tsv")
 evaluation_flags.define_flags(metrics.SCORES)
 
 

@@ -1,7 +1,8 @@
-"""Files that are read whole: regular ones that are no larger than their kind can be.
+"""Files that are read whole: they must be regular files and no larger than the limit of their kind.
 
-A pipe would be waited for in silence, a device has no end, and a sparse file of gigabytes costs nothing to make, so each
-reader of a whole file comes here. Data is read as a stream and may have any size; it needs `require_regular` alone.
+Every reader of a whole file calls `read` or `read_text` here, as a program would wait for a pipe without a message, a
+device has no end, and a sparse file of gigabytes is easily made. Data is read as a stream and may have any size, so its
+readers call `require_regular` only.
 """
 
 import contextlib
@@ -13,7 +14,7 @@ from etils import epath
 
 from lm.errors import UserError
 
-# The only home of these limits: bytes that a file of each kind may have. Each is far above what one of them needs.
+# Largest size of each kind of file, in bytes. Each limit is far above the size that such a file needs.
 MOST = {
     "config file": 2**24,
     "file of flags": 2**24,
@@ -35,15 +36,15 @@ _KINDS = {
     stat.S_IFBLK: "a device",
 }
 
-# How files begin that are taken for text by mistake (a pattern), the name of the format, and how to make text of it.
+# Formats that are given as text by mistake: a pattern of the first bytes, the reason and the action of the error.
 _BEGINNINGS = (
     (rb"\x1f\x8b", "is gzip-compressed", "decompress it with gunzip"),
     (rb"\x28\xb5\x2f\xfd", "is zstd-compressed", "decompress it with unzstd"),
     (rb"BZh[1-9](1AY&SY|\x17rE8P)", "is bzip2-compressed", "decompress it with bunzip2"),
     (rb"\xfd7zXZ\0", "is xz-compressed", "decompress it with unxz"),
-    (rb"PK\x03\x04", "is a zip archive", "unpack it with unzip, and name the file that was in it"),
-    (rb"7z\xbc\xaf\x27\x1c", "is a 7z archive", "unpack it, and name the file that was in it"),
-    (rb"(?s).{257}ustar", "is a tar archive", "unpack it with tar -xf, and name the file that was in it"),
+    (rb"PK\x03\x04", "is a zip archive", "unpack it with unzip, and name the file inside"),
+    (rb"7z\xbc\xaf\x27\x1c", "is a 7z archive", "unpack it, and name the file inside"),
+    (rb"(?s).{257}ustar", "is a tar archive", "unpack it with tar -xf, and name the file inside"),
     (rb"PAR1\x15", "is a Parquet file", "export it as JSON lines"),
     (rb"\xff\xfe\0\0", "is UTF-32", "convert it, e.g. iconv -f UTF-32 -t UTF-8"),
     (rb"\0\0\xfe\xff", "is UTF-32", "convert it, e.g. iconv -f UTF-32 -t UTF-8"),
@@ -53,56 +54,69 @@ _BEGINNINGS = (
 
 
 def require_regular(path: epath.PathLike, action: str = "give a regular file") -> None:
-    """Raises `UserError` for a directory, pipe, socket or device; a link counts as the file that it leads to.
+    """Raises `UserError` for a directory, pipe, socket or device.
 
-    Raises `OSError` where there is nothing, or where it may not be looked at. Buckets hold regular files alone.
+    Links are followed. Paths in a bucket (`gs://`) are not checked, as buckets hold only regular files.
+
+    Raises:
+        UserError: the path is not a regular file; `action` is the action of the error.
+        OSError: the path does not exist, or permission is denied.
     """
     if "://" in str(path):
         return
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode):
-        kind = _KINDS.get(stat.S_IFMT(mode), "of a special kind")
+        kind = _KINDS.get(stat.S_IFMT(mode), "a special file")
         raise UserError(str(path), f"is {kind}, not a regular file", action)
 
 
 def require_regular_below(directory: epath.PathLike) -> None:
-    """Raises `UserError` where something below a directory is neither a regular file nor a directory."""
+    """Raises `UserError` if anything below a directory is neither a regular file nor a directory."""
     if "://" in str(directory):
         return
     for folder, _, names in os.walk(directory):
         for name in names:
-            with contextlib.suppress(FileNotFoundError):  # whoever reads it says so; it may have been temporary
+            with contextlib.suppress(FileNotFoundError):  # a temporary file may vanish; readers of others report it
                 require_regular(os.path.join(folder, name))
 
 
 def read(path: epath.PathLike, kind: str) -> bytes:
-    """Returns the bytes of a file of a kind in `MOST`.
+    """Returns the bytes of a file; `kind` is a key of `MOST`.
 
     Raises:
-        UserError: it is not a regular file, or is larger than its kind can be; then nothing was read.
-        OSError: it is not there, or may not be read.
+        UserError: the path is not a regular file, or the file is larger than the limit of its kind.
+        OSError: the file does not exist, or permission is denied.
     """
     require_regular(path)
     path, most = epath.Path(path), MOST[kind]
-    # Of a file on a disk etils looks up the owner, who in a container may have no name.
+    # etils looks up the owner of a local file, who may have no name in a container.
     size = path.stat().length if "://" in str(path) else os.stat(path).st_size
     if size <= most:
         with path.open("rb") as file:
-            content = file.read(most + 1)  # it may have grown, and those of /proc say that they have no bytes
+            content = file.read(most + 1)  # it may have grown, and files of /proc have the size 0
         size = max(size, len(content))
     if size > most:
-        reason = f"has {size:,} bytes, and a {kind} may have {most:,}"
+        reason = f"has {size:,} bytes, more than the {most:,} that a {kind} may have"
         raise UserError(str(path), reason, "check that it is the right file")
     return content
 
 
 def read_text(path: epath.PathLike, kind: str) -> str:
-    """Returns the text of a file of a kind in `MOST`, strictly UTF-8; raises as `read` does."""
+    """Returns the text of a file; `kind` is a key of `MOST`.
+
+    Raises:
+        UserError: as `read` and `decoded` do.
+        OSError: as `read` does.
+    """
     return decoded(read(path, kind), str(path))
 
 
 def decoded(content: bytes, where: str) -> str:
-    """Returns UTF-8 bytes as text, without a byte order mark; raises `UserError` that names another format, or the line."""
+    """Returns UTF-8 bytes as text, without a byte order mark.
+
+    Raises:
+        UserError: the bytes are not UTF-8; the error names their format if it is known, else the line.
+    """
     known = disguise(content)
     try:
         if not known:
@@ -115,12 +129,12 @@ def decoded(content: bytes, where: str) -> str:
 
 
 def encodable(text: str) -> bool:
-    """Returns whether a text can be written as UTF-8: whether it holds no half of a surrogate pair."""
+    """Returns whether a text can be encoded as UTF-8, i.e. has no half of a surrogate pair."""
     return not re.search("[\ud800-\udfff]", text)
 
 
 def disguise(beginning: bytes) -> tuple[str, str] | None:
-    """Returns the format that is no text and that bytes begin as, and what to do about it; None for any other."""
+    """Returns the reason and the action of an error if bytes begin like a known format that is not UTF-8, else None."""
     for magic, reason, action in _BEGINNINGS:
         if re.match(magic, beginning):
             return reason, action

@@ -1,17 +1,17 @@
-"""JSON of a known form, checked before it is used: whatever a file holds, its reader meets no other type.
+"""Reading JSON and checking its form, so that code which uses it meets only the types that it expects.
 
-A form is written as the value that it describes:
+A form looks like the value that it describes::
 
     str  bool  None     a text, true or false, null
-    int                 a whole number that 64 bits hold
+    int                 a whole number of 64 bits
     float               a finite number, whole or not
     object              any JSON
     [form]              a list whose items have the form
-    {"name": form}      an object with this name; "name?" may be missing; `str: form` is of all names that are not given
-    (form, form)        one of these
+    {"name": form}      an object with this name; "name?" is optional; `str: form` describes all other names
+    (form, form)        a value of one of these forms
 
-An object may have more names than its form, unless `str` is among them. No text may hold half of a surrogate pair, which
-could not be written again; no object may have a name twice.
+An object may have names that its form lacks; `str` in the form describes their values. A text must not hold half of a
+surrogate pair, as it could not be written again. An object must not have a name twice.
 """
 
 import json
@@ -23,20 +23,32 @@ from etils import epath
 from lm import files
 from lm.errors import UserError
 
-DEEPEST = 64  # lists and objects within each other
-_NAMES = {str: "text", bool: "true or false", None: "null", int: "whole number of 64 bits", float: "finite number"}
+DEEPEST = 64  # levels of nested lists and objects
+_NAMES = {
+    str: "a text",
+    bool: "true or false",
+    None: "null",
+    int: "a whole number of 64 bits",
+    float: "a finite number",
+}
 
 
 class Malformed(ValueError):
-    """The text is no JSON, or of another form; its message says of the file what is wrong."""
+    """The text is not JSON, or has another form; the message is a predicate of the file."""
 
 
 def read(path: epath.PathLike, kind: str, form: Any, action: str) -> Any:
-    """Returns what a file of a kind in `lm.files.MOST` holds.
+    """Returns the value in a JSON file.
+
+    Args:
+        path: the file.
+        kind: a key of `lm.files.MOST`.
+        form: the form that the value must have.
+        action: the action of the error for malformed content.
 
     Raises:
-        UserError: it is no regular file, is too large, is no JSON, or has another form.
-        OSError: it is not there, or may not be read.
+        UserError: the file is not regular or too large, its content is not JSON, or it has another form.
+        OSError: the file does not exist, or permission is denied.
     """
     text = files.read_text(path, kind)
     try:
@@ -46,7 +58,7 @@ def read(path: epath.PathLike, kind: str, form: Any, action: str) -> Any:
 
 
 def parsed(text: str, form: Any) -> Any:
-    """Returns what JSON holds; raises `Malformed` where it has another form."""
+    """Returns the value of a JSON text; raises `Malformed` if the text is not JSON or its value has another form."""
     try:
         value = json.loads(text, object_pairs_hook=_object)
     except RecursionError:
@@ -65,12 +77,12 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(made) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise Malformed(f"the name {twice[:40]!r} is given twice")
+        raise Malformed(f"has the name {twice[:40]!r} twice in an object")
     return made
 
 
 def _problem(value: Any, form: Any, place: str, depth: int) -> str:
-    """Returns what is wrong, and at which place; an empty text where nothing is."""
+    """Returns the first problem with its place in the value, or an empty text."""
     if depth > DEEPEST:
         return "is nested too deeply"
     if isinstance(form, tuple):
@@ -83,15 +95,15 @@ def _problem(value: Any, form: Any, place: str, depth: int) -> str:
         return _half(value, place) if form is str else ""
     if isinstance(form, list | dict):
         if not isinstance(value, type(form)):
-            return f"{place} is no {'list' if isinstance(form, list) else 'object'}".lstrip()
+            return f"{place} is not {'a list' if isinstance(form, list) else 'an object'}".lstrip()
         return _inside(value, form, place, depth)
     if not _is(value, form):
-        return f"{place} is no {_NAMES[form]} but {json.dumps(value)[:40]}".lstrip()
+        return f"{place} is {json.dumps(value)[:40]}, not {_NAMES[form]}".lstrip()
     return _half(value, place) if form is str else ""
 
 
 def _inside(value: Any, form: Any, place: str, depth: int) -> str:
-    """Returns the first problem among the items of a list, or the values of an object."""
+    """Returns the first problem of the items of a list, or of the names and values of an object."""
     if isinstance(form, list):
         each = ((item, form[0], f"{place}[{number}]") for number, item in enumerate(value))
     else:

@@ -1,15 +1,21 @@
 """python -m lm.pipeline CONFIG [--workdir=runs/NAME] [--seeds=0,1,2] [--tasks=NAME,NAME]
 
-Pretrains, fine-tunes each task from there and from scratch, evaluates, and prints one table with and without pretraining.
-CONFIG is a Python file: its `TASKS` name for each task the pretraining that it starts from, as {"questions": "pretrain"}, and
-`get_config(STAGE)` is the configuration of either; `CONFIG:STAGE` can be given to train.py too. A task's `optimizer.groups` hold
-where it starts from what was pretrained, not from scratch. Every stage is a run in the workdir. A stage that was evaluated is not
-run again, one that was interrupted goes on. The table is `table.md` and `table.json`.
+Pretrains a model, fine-tunes it on each task, trains each task from scratch too, evaluates all runs, and prints one
+table with the scores with and without pretraining. The table is written to `table.md` and `table.json`.
 
-Two more names may be in the file. `BEFORE` has for a pretraining the stage that it starts from itself. `WRITES` has for a stage a
-source of texts that its run answers greedily once it is trained. What it wrote is `NAME.jsonl` in the workdir, the output as source
-and the text as target: back-translation (Sennrich et al., 2016). Another pretraining reads it as `jsonl:{workdir}/NAME.jsonl`;
-train.py alone, which knows no pipeline's workdir, is given that file by `--config.data.train`.
+CONFIG is a Python file that defines two names. `TASKS` maps each task to the pretraining that it starts from, e.g.
+{"questions": "pretrain"}. `get_config(STAGE)` returns the configuration of a task or of a pretraining; train.py accepts
+the same stage as --config=CONFIG:STAGE. `optimizer.groups` of a task apply to its fine-tuning, not to training from
+scratch.
+
+Every stage is a run in the workdir. If the program is started again, stages that were evaluated are skipped, and an
+interrupted stage resumes.
+
+CONFIG may define two more names. `BEFORE` maps a pretraining to the stage that it starts from. `WRITES` maps a stage to
+a source of texts, which the trained run answers by greedy decoding. The result is `NAME.jsonl` in the workdir, with the
+output as source and the text as target, for back-translation (Sennrich et al., 2016). Another pretraining reads it as
+`jsonl:{workdir}/NAME.jsonl`. train.py does not know the workdir of a pipeline, so it needs that file as
+--config.data.train.
 """
 
 import json
@@ -27,23 +33,25 @@ from lm.terminal import evaluation_flags, output
 from lm.terminal.program import program
 
 CONFIG = flags.DEFINE_multi_string("config", [], "the pipeline, a Python file")
-WORKDIR = flags.DEFINE_multi_string("workdir", None, "the folder of all runs; default runs/NAME-pipeline of NAME.py")
-SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "of the fine-tunings; pretraining has that of its configuration")
-CHOSEN = flags.DEFINE_list("tasks", [], "tasks of the pipeline that are run; empty: all")
-evaluation_flags.define_flags(metrics.SCORES)  # of the evaluations
+WORKDIR = flags.DEFINE_multi_string("workdir", None, "directory of all runs; default: runs/NAME-pipeline for NAME.py")
+SEEDS = flags.DEFINE_list(
+    "seeds", ["0", "1", "2"], "seeds of the fine-tunings; pretraining uses the seed of its configuration"
+)
+CHOSEN = flags.DEFINE_list("tasks", [], "tasks to run, with commas; empty: all tasks of the pipeline")
+evaluation_flags.define_flags(metrics.SCORES)
 
 
 def main() -> None:
     if len(CONFIG.value) != 1 or len(WORKDIR.value or [""]) != 1:
-        raise UserError("command line", "a pipeline is one file and one workdir", "give CONFIG --workdir=W")
+        raise UserError("command line", "needs one pipeline file and at most one workdir", "give CONFIG --workdir=W")
     (file,) = CONFIG.value
     plan = pretraining.planned(file)
     for task in CHOSEN.value:
         if task not in plan.tasks:
-            raise UserError("--tasks", f"{task!r} is no task of {file}", nearest(task, plan.tasks))
+            raise UserError("--tasks", f"{task!r} is not a task of {file}", nearest(task, plan.tasks))
     seeds = list(dict.fromkeys(map(whole, SEEDS.value)))
     if not seeds or None in seeds:
-        raise UserError("--seeds", f"{','.join(SEEDS.value)[:80]!r} are no seeds", "give numbers, e.g. 0,1,2")
+        raise UserError("--seeds", f"{','.join(SEEDS.value)[:80]!r} is not a list of seeds", "give numbers, e.g. 0,1,2")
     directory = epath.Path((WORKDIR.value or [workdir.usual(f"{file}:pipeline")])[0]).expanduser()
     tasks = list(dict.fromkeys(CHOSEN.value or plan.tasks))
 

@@ -1,13 +1,16 @@
-"""python -m lm.score W [--text=TEXT ... | --input_file=F | --data=SOURCE] [--checkpoint=best|latest|STEP|mean:N] [--json]
+"""python -m lm.score W [--text=TEXT ... | --input_file=F | --data=SOURCE] [--json]
+    [--checkpoint=best|latest|STEP|mean:N]
 
-Prints the log-probability of each given text under a run, one line each, in the order of the input. Without --text, --input_file
-and --data, the texts are the lines of standard input. Where the run has a source, a line is SOURCE<TAB>TARGET, and the
-log-probability is that of the target given its source.
+Prints the log-probability of each text under a run, one line per text, in the order of the input. Without --text,
+--input_file and --data, the texts are the lines of standard input. If the run's task has sources, a text is
+SOURCE<TAB>TARGET, and its log-probability is that of the target given the source.
 
-A line of output has the log-probability in nats, the tokens and bytes that it is of, and how many of the tokens and bytes are
-unknown to the tokenizer, with tabs between them. --json prints an object with these names, and `spelled_log_probability`, in
-which each unknown token is spelled out: each of its bytes and its end cost log 257 nats. A log-probability of -inf, an answer
-that the run cannot give, is null there. Standard error has the sums.
+A line of output has five numbers with tabs between them: the log-probability in nats, the number of tokens, the number
+of bytes, and how many of the tokens and of the bytes are unknown to the tokenizer. Sums are printed on standard error.
+
+With --json a line is an object with these numbers by name. If answers are texts, it also has `spelled_log_probability`,
+in which unknown tokens are spelled out: each byte and the end of each unknown token cost log 257 nats. If the run
+cannot give an answer, its log-probability is -inf, which is null in JSON.
 """
 
 import sys
@@ -19,15 +22,15 @@ from lm.errors import UserError
 from lm.terminal import texts
 from lm.terminal.program import program
 
-WORKDIR = flags.DEFINE_multi_string("workdir", None, "the run's directory")
+WORKDIR = flags.DEFINE_multi_string("workdir", None, "directory of the run")
 CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", "best", "best (by validation loss), latest, a step, or mean:N of the last N"
+    "checkpoint", "best", "best (by validation loss), latest, a step, or mean:N (mean of the last N checkpoints)"
 )
-TEXT = flags.DEFINE_multi_string("text", [], "a text, or SOURCE<TAB>TARGET; may be given many times")
-INPUT_FILE = flags.DEFINE_string("input_file", "", "a file with a text or a pair on each line; - is standard input")
-DATA = flags.DEFINE_string("data", "", "a source, e.g. tsv:new.tsv, which is read as the run reads its own data")
-JSON = flags.DEFINE_bool("json", False, "one JSON object a line")
-CHUNK = 512, 2**20  # texts, and characters of them, that are read, scored and printed together
+TEXT = flags.DEFINE_multi_string("text", [], "text, or SOURCE<TAB>TARGET; may be given several times")
+INPUT_FILE = flags.DEFINE_string("input_file", "", "file with a text or a pair on each line; - is standard input")
+DATA = flags.DEFINE_string("data", "", "source, e.g. tsv:new.tsv, in the formats of the run's configuration")
+JSON = flags.DEFINE_bool("json", False, "print one JSON object per line")
+CHUNK = 512, 2**20  # most texts, and about as many characters, that are scored and printed together
 
 
 def main() -> None:
@@ -36,7 +39,7 @@ def main() -> None:
         raise UserError(f"--{given[1].name}", f"is given with --{given[0].name}", "leave one of them out")
     if len(WORKDIR.value) > 1:
         raise UserError("--workdir", f"is given {len(WORKDIR.value)} times", "give one run")
-    from lm.answers.contract import Score  # after the flags, so that --help and mistakes answer at once
+    from lm.answers.contract import Score  # after the flags, so that --help and errors in flags are fast
     from lm.evaluation import scoring, summary
     from lm.runs.run import load
 

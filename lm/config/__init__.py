@@ -1,7 +1,7 @@
-"""The configuration: one tree of typed fields, fixed once validated.
+"""The configuration: one tree of typed fields, which cannot be changed once it is validated.
 
-A config file's `get_config()` returns a `Config`; `changed` and `--config.section.field=value` give
-other values to fields.
+A config file's `get_config()` returns a `Config`. `changed`, or `--config.SECTION.FIELD=VALUE` on the command line,
+replaces values of its fields.
 """
 
 from lm.config.durations import UNITS, in_steps, parse_duration

@@ -1,4 +1,4 @@
-"""Lengths of training: updates, epochs or target tokens."""
+"""Lengths of training, in steps, epochs or target tokens."""
 
 import math
 import re
@@ -9,7 +9,11 @@ UNITS = ("steps", "epochs", "tokens")
 
 
 def parse_duration(value: int | str, where: str) -> tuple[float, str]:
-    """Returns (amount, unit), unit one of `UNITS`; raises `UserError` naming the field `where`."""
+    """Returns the amount and the unit, one of `UNITS`, of a duration such as `500` or `"2.5 epochs"`.
+
+    Raises:
+        UserError: the value is not a duration; the error names the field `where`.
+    """
     match = re.fullmatch(r"([0-9]+(?:_[0-9]+)*(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)\s*([a-z]*)", str(value).strip())
     if isinstance(value, bool) or not match or not math.isfinite(float(match[1])):
         raise UserError(where, f"{value!r} is not a duration", "give e.g. 500, '2.5 epochs' or '1_000_000 tokens'")
@@ -24,7 +28,7 @@ def parse_duration(value: int | str, where: str) -> tuple[float, str]:
 
 
 def in_steps(duration: int | str, steps_per_epoch: int, tokens_per_epoch: int, where: str = "duration") -> int:
-    """The duration in whole updates, rounded up; `tokens_per_epoch` counts real target tokens."""
+    """Returns a duration in whole steps, rounded up; `tokens_per_epoch` counts target tokens without padding."""
     amount, unit = parse_duration(duration, where)
     if unit == "epochs":
         amount *= steps_per_epoch

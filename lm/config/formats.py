@@ -1,7 +1,7 @@
-"""Format strings that make a text of a record: `'{question} {answers[text][0]}'`.
+"""Format strings that turn a record into a text: `'{question} {answers[text][0]}'`.
 
-The syntax is Python's for names and indices in braces; attributes, conversions and specifications are not taken, so
-that nothing but what the record holds can be reached.
+The syntax is that of Python's format strings, with names and indices in braces. Attributes, conversions and format
+specifications are refused, so that a format can reach nothing outside the record.
 """
 
 import dataclasses
@@ -15,27 +15,30 @@ _FIELD = re.compile(r"[^\W\d]\w*(\[[^\[\]{}.!:]+\])*")
 
 
 def problem(text: str, constant: bool = False) -> str:
-    """What is wrong with a format string, which may name no field if it is `constant`; empty if nothing."""
+    """Returns the problem of a format string as the predicate of an error, or an empty text if it is valid.
+
+    A `constant` format need not name a field.
+    """
     try:
         parts = list(string.Formatter().parse(text))
     except ValueError as error:
-        return f"{text!r} is no format string ({error})"
+        return f"{text!r} is not a format string ({error})"
     for _, field, specification, conversion in parts:
         if field is not None and (specification or conversion or not _FIELD.fullmatch(field)):
-            return f"{text!r} has a field that is no name with indices, {field!r}"
+            return f"{text!r} has the field {field!r}, which is not a name with indices"
     if text and not constant and not _fields(text):
         return f"{text!r} names no field"
     return ""
 
 
 def proposed(names: Sequence[str]) -> str:
-    """Returns the formats that a source whose records have these fields may be given, in the words of an error."""
+    """Returns, as the action of an error, formats for a source whose records have the fields `names`."""
     usable = [name for name in names if _FIELD.fullmatch(name)]
     usable = [name for name in usable if name.lower() not in ("id", "idx", "index")] or usable
     if not usable:
-        return "write FIELD names without spaces or signs, for a format to name"
+        return "rename the fields without spaces and signs, so that a format can name them"
     formats = f"| {{{usable[0]}}} | {{{usable[-1]}}}" if len(usable) > 1 else f"| | {{{usable[0]}}}"
-    return f"or say how the fields make these, by formats behind the source, e.g. '{formats}'"
+    return f"or add formats that build these from the fields behind the source, e.g. '{formats}'"
 
 
 def _fields(text: str) -> list[str]:
@@ -43,20 +46,26 @@ def _fields(text: str) -> list[str]:
 
 
 def fill(text: str, record: dict[str, Any]) -> str:
-    """The format string filled from a record, whose values are strings, numbers, lists and dicts of them.
+    """Returns a format string with its fields filled in from a record of strings, numbers, lists and dicts of them.
 
     Raises:
-        KeyError: with a sentence that says which field the record lacks, or why it is no text.
+        KeyError: the record lacks a field, or the field is not a text; its message is a sentence about the field.
     """
     return _filled(text, {field: _text_of(field, _value(field, record)) for field in _fields(text)})
 
 
 def fill_each(text: str, record: dict[str, Any]) -> str | list[str]:
-    """As `fill`, and where a field is a list of texts, such as all right answers, the filled strings of each of them."""
+    """Returns the filled format string; if a field is a list of texts (all correct answers), one string for each text.
+
+    Raises:
+        KeyError: as `fill` does; also if two fields are lists.
+    """
     values = {field: _value(field, record) for field in _fields(text)}
     lists = [field for field, value in values.items() if isinstance(value, list)]
     if len(lists) > 1:
-        raise KeyError(f"{' and '.join(f'{{{field}}}' for field in lists)} are lists, of which a target may have one")
+        raise KeyError(
+            f"{' and '.join(f'{{{field}}}' for field in lists)} are lists, and a target may have only one list"
+        )
     texts = {field: _text_of(field, value) for field, value in values.items() if field not in lists}
     if not lists:
         return _filled(text, texts)
@@ -73,10 +82,10 @@ def _value(field: str, record: dict[str, Any]) -> Any:
                 has = f"fields are {', '.join(found)}"[:200]
                 found = found[index]
             else:
-                has = "it is no such list"
+                has = "it is not a list of that length"
                 found = dict(enumerate(found if isinstance(found, list) else []))[int(index)]
         except (KeyError, ValueError):
-            raise KeyError(f"{{{field}}} is not there ({has})") from None
+            raise KeyError(f"{{{field}}} is missing ({has})") from None
     return found
 
 
@@ -94,24 +103,30 @@ def _filled(text: str, texts: dict[str, str]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Formats:
-    """How a record becomes examples; all empty: by its fields `text`, or `source` and `target`."""
+    """The rules by which a record becomes examples.
 
-    source: str = ""  # empty beside a target: the example has no source
-    target: str = ""  # empty beside a source: the field `target`
-    turns: tuple[str, ...] = ()  # how a turn of the user, and one of the model, is written in a source
-    history: int = 0  # turns that a source has at most, the last ones; 0: all
+    If all are empty, a record is one example with its fields `text`, or `source` and `target`.
+    """
+
+    source: str = ""  # empty beside a target format: the example has no source
+    target: str = ""  # empty beside a source format: the field `target`
+    turns: tuple[str, ...] = ()  # formats of a turn of the user and of a turn of the model in a source
+    history: int = 0  # most turns that a source has, the last ones; 0: all
 
     def __bool__(self) -> bool:
         return bool(self.source or self.target or self.turns)
 
     def filled(self, record: dict[str, Any]) -> list[dict[str, Any]]:
-        """`text`, or `source` and `target` (a list where a field of its format is), and `log_prob` where the target is still what that was of, but for words that are always there.
+        """Returns the examples of a record, each with `text`, or with `source` and `target`.
 
-        With `turns`, a record whose field `turns` (or the one that `source` names) is a list is a conversation, in which
-        the model speaks last: each of its replies is a target, what was said before it the source.
+        A target is a list if a field of its format is one. `log_prob` is kept if the format changes the target by
+        constant words at most, since it is the log-probability of that target.
+
+        With `turns`, a record is a conversation if its field `turns`, or the field that `source` names, is a list. The
+        model speaks last. Each reply of the model is the target of one example, and the turns before it are its source.
 
         Raises:
-            KeyError: with a sentence.
+            KeyError: a field is missing or is not a text; the message is a sentence.
         """
         said = record.get(self.source.strip("{}") or "turns") if self.turns else None
         if isinstance(said, list):
@@ -126,12 +141,11 @@ class Formats:
         return [{"source": fill(self.source, record), "target": target} | known]
 
     def conversation(self, said: Sequence[str]) -> str:
-        """What the encoder reads of the turns before a reply: the last one is the user's, the one before the model's, and
-        so on; each on a line."""
+        """Returns the source of a reply: the turns before it, one per line, of which the last is the user's."""
         kept = said[-self.history :]
         return "\n".join(fill(self.turns[(len(kept) - at + 1) % 2], {"turn": turn}) for at, turn in enumerate(kept))
 
 
 def formats_of(data: Any) -> Formats:
-    """How the records of a `DataConfig`'s sources become examples."""
+    """Returns the formats of a `DataConfig`."""
     return Formats(data.source_format, data.target_format, tuple(data.turns), data.history)

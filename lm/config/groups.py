@@ -1,4 +1,4 @@
-"""Groups of parameters in the optimizer, as `config.optimizer.groups` writes them."""
+"""Groups of parameters with their own learning rates, as written in `config.optimizer.groups`."""
 
 import math
 import re
@@ -9,15 +9,19 @@ from lm.errors import UserError
 
 
 class Group(NamedTuple):
-    """Of parameters: those whose names a pattern matches whole, and no pattern before it."""
+    """A group of parameters: those whose whole names match its pattern, and no pattern of an earlier group."""
 
     pattern: str
-    factor: float  # of the learning rate; 0: frozen
-    begin: int | str = 0  # the group does not change before: a duration, or in the optimizer a number of updates
+    factor: float  # multiplies the learning rate; 0: frozen
+    begin: int | str = 0  # frozen until then: a duration, or in the optimizer a number of steps
 
 
 def parse_group(text: str) -> Group:
-    """Of `PATTERN=>FACTOR` or `PATTERN=>FACTOR@DURATION`; raises `UserError`."""
+    """Returns the group that a text describes: `PATTERN=>FACTOR` or `PATTERN=>FACTOR@DURATION`.
+
+    Raises:
+        UserError: the text has another form.
+    """
     where, (pattern, arrow, rest) = "config.optimizer.groups", text.rpartition("=>")
     factor, at, begin = rest.partition("@")
     check_pattern(pattern, where)
@@ -30,13 +34,18 @@ def parse_group(text: str) -> Group:
     if at:
         parse_duration(begin, where)
         if not number:
-            raise UserError(where, f"{text!r} is frozen and begins", "give a factor, or leave out what follows it")
+            raise UserError(
+                where,
+                f"{text!r} is frozen by the factor 0, and begins to learn",
+                "give a factor above 0, or leave out @DURATION",
+            )
     return Group(pattern, number, begin or 0)
 
 
 def check_pattern(text: str, where: str) -> None:
+    """Raises `UserError`, naming the field `where`, if a text is not a regular expression."""
     try:
         re.compile(text)
     except re.error as error:
-        action = "write e.g. encoder/.*, with \\ before a sign that stands for itself"
+        action = "write e.g. encoder/.*, with \\ before a character that is meant literally"
         raise UserError(where, f"{text!r} is not a regular expression ({error})", action) from None

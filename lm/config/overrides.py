@@ -1,4 +1,4 @@
-"""`changed`, the one way to override: flags, pipelines and tests give other values at dotted paths."""
+"""`changed`, the one way to override a configuration, which flags, pipelines and tests use."""
 
 import difflib
 from collections.abc import Mapping
@@ -12,10 +12,10 @@ from lm.errors import UserError
 def changed(config: Config, values: Mapping[str, Any]) -> Config:
     """Returns a validated copy with other values at dotted paths: `changed(config, {"model.cell": "gru"})`.
 
-    A path may also name a section, whose value is then another section of the same type.
+    A path may also name a section; its value is then a section of the same type.
 
     Raises:
-        UserError: there is no such path, a value has the wrong type, or the result breaks a rule.
+        UserError: a path does not exist, a value has the wrong type, or the result breaks a rule.
     """
     if not isinstance(config, Config):
         raise UserError(
@@ -34,38 +34,49 @@ def changed(config: Config, values: Mapping[str, Any]) -> Config:
 
 
 def from_text(path: str, text: str) -> Any:
-    """Returns the value that `--config.PATH=TEXT` means; raises `UserError`."""
+    """Returns the value of the field PATH that `--config.PATH=TEXT` gives.
+
+    Raises:
+        UserError: there is no such field, or its type does not allow the text.
+    """
     check_path(path, "--config.")
     kind = {known: field.type for known, _, field in fields(Config())}[path]
     if kind in (Duration, Names):
-        return text  # the validation reads them
+        return text  # the validation parses them
     try:
         return {"true": True, "false": False}[text.lower()] if kind is bool else kind(text)
     except (ValueError, KeyError):
         action = {bool: "give true or false", int: "give a whole number", float: "give a number"}[kind]
-        raise UserError(f"--config.{path}", f"{text!r} is no {kind.__name__}", action) from None
+        raise UserError(f"--config.{path}", f"{text!r} is not of type {kind.__name__}", action) from None
 
 
 def check_path(path: str, prefix: str) -> None:
-    """Raises `UserError` where no field has the dotted path; the nearest name is looked for in all sections."""
+    """Raises `UserError` if no field has the dotted path; the error names the nearest fields of all sections."""
     known = [name for name, _, _ in fields(Config())]
     if path in known:
         return
     if path in RENAMED:
         raise UserError(f"{prefix}{path}", "has another name since version 0.3", f"write {prefix}{RENAMED[path]}")
     if path in _sections():
-        fix = f"give a field of it: {', '.join(other for other in known if other.startswith(f'{path}.'))}"
+        fix = f"give one of its fields: {', '.join(other for other in known if other.startswith(f'{path}.'))}"
         raise UserError(f"{prefix}{path}", "is a section", fix)
     section, hint = path.rpartition(".")[0], " or ".join(f"{prefix}{other}" for other in near_fields(path))
     siblings = [other.rpartition(".")[2] for other in known if section and other.rpartition(".")[0] == section]
-    fix = f"those of {section} are {', '.join(siblings)}" if siblings else "python train.py --help lists all fields"
-    raise UserError(f"{prefix}{path}", "there is no such field", (f"did you mean {hint}? " if hint else "") + fix)
+    fix = (
+        f"the fields of {section} are {', '.join(siblings)}"
+        if siblings
+        else "see python train.py --help for all fields"
+    )
+    raise UserError(
+        f"{prefix}{path}", "is not a field of the configuration", (f"did you mean {hint}? " if hint else "") + fix
+    )
 
 
 def near_fields(path: str) -> list[str]:
-    """Returns the dotted paths, three at most, of the fields that a name may mean, whatever its section; the nearest first.
+    """Returns the dotted paths of at most three fields that a name may mean, the nearest first.
 
-    The last part is that of a field, its initials (`lr`), or nearly that of one.
+    The section of the name does not count: its last part may be the name of a field, the initials of one (`lr`), or
+    close to one.
     """
     known, name = [other for other, _, _ in fields(Config())], path.rpartition(".")[2]
     by_last: dict[str, list[str]] = {}

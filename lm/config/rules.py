@@ -1,4 +1,4 @@
-"""The rules of a configuration: `validated` checks each of them and returns a copy that nothing can write to."""
+"""The rules of a configuration: `validated` checks each of them and returns a copy that cannot be changed."""
 
 import dataclasses
 import math
@@ -16,7 +16,11 @@ from lm.recurrence import CELLS, GatedCell
 
 
 def validated(config: Config) -> Config:
-    """A copy that cannot be changed; raises `UserError` that names the first field that breaks a rule."""
+    """Returns a copy that cannot be changed.
+
+    Raises:
+        UserError: a field breaks a rule; the error names the first such field.
+    """
     if not isinstance(config, Config):
         raise UserError("config", f"get_config() returned {type(config).__name__}", "return lm.config.Config(...)")
     config = copied(config)  # it may be a variant of a validated configuration
@@ -33,8 +37,9 @@ def validated(config: Config) -> Config:
     return config
 
 
-# Rules are of several fields, or of the form of one; each is made when all before it hold.
-Rules = Iterator[tuple[bool, str, str, str]]  # whether it holds, the field, what is wrong with it, what to do
+# Each rule concerns several fields, or the form of one. It is evaluated only after all rules before it hold.
+# A rule is (whether it holds, the field, the reason and the action of the error).
+Rules = Iterator[tuple[bool, str, str, str]]
 
 
 def _data_rules(config: Config) -> Rules:
@@ -55,42 +60,42 @@ def _data_rules(config: Config) -> Rules:
         len(data.turns) in (0, 2),
         "data.turns",
         f"has {len(data.turns)} formats",
-        "give two, of the user's turns and of the model's",
+        "give two: one for turns of the user, one for turns of the model",
     )
     yield (
         not data.turns or task.pairs,
         "data.turns",
-        f"the task {data.task} has no replies",
+        f"are given, but the task {data.task} has no replies",
         "use config.data.task=seq2seq",
     )
     yield (
         data.layout in ("", *task.layouts),
         "data.layout",
-        f"the task {data.task} has no layout {data.layout!r}",
+        f"{data.layout!r} is not a layout of the task {data.task}",
         nearest(data.layout, task.layouts),
     )
     yield (
         data.prefix_least <= data.prefix_most,
         "data.prefix_least",
         f"{data.prefix_least} is more than data.prefix_most, {data.prefix_most}",
-        "give at most that",
+        "lower it, or raise config.data.prefix_most",
     )
     yield (
         data.max_length > 2 or data.task not in ("prefix", "denoise"),
         "data.max_length",
-        f"{data.max_length} leaves nothing to take out of a text",
+        f"{data.max_length} leaves no room to remove tokens from a text",
         "give at least 3",
     )
     yield (
         data.window > 1 or layout_of(data) != "packed",
         "data.window",
-        "a row of one position holds no example",
+        "has one position, and a packed sequence of one position holds no example",
         "give at least 2",
     )
     yield (
         data.noise.kind != "spans" or data.noise.rate > 0 or data.task != "denoise",
         "data.noise.rate",
-        "takes nothing out of a text",
+        "is 0, so nothing is removed from a text",
         "give e.g. 0.15",
     )
 
@@ -109,14 +114,14 @@ def _tokenizer_rules(config: Config) -> Rules:
     yield (
         not tokenizer.sampling or TASKS[data.task].pairs or layout_of(data) == "streams",
         "data.tokenizer.sampling",
-        "texts are cut in pieces by their one segmentation",
-        "use seq2seq, classify or streams, or give 0",
+        "is not possible with this task and layout, which split long texts by a fixed segmentation",
+        "use config.data.task=seq2seq or classify, or config.data.layout=streams, or give 0",
     )
     yield (
         trained or (tokenizer.normalization == "identity" and (not tokenizer.pieces or taken)),
         "data.tokenizer.kind",
-        f"{kind} has no normalization and no pieces of its own",
-        "use unigram or bpe, or the step nfkc of config.data.cleaning",
+        f"{kind} has neither normalization nor pieces",
+        "use unigram or bpe, or config.data.cleaning=nfkc",
     )
     yield (
         kind in TOKENIZERS or kind.endswith((".model", "tokenizer.json")),
@@ -133,7 +138,7 @@ def _tokenizer_rules(config: Config) -> Rules:
 
 
 def _decodes(config: Config) -> bool:
-    """Whether words are written, not a label or a span of the source chosen by a reader."""
+    """Returns whether a decoder writes the answer; other models choose a label or a span of the source."""
     return ANSWER_KINDS[answer_of(config)].decodes
 
 
@@ -142,82 +147,82 @@ def _model_rules(config: Config) -> Rules:
     yield (
         model.hidden_dim % model.heads == 0,
         "model.heads",
-        f"{model.heads} does not divide the width {model.hidden_dim}",
-        "choose a divisor of model.hidden_dim",
+        f"{model.heads} does not divide the {model.hidden_dim} hidden units",
+        "give a divisor of config.model.hidden_dim",
     )
     yield (
         model.driver != "pallas" or (issubclass(CELLS[model.cell], GatedCell) and model.backward != "recompute"),
         "model.driver",
-        "there are kernels for gated cells, and for a gradient from what was kept",
-        "use auto, another model.cell or model.backward=keep",
+        "is pallas, which has kernels only for gated cells with model.backward=keep or segments",
+        "use auto, a gated config.model.cell, or config.model.backward=keep",
     )
     yield (
         not model.pool or task.pooled_answer != "",
         "model.pool",
-        f"the task {config.data.task} has no labels",
-        "use data.task=classify, or ''",
+        f"needs labels, and the task {config.data.task} has none",
+        "use config.data.task=classify, or leave it empty",
     )
     yield (
         not model.pool or layout_of(config.data) == "buckets",
         "model.pool",
-        "the encoder's outputs are pooled over a row, and packed rows hold several examples",
-        "use data.layout=buckets",
+        "pools over whole sequences, and packed sequences hold several examples",
+        "use config.data.layout=buckets",
     )
     yield (
         not ANSWER_KINDS[answer_of(config)].needs_attention or model.attention != "none",
         "model.attention",
-        f"the task {config.data.task} points by attention",
+        f"is none, and the task {config.data.task} needs attention to point at its answer",
         "use dot or additive",
     )
     yield (
         not model.self_attention or _decodes(config),
         "model.self_attention",
-        "there is no decoder that could attend to what it wrote",
+        "needs a decoder, and this model has none",
         "give 0",
     )
     shared = model.encoder == "decoder" and task.has_source
     yield (
         not shared or _decodes(config),
         "model.encoder",
-        "there is no decoder that could read the source",
+        "is decoder, and this model has no decoder to read the source",
         "use bidirectional or unidirectional",
     )
     yield (
         not shared or model.attention == "none",
         "model.attention",
-        "to a decoder that reads the source itself, that is part of its own past",
-        "use none, and model.self_attention=256 or as far as it is to look back",
+        "has no encoder to attend to, as the decoder itself reads the source",
+        "use none, and e.g. config.model.self_attention=256",
     )
     yield (
         not shared or layout_of(config.data) == "buckets",
         "model.encoder",
-        "a decoder that reads the source itself begins where that ends, and packed rows hold several examples",
-        "use data.layout=buckets",
+        "is decoder, which reads one source per sequence, and packed sequences hold several examples",
+        "use config.data.layout=buckets",
     )
 
 
 def _decoder_rules(config: Config) -> Rules:
-    """Rules of a decoder with attention to a source, and of a head over the vocabulary."""
+    """Yields the rules of a decoder with attention to a source, and of a head over the vocabulary."""
     model, task = config.model, TASKS[config.data.task]
     attends = model.attention != "none" and task.has_source and _decodes(config)
     for name in ("copy", "coverage"):
         yield (
             attends or not getattr(model, name),
             f"model.{name}",
-            "there is no decoder with attention to a source",
-            "set model.attention=dot for a task with a source, or leave it out",
+            "needs a decoder with attention to a source",
+            "use a task with a source and config.model.attention=dot, or leave it out",
         )
     yield (
         not model.tied or _decodes(config),
         "model.tied",
-        "there is no head over the vocabulary to tie",
+        "needs a head over the vocabulary, and this model has none",
         "leave it out",
     )
     yield (
         not model.tied or model.embed_dim == model.hidden_dim or attends,
         "model.tied",
-        f"the head reads {model.hidden_dim} features, the embedding has {model.embed_dim}",
-        "make model.embed_dim and model.hidden_dim equal",
+        f"needs as many hidden units ({model.hidden_dim}) as embedding dimensions ({model.embed_dim})",
+        "set config.model.embed_dim and config.model.hidden_dim to the same number",
     )
 
 
@@ -227,26 +232,26 @@ def _training_rules(config: Config) -> Rules:
         yield (
             not training.sampled_softmax or not get(config, path),
             path,
-            "needs the probability of every word",
-            "leave it out, or config.training.sampled_softmax",
+            "needs the probability of every id, which training.sampled_softmax does not compute",
+            "leave it out, or set config.training.sampled_softmax=0",
         )
     yield (
         not training.sampled_softmax or ANSWER_KINDS[answer_of(config)].over_vocabulary,
         "training.sampled_softmax",
-        f"the task {config.data.task} has no softmax over the vocabulary",
+        f"needs a softmax over the vocabulary, and the task {config.data.task} has none",
         "leave it out",
     )
     yield (
         training.sampled_softmax == 0 or training.sampled_softmax >= 16,
         "training.sampled_softmax",
-        f"{training.sampled_softmax} ids are too few",
+        f"{training.sampled_softmax} is too small a sample",
         "give e.g. 8192, or 0 for all",
     )
     yield (
         config.data.batch_size % training.accumulate == 0,
         "training.accumulate",
         f"{training.accumulate} does not divide the batch size {config.data.batch_size}",
-        "choose a divisor of data.batch_size",
+        "give a divisor of config.data.batch_size",
     )
     yield (
         training.init_from == "" or bool(training.init_from.strip(":")),
@@ -268,19 +273,22 @@ def _optimizer_rules(config: Config) -> Rules:
         not groups or any(group.factor for group in groups),
         "optimizer.groups",
         "freezes all parameters",
-        "give a pattern with a factor above 0, e.g. .*=>1 as the last",
+        "give one pattern a factor above 0, e.g. .*=>1 at the end",
     )
     yield (
         optimizer.name != "adam" or optimizer.weight_decay == 0,
         "optimizer.weight_decay",
-        "adam has no weight decay",
-        "use optimizer.name=adamw",
+        "is above 0, and adam has no weight decay",
+        "use config.optimizer.name=adamw",
     )
     check_pattern(optimizer.decayed, "config.optimizer.decayed")
 
 
 def _check_type(path: str, section: Any, field: dataclasses.Field) -> None:
-    """Exact types, but for an int given as a float, and durations, which become an int or a plain phrase."""
+    """Raises `UserError` for a value of another type than its field; normalizes durations, lists of names and floats.
+
+    An int is accepted for a float. A duration becomes an int (steps) or a phrase such as `"2.5 epochs"`.
+    """
     value = getattr(section, field.name)
     if field.type is Duration:
         amount, unit = parse_duration(value, f"config.{path}")
@@ -289,20 +297,28 @@ def _check_type(path: str, section: Any, field: dataclasses.Field) -> None:
         given = split_names(value) if isinstance(value, str) else value
         if not isinstance(given, (tuple, list)) or not all(isinstance(name, str) for name in given):
             raise UserError(
-                f"config.{path}", f"{value!r} is no list of names", f"give e.g. a,b: {field.metadata['help']}"
+                f"config.{path}",
+                f"{value!r} is not a list of strings",
+                f"give a list, e.g. a,b: {field.metadata['help']}",
             )
         setattr(section, field.name, Names(given))
     elif field.type is float and type(value) is int:
         setattr(section, field.name, float(value))
     elif type(value) is not field.type:
         reason = f"{value!r} is a {type(value).__name__}"
-        raise UserError(f"config.{path}", reason, f"give a {field.type.__name__}: {field.metadata['help']}")
+        raise UserError(
+            f"config.{path}", reason, f"give a value of type {field.type.__name__}: {field.metadata['help']}"
+        )
     elif field.type is str and not files.encodable(value):
-        raise UserError(f"config.{path}", f"{value!r} is not UTF-8", "rename the file, or give another text")
+        raise UserError(
+            f"config.{path}",
+            f"{value!r} is not UTF-8",
+            "give a text that can be encoded as UTF-8; rename the file if it is a path",
+        )
 
 
 def _check_value(path: str, value: Any, rule: Mapping[str, Any]) -> None:
-    """See `_field`; no number may be infinite or NaN."""
+    """Raises `UserError` for a value outside the range that `_field` declares, and for an infinite number or NaN."""
     if rule["choices"] and value not in rule["choices"]:
         raise UserError(f"config.{path}", f"{value!r} is unknown", nearest(value, rule["choices"]))
     if type(value) not in (int, float):

@@ -1,6 +1,6 @@
-"""A configuration from a Python file, and to and from JSON.
+"""Reading a configuration from a Python file, and writing it as JSON and back.
 
-`to_json` and `from_json` are exact inverses, so a run's `config.json` holds all that was asked for.
+`to_json` and `from_json` are exact inverses, so a run's `config.json` holds its whole configuration.
 """
 
 import dataclasses
@@ -18,12 +18,18 @@ from lm.errors import UserError, nearest
 
 
 def from_file(spec: str) -> Config:
-    """What `get_config()` of a Python file returns, not validated; `FILE:TEXT` calls `get_config(TEXT)`."""
+    """Returns the configuration that `get_config()` of a Python file returns, not validated yet.
+
+    For `FILE:TEXT` it calls `get_config(TEXT)`.
+
+    Raises:
+        UserError: the file is missing, cannot be run, or returns no `Config`; the error names the line of the file.
+    """
     spec = located(spec)
     names, (name, _, given) = defined(spec), spec.partition(":")
     if not callable(make := names.get("get_config")):
         raise UserError(
-            name, "defines no function get_config", "define get_config(), which returns lm.config.Config(...)"
+            name, "defines no function get_config", "define get_config() so that it returns lm.config.Config(...)"
         )
     made = _of_the_user(spec, lambda: make(*([given] if given else [])))
     if not isinstance(made, Config):
@@ -53,12 +59,12 @@ def located(spec: str) -> str:
     if not pathlib.Path(name).is_file():
         name = str(known.get(name.removeprefix("configs/").removesuffix(".py"), name))
     if not name or not pathlib.Path(name).exists():
-        raise UserError(f"--config={spec}", "there is no such file", nearest(spec, known))
+        raise UserError(f"--config={spec}", "names a file that does not exist", nearest(spec, known))
     return name + colon + text
 
 
 def defined(spec: str) -> dict[str, Any]:
-    """All that the Python file of `FILE` or `FILE:TEXT` defines, by its name."""
+    """Returns everything that the Python file of `FILE` or `FILE:TEXT` defines, by name."""
     spec = located(spec)
     name = spec.partition(":")[0]
     files.read(name, "config file")
@@ -66,10 +72,10 @@ def defined(spec: str) -> dict[str, Any]:
 
 
 def _of_the_user(spec: str, run: Callable[[], Any]) -> Any:
-    """What lines of the user's own file return; an error of theirs names the line."""
+    """Returns the result of code in the user's file; an error there becomes a `UserError` that names the line."""
     try:
         return run()
-    except (Exception, SystemExit) as error:  # whatever they may raise
+    except (Exception, SystemExit) as error:  # code of the user may raise anything
         name = spec.partition(":")[0]
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == name]
         if isinstance(error, SyntaxError) and error.filename == name:
@@ -78,19 +84,26 @@ def _of_the_user(spec: str, run: Callable[[], Any]) -> Any:
         if isinstance(error, UserError):
             raise UserError(f"{where}: {error.where}", error.reason, error.action) from error
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        whole = "correct the file, or give --config=FILE:TEXT where get_config takes a text"
+        whole = "correct the file, or give --config=FILE:TEXT if get_config takes an argument"
         raise UserError(where, reason, "correct that line" if lines else whole) from error
 
 
 def to_json(config: Config) -> str:
-    """Indented JSON with every field, in the order of the dataclasses."""
+    """Returns indented JSON with every field, in the order of the dataclasses."""
     return json.dumps(dataclasses.asdict(config), indent=2, ensure_ascii=False) + "\n"
 
 
 def from_json(text: str, where: str) -> Config:
-    """The inverse of `to_json`, validated; `where` (a file) is named in errors.
+    """Returns the validated configuration that `to_json` wrote.
 
-    JSON of an earlier version may lack fields that came later, and may have fields by their old names (`RENAMED`).
+    JSON of an earlier version may lack fields that were added later, and may use old names of fields (`RENAMED`).
+
+    Args:
+        text: the JSON.
+        where: the file that errors name.
+
+    Raises:
+        UserError: the JSON is malformed, has unknown or missing fields, or a field breaks a rule.
     """
     try:
         tree = json_files.parsed(text, object)
@@ -104,10 +117,10 @@ def from_json(text: str, where: str) -> Config:
         tree = {RENAMED.get(path + name, path + name).removeprefix(path): value for name, value in tree.items()}
         for name in tree:
             if name not in known:
-                raise UserError(f"{where}: {path}{name}", "is an unknown field", nearest(name, known))
+                raise UserError(f"{where}: {path}{name}", "is not a field of the configuration", nearest(name, known))
         missing = [name for name in known if name not in tree and not known[name].metadata.get("later")]
         if missing:
-            action = "restore the file, or use the version of lm that wrote it, which manifest.json names"
+            action = "restore the file, or use the version of lm that wrote it (see manifest.json)"
             raise UserError(f"{where}: {path}{missing[0]}", "is missing", action)
         values = {
             name: build(field.type, tree[name], f"{path}{name}.")
@@ -122,6 +135,6 @@ def from_json(text: str, where: str) -> Config:
 
 
 def differences(old: Config, new: Config) -> dict[str, list[Any]]:
-    """[old value, new value] of every field that differs, by its path."""
+    """Returns [old value, new value] of every field that differs, by its path."""
     values = {path: [get(old, path), get(new, path)] for path, _, _ in fields(old)}
     return {path: pair for path, pair in values.items() if pair[0] != pair[1]}

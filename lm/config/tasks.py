@@ -1,4 +1,4 @@
-"""Tasks: how an example becomes a source and a target, and what kind of answer a model gives."""
+"""Tasks: how an example becomes a source and a target, and which kind of answer the model gives."""
 
 import dataclasses
 from typing import Any
@@ -6,14 +6,17 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class AnswerKind:
-    """What configurations and data must know of a kind of answer. Its losses and outputs are a class in `lm/answers`."""
+    """The properties of a kind of answer that configurations and data depend on.
 
-    among: str = "texts"  # what the answers' probabilities are of, and sum to one over
+    Its losses and outputs are a class in `lm/answers`.
+    """
+
+    among: str = "texts"  # the set over which the probabilities of answers sum to one
     decodes: bool = True  # whether a decoder writes the answer, token by token
-    over_vocabulary: bool = True  # whether each token is one of the whole vocabulary
-    located: bool = False  # whether a target is a span of its own source, and stands there in its ids
+    over_vocabulary: bool = True  # whether each token is chosen from the whole vocabulary
+    located: bool = False  # whether a target is a span of its own source, by its ids
     needs_attention: bool = False
-    how: str = ""  # how an answer is chosen where it is not searched for, as the end of a sentence; empty: by search
+    how: str = ""  # a phrase for messages: how an answer is chosen; empty: by search
 
 
 ANSWER_KINDS = {
@@ -33,18 +36,22 @@ ANSWER_KINDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A new task is a line in `TASKS`, and a line in `lm.data.encoding.pretraining_pairs` if it makes pairs of texts."""
+    """A task.
 
-    pairs: bool  # whether examples are pairs of source and target; else they are texts
-    source: str  # the front end of what the encoder reads, in FRONT_ENDS and INPUTS; empty: there is no encoder
-    layouts: tuple[str, ...]  # how its examples can be laid out (lm/data/batches); its own first
-    scores: tuple[str, ...]  # names in `lm.evaluation.metrics.SCORES`, computed on the answers
+    A new task is a line in `TASKS`; if it makes pairs from plain texts, also a line in
+    `lm.data.encoding.pretraining_pairs`.
+    """
+
+    pairs: bool  # whether examples are pairs of source and target; otherwise they are texts
+    source: str  # the front end of the source, a key of FRONT_ENDS and INPUTS; empty: no encoder
+    layouts: tuple[str, ...]  # layouts that it allows (lm/data/batches), the default first
+    scores: tuple[str, ...]  # names in `lm.evaluation.metrics.SCORES`, computed from the answers
     answer: str = "text"  # a key of ANSWER_KINDS and of ANSWERS
-    pooled_answer: str = ""  # the kind of answer with `config.model.pool`; empty: there is none
+    pooled_answer: str = ""  # the kind of answer with `config.model.pool`; empty: pooling is not possible
 
     @property
     def has_source(self) -> bool:
-        """Whether the model has an encoder: for pairs, and for pairs that an objective makes of texts."""
+        """Whether examples have a source: they are pairs, or an objective makes pairs from texts."""
         return self.source != ""
 
 
@@ -66,7 +73,7 @@ TASKS = {
 
 
 def layout_of(data: Any) -> str:
-    """Returns the layout that a `DataConfig` means: the one that it names, or the task's own."""
+    """Returns the layout of a `DataConfig`: the one that it names, or the default of its task."""
     return data.layout or TASKS[data.task].layouts[0]
 
 

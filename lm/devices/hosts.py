@@ -1,7 +1,7 @@
-"""Many hosts: one process on each runs the same program; they find each other, agree, and end together.
+"""Several hosts: one process on each runs the same program. They find each other, agree on values, and end together.
 
-Hosts meet at a coordinator, the first of them. Each beats like a heart there; where one falls silent or says that it
-failed, the others end with one line, rather than wait for it for ever in a collective.
+The first host is the coordinator. Each host sends it a heartbeat. If the heartbeat of a host stops, or a host reports
+that it failed, the other hosts end with one line of error; otherwise they would wait for it forever in a collective.
 """
 
 import contextlib
@@ -20,26 +20,29 @@ from typing import Any
 import jax
 import numpy as np
 from jax import lax
-from jax._src import distributed  # its client has the store of keys, which has no public name
+from jax._src import distributed  # its key-value store has no public name
 
 from lm.devices.mesh import AXIS, Devices
 from lm.errors import UserError
 from lm.numbers import whole
 
-SILENCE = 30.0  # seconds without a beat after which a host counts as lost
-GATHERING = 40  # seconds that hosts wait for one another at the start
+SILENCE = 30.0  # seconds without a heartbeat after which a host counts as lost
+GATHERING = 40  # seconds that hosts wait for each other at the start
 _BEAT = 2.0
-_PREPARATION = 24 * 3600 * 1000  # milliseconds that hosts wait for one that prepares data; a lost one is noticed before
+_PREPARATION = 24 * 3600 * 1000  # milliseconds to wait for a host that prepares data; lost hosts are noticed before
 
 
 def join(coordinator: str, processes: int, process: int) -> None:
-    """Makes this process one host of a run; before anything else asks JAX for devices.
+    """Makes this process one of the hosts of a run. It must be called before anything asks JAX for devices.
 
     Args:
-        coordinator: ADDRESS:PORT of the first host; auto: as JAX finds it (Cloud TPU, Slurm, Open MPI, Kubernetes), and
-            alone where it finds nothing; none: alone.
-        processes: how many hosts there are; -1: as JAX finds it.
-        process: which of them this is, from 0; -1: as JAX finds it.
+        coordinator: `ADDRESS:PORT` of the first host. With `auto` JAX detects it (Cloud TPU, Slurm, Open MPI,
+            Kubernetes), and the process runs alone if JAX detects nothing. With `none` it runs alone.
+        processes: the number of hosts; -1 if JAX detects it.
+        process: the number of this host, from 0; -1 if JAX detects it.
+
+    Raises:
+        UserError: the flags contradict each other, or not every host appeared in time.
     """
     given = {"--processes": processes, "--process": process}
     if coordinator in ("auto", "none"):
@@ -51,39 +54,41 @@ def join(coordinator: str, processes: int, process: int) -> None:
     else:
         _, colon, port = coordinator.rpartition(":")
         if not colon or not 0 < (whole(port) or 0) < 2**16:
-            raise UserError("--coordinator", f"{coordinator!r} is no address", "give ADDRESS:PORT, auto or none")
+            raise UserError("--coordinator", f"{coordinator!r} is not an address", "give ADDRESS:PORT, auto or none")
         if (processes == -1) != (process == -1):
             flag = "--process" if process == -1 else "--processes"
             raise UserError(flag, "is missing", "give both --processes and --process, or neither")
         if processes != -1 and not 0 <= process < processes:
-            raise UserError("--process", f"{process} is not one of {processes}", f"give 0 to {processes - 1}")
-    # Orbax and our own loop see to signals; the service of JAX would take SIGTERM for itself.
+            raise UserError(
+                "--process", f"{process} is not less than --processes={processes}", f"give 0 to {processes - 1}"
+            )
+    # Our training loop handles signals; the preemption service of JAX would catch SIGTERM.
     jax.config.update("jax_enable_preemption_service", False)
     where = {} if coordinator == "auto" else {"coordinator_address": coordinator}
     where |= {} if processes == -1 else {"num_processes": processes, "process_id": process}
-    reason = "its place is found" if coordinator == "auto" else f"{coordinator} is the first host's"
-    action = f"start every host within {GATHERING} s, with an address of the first one that the others reach"
-    apart = UserError("--coordinator", f"{reason}, and not every host was there after {GATHERING} s", action)
+    reason = "was detected by JAX" if coordinator == "auto" else f"is {coordinator}"
+    action = f"start all hosts within {GATHERING} s, and give an address of the first one that the others can reach"
+    apart = UserError("--coordinator", f"{reason}, and not all hosts had connected after {GATHERING} s", action)
     restore = _end_on_abort(lambda: apart)
     try:
         jax.distributed.initialize(
             **where, initialization_timeout=GATHERING, heartbeat_timeout_seconds=int(2 * SILENCE)
         )
-    except ValueError as error:  # what JAX says where it finds no cluster
+    except ValueError as error:  # JAX found no cluster
         if coordinator == "auto":
             return
-        reason = f"this host's place is not known ({str(error).strip().splitlines()[0]})"
+        reason = f"gives no place to this host ({str(error).strip().splitlines()[0]})"
         raise UserError("--coordinator", reason, "give --processes and --process") from error
     except RuntimeError as error:
         raise apart from error
     finally:
         restore()
-    if joined():  # before JAX makes its devices, for which it waits for the other hosts too
-        if distributed.global_state.process_id:  # what all would say is said once
-            sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  as long as the process
+    if joined():  # before JAX creates its devices, which waits for the other hosts too
+        if distributed.global_state.process_id:  # only the first host prints
+            sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  open as long as the process
             os.environ["TQDM_DISABLE"] = "1"
         watch = _Watch()
-        # Last first.
+        # An exit stack calls the last one first.
         _parting.callback(_end_on_abort(lambda: _error("the first host is gone")))
         _parting.callback(jax.distributed.shutdown)
         _parting.callback(watch.stop)
@@ -92,11 +97,12 @@ def join(coordinator: str, processes: int, process: int) -> None:
 
 
 def joined() -> bool:
-    """Whether there are other hosts; asks JAX for no devices."""
+    """Returns whether there are other hosts, without asking JAX for devices."""
     return distributed.global_state.client is not None and distributed.global_state.num_processes > 1
 
 
 def is_first() -> bool:
+    """Returns whether this is the first host, which writes files and prints."""
     return jax.process_index() == 0
 
 
@@ -108,14 +114,14 @@ _meetings = iter(range(2**62))
 
 
 def meet() -> None:
-    """Until every host is here."""
+    """Waits until every host has called it."""
     if jax.process_count() > 1:
         _client().wait_at_barrier(f"lm/meet/{next(_meetings)}", _PREPARATION)
 
 
 @contextlib.contextmanager
 def first_then_others() -> Iterator[None]:
-    """The first host goes through the block before the others, which then find in place what it made on a shared disk."""
+    """Lets the first host run the block before the others, which then find its files on a shared disk."""
     if not is_first():
         meet()
     yield
@@ -125,7 +131,7 @@ def first_then_others() -> Iterator[None]:
 
 
 def all_say(text: str) -> list[str]:
-    """What each host says."""
+    """Returns the texts of all hosts, in their order; every host must call it."""
     if jax.process_count() == 1:
         return [text]
     place = f"lm/said/{next(_meetings)}"
@@ -134,20 +140,25 @@ def all_say(text: str) -> list[str]:
 
 
 def require_same(values: dict[str, str]) -> None:
-    """Raises `UserError` where a host has another value than the first one; `values` by name."""
+    """Raises `UserError` if a host has another value than the first host; `values` are by name."""
     short = {name: hashlib.sha256(value.encode()).hexdigest()[:16] for name, value in values.items()}
     first, *others = all_say(",".join(short.values()))
     for host, other in enumerate(others, start=1):
         for name, a, b in zip(short, first.split(","), other.split(","), strict=True):
             if a != b:
-                reason = f"its {name} is not that of the first host"
-                raise UserError(f"host {host} of {jax.process_count()}", reason, "give every host the same")
+                reason = f"has another {name} than the first host"
+                raise UserError(
+                    f"host {host} of {jax.process_count()}",
+                    reason,
+                    "start every host with the same command, files and environment",
+                )
 
 
 class Vote:
-    """What any host wishes, known to all of them at the same step.
+    """A vote by which all hosts learn of each other's wishes, such as stopping, at the same step.
 
-    A collective of its own, whose answer is read one step later so that nothing waits for it; alone it is at once.
+    It is a collective of its own. Its result is read one step later, so that no step waits for it. With one host the
+    result is immediate.
     """
 
     def __init__(self, devices: Devices):
@@ -156,7 +167,7 @@ class Vote:
         self._asked = None
 
     def __call__(self, *wishes: int) -> list[int]:
-        """The greatest value of each wish over all hosts; 0 is none."""
+        """Returns the largest value of each wish over all hosts; 0 means no wish."""
         if jax.process_count() == 1:
             return list(wishes)
         of_each = np.array([wishes] * len(self._devices.local), np.int32)
@@ -171,23 +182,25 @@ _parting = contextlib.ExitStack()
 
 
 def disconnect() -> None:
-    """The usual end, of all hosts together, while Python is still whole: a thread that is inside JAX's client when the
-    interpreter ends cannot come back from there, and C++ aborts the process."""
+    """Ends the connection of all hosts together; the normal end of a program calls it before the interpreter ends.
+
+    A thread inside JAX's client cannot return after the interpreter has ended, and C++ would abort the process.
+    """
     _parting.close()
 
 
 def leave(code: int, message: str) -> None:
-    """Ends this process, and tells the other hosts why."""
-    with contextlib.suppress(Exception):  # the coordinator may be what failed
+    """Ends this process with an exit code, and sends the other hosts the message."""
+    with contextlib.suppress(Exception):  # the coordinator itself may have failed
         _client().key_value_set(f"lm/failed/{jax.process_index()}", message)
-        time.sleep(1 if is_first() else 0)  # the first one takes the coordinator with it
+        time.sleep(1 if is_first() else 0)  # the coordinator ends with the first host
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # the usual end would wait for all hosts
+    os._exit(code)  # the normal end would wait for all hosts
 
 
 def lost(error: BaseException) -> UserError | None:
-    """What an error means that is the end of another host, as the transport between them says it; else None."""
+    """Returns the error to report if an exception means that the connection to another host failed, else None."""
     if not joined() or not re.search("gloo|nccl|connection|peer|coordination|barrier|heartbeat", str(error), re.I):
         return None
     reason = f"a computation with the other hosts failed ({str(error).strip().splitlines()[0][:160]})"
@@ -196,13 +209,14 @@ def lost(error: BaseException) -> UserError | None:
 
 def _error(reason: str) -> UserError:
     where = f"host {distributed.global_state.process_id} of {distributed.global_state.num_processes}"
-    return UserError(where, reason, "start all hosts again: they go on from the last checkpoint")
+    return UserError(where, reason, "start all hosts again; they resume from the last checkpoint")
 
 
 def _end_on_abort(said: Callable[[], UserError]) -> Callable[[], None]:
-    """JAX's own threads abort the process where hosts are gone: then too there is a last line, and exit code 2.
+    """Makes an abort print an error and exit with code 2, since threads of JAX abort the process when hosts are lost.
 
-    A handler of C, as Python's own run in the main thread alone, and that waits in a collective. Returns what undoes it.
+    The handler is one of C, as handlers of Python run only in the main thread, which waits in a collective. Returns a
+    function that restores the previous handler.
     """
 
     def aborted(_: int) -> None:
@@ -216,11 +230,11 @@ def _end_on_abort(said: Callable[[], UserError]) -> Callable[[], None]:
     return lambda: set_handler(signal.SIGABRT, before)
 
 
-_kept: list[Any] = []  # what C holds a pointer to
+_kept: list[Any] = []  # C holds pointers to these
 
 
 class _Watch(threading.Thread):
-    """Beats, listens to the others, and ends this process where one is gone."""
+    """A thread that sends heartbeats, reads those of the other hosts, and ends this process if one is lost."""
 
     def __init__(self):
         super().__init__(name="lm-hosts", daemon=True)
@@ -242,7 +256,7 @@ class _Watch(threading.Thread):
                 failed = client.key_value_dir_get("lm/failed/")
                 found = {int(key.rpartition("/")[2]): value for key, value in client.key_value_dir_get("lm/beat/")}
                 reached = time.monotonic()
-            except Exception:  # whatever the client raises where nobody answers
+            except Exception:  # the client may raise anything if nobody answers
                 if time.monotonic() - reached > SILENCE / 3:
                     self._say("the first host is gone")
                 self._over.wait(1)
@@ -256,7 +270,7 @@ class _Watch(threading.Thread):
                 if found.get(host) != beats.get(host):
                     heard[host] = now
                 if now - heard[host] > SILENCE:
-                    self._say(f"host {host} was not heard of for {SILENCE:.0f} s")
+                    self._say(f"host {host} sent no heartbeat for {SILENCE:.0f} s")
             beats = found
             self._over.wait(_BEAT)
 

@@ -1,4 +1,4 @@
-"""Memory: what a model takes, asked before any is taken; what it took, by module; how the C library keeps it."""
+"""Memory: a check that a model fits, a table of its memory by module, and settings of the C library's allocator."""
 
 import collections
 import ctypes
@@ -16,40 +16,47 @@ MIB = 2**20
 
 
 def _keeps() -> bool:
-    """Whether the allocator is glibc's, with no MALLOC_ variable of the user's own."""
+    """Returns whether the allocator is that of glibc, and the user has set no `MALLOC_...` variable."""
     return platform.libc_ver()[0] == "glibc" and not any(name.startswith("MALLOC_") for name in os.environ)
 
 
 def keep() -> None:
-    """glibc keeps what is freed: it would give large arrays back to Linux, which clears them page by page at each step anew.
-    And it keeps it in fewer places, or these fill up one by one for hours (`python -m benchmarks.soak`).
+    """Makes glibc keep freed memory for reuse, in few arenas.
 
-    Measured by `python -m benchmarks.train --allocator=system`.
+    By default glibc returns large arrays to Linux, which clears their pages again at each step; `python -m
+    benchmarks.train --allocator=system` measures the cost. With its default number of arenas, memory grows for hours as
+    they fill up (`python -m benchmarks.soak`).
     """
     if _keeps():
         libc = ctypes.CDLL(None)
-        libc.mallopt(-4, 0)  # M_MMAP_MAX: no array has a mapping of its own
-        libc.mallopt(-8, max(1, (os.cpu_count() or 1) // 2))  # M_ARENA_MAX; its own is sixteen times that
-        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: the end of the heap is not given back
+        libc.mallopt(-4, 0)  # M_MMAP_MAX: no array gets its own mapping
+        libc.mallopt(-8, max(1, (os.cpu_count() or 1) // 2))  # M_ARENA_MAX; the default is sixteen times as large
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: the end of the heap is not returned
 
 
 def give_back() -> None:
-    """What is free, once: every thread's part of an evaluation or of a checkpoint would stay where it was, and add up."""
+    """Returns free memory to Linux once, as memory of each thread of an evaluation or checkpoint would add up."""
     if _keeps():
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def of_machine() -> int:
-    """Returns how many bytes of memory this machine has."""
+    """Returns the size of this machine's memory in bytes."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def require(params: Any, state: Any, devices: Devices) -> None:
-    """Raises `UserError` for a model that cannot fit, before it is made: `params` and the `TrainState` are shapes."""
+    """Raises `UserError` if a model cannot fit into memory, before it is created.
+
+    Args:
+        params: the shapes of the parameters.
+        state: the shapes of the `TrainState`.
+        devices: the devices of the run.
+    """
     size = lambda tree: sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
-    each = (size(params) + size(state)) // devices.shards  # of a device; the gradients are like the parameters
+    each = (size(params) + size(state)) // devices.shards  # per device; gradients have the shapes of the parameters
     local = jax.local_devices()
-    own = (local[0].memory_stats() or {}).get("bytes_limit", 0)  # a CPU has the machine's
+    own = (local[0].memory_stats() or {}).get("bytes_limit", 0)  # 0 on a CPU, which uses the machine's memory
     there = of_machine()
     for where, needed, limit in (
         ("a device", each if own else 0, own),
@@ -57,14 +64,17 @@ def require(params: Any, state: Any, devices: Devices) -> None:
     ):
         if needed > limit:
             shown = [f"{amount / 2**30:,.1f} GiB" for amount in (needed, limit)]
-            reason = f"parameters, gradients and optimizer take {shown[0]}, and {where} has {shown[1]}"
+            reason = f"needs {shown[0]} for parameters, gradients and optimizer, and {where} has {shown[1]}"
             raise UserError(
                 "config.model", reason, "lower model.hidden_dim, model.embed_dim, model.layers or vocab_size"
             )
 
 
 def by_module(state: Any, temporary: int) -> list[str]:
-    """Lines of a table: what a device holds of a `TrainState`, in MiB; and `temporary` bytes of a step beside it."""
+    """Returns the lines of a table of the memory that a device needs for a `TrainState`, by module, in MiB.
+
+    The last line has the carried state, and the `temporary` bytes of a step.
+    """
     columns = {"parameters": state.params, "optimizer": state.opt_state, "average": state.averaged}
     held: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
     for column, tree in columns.items():
@@ -74,12 +84,10 @@ def by_module(state: Any, temporary: int) -> list[str]:
             held[module][column] += leaf.addressable_data(0).nbytes
     carried = sum(leaf.addressable_data(0).nbytes for leaf in jax.tree.leaves(state.carry))
     row = lambda name, cells: f"{name:<16}" + "".join(f"{cell:>12}" for cell in cells)
-    lines = [row("MiB a device", columns)]
+    lines = [row("MiB per device", columns)]
     for module, counts in held.items():
         lines.append(row(module, [f"{counts[column] / MIB:.3f}" for column in columns]))
     total = [sum(counts[column] for counts in held.values()) for column in columns]
     lines.append(row("all", [f"{count / MIB:.3f}" for count in total]))
-    lines.append(
-        f"carried state {carried / MIB:.3f}; a step takes {temporary / MIB:.1f} more, by the compiler's account"
-    )
+    lines.append(f"carried state {carried / MIB:.3f}; a step needs {temporary / MIB:.1f} more, as the compiler reports")
     return lines

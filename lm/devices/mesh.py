@@ -1,11 +1,11 @@
-"""How one step, written for one device, runs on many: `pmap`, replicated, and `fsdp`, the state cut by name.
+"""Training on several devices: `pmap` replicates the state, `fsdp` shards it. A step is written for one device.
 
-In both the batch is cut into consecutive rows over all devices of all hosts, so that row `i` of a batch is the same
-example, with the same dropout, whatever the mode and the number of devices.
+In both modes the batch is sharded over all devices of all hosts in consecutive parts. So example `i` of a batch has the
+same content and the same dropout in either mode, with any number of devices.
 
-*A mapped array* has a leading device axis, on each host that of its own devices: what is cut (batch, carried state) holds
-consecutive rows. What is replicated is the same on every device, and has its own shape: with one axis more XLA on a CPU
-copies all moments of the optimizer before it writes them.
+A *mapped array* has a leading device axis, over the devices of this host. The batch and the carried state are mapped,
+with consecutive examples on each device. Replicated arrays are the same on every device and have no device axis: with
+one, XLA on a CPU would copy all moments of the optimizer before it writes them.
 """
 
 import re
@@ -24,9 +24,9 @@ AXIS = "data"
 
 
 class Devices:
-    """`pmap`: every device of a run holds the whole state."""
+    """The devices of a run in mode `pmap`: every device holds the whole state."""
 
-    shards = 1  # parts that parameters are cut into
+    shards = 1  # number of shards of the parameters
 
     def __init__(self, devices: list[jax.Device]):
         self.devices = devices
@@ -38,18 +38,22 @@ class Devices:
         return len(self.devices)
 
     def map(self, step: Callable, in_axes: Any, out_axes: Any, donate: tuple[int, ...] = ()) -> Callable:
-        """`step`, written for one device, compiled for all; collectives name the axis `AXIS`.
+        """Returns `step`, which is written for one device, compiled for all devices. Collectives use the axis `AXIS`.
 
-        The axes say of each argument and result, or of parts of them, whether it is mapped (0) or replicated (None).
+        `in_axes` and `out_axes` are 0 for each argument or result that is mapped, and None for each that is replicated.
+        They may be trees of these, for parts of an argument.
         """
         return jax.pmap(step, AXIS, in_axes=in_axes, out_axes=out_axes, devices=self.devices, donate_argnums=donate)
 
     def replicate(self, tree: Any) -> Any:
-        """A copy on each device."""
+        """Returns the tree replicated on every device."""
         return jax.device_put(jax.tree.map(np.asarray, tree), self.everywhere)
 
     def shard(self, tree: Any) -> Any:
-        """This host's rows, of all that every host holds; the leading axis is a multiple of the number of devices."""
+        """Returns this host's examples of a global batch as a mapped array.
+
+        Every host has the global batch. Its leading axis is a multiple of the number of devices.
+        """
 
         def own(x):
             x = np.asarray(x).reshape(len(self), -1, *np.shape(x)[1:])
@@ -59,39 +63,39 @@ class Devices:
         return jax.device_put(jax.tree.map(own, tree), self.sharding)
 
     def padded(self, count: int) -> int:
-        """The next multiple of the number of devices."""
+        """Returns the smallest multiple of the number of devices that is at least `count`."""
         return -(-count // len(self)) * len(self)
 
     @staticmethod
     def first(tree: Any) -> Any:
-        """Host copy of what is replicated."""
+        """Returns a host copy of a replicated tree."""
         return jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), tree)
 
     @staticmethod
     def join(tree: Any) -> Any:
-        """Host copy of what was cut, in one piece; of the devices of this host."""
+        """Returns a host copy of a mapped tree without its device axis, from the devices of this host."""
         return jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:]), tree)
 
-    # ---- training: `state` is a named tuple, of which `carry` is cut by rows and the rest placed as the mode says ----
+    # ---- training: `state` is a named tuple; its `carry` is mapped, all else is replicated or sharded by the mode ----
 
     def put(self, tree: Any) -> Any:
-        """A batch of which this host holds its share of the rows."""
+        """Returns this host's share of a batch as a mapped array; under `fsdp`, as a part of one global array."""
         parts = lambda x: np.asarray(x).reshape(len(self.local), -1, *np.shape(x)[1:])
         return jax.device_put(jax.tree.map(parts, tree), self.sharding)
 
     def place(self, state: Any) -> Any:
-        """A state that every host holds, on the devices."""
+        """Returns a state that every host has, placed on the devices."""
         return self.replicate(state._replace(carry=()))._replace(carry=self.shard(state.carry))
 
     def summed(self, gradient: Callable) -> Callable:
-        """A gradient of one device's rows, summed over all devices.
+        """Returns a gradient function that sums over all devices, for a step that `compile` compiles.
 
         Args:
-            gradient: (params, replicated, rows, number of the device) -> (gradients, sums, rows).
+            gradient: the function for the examples of one device, `(params, replicated, rows, number of the device) ->
+                (gradients, sums, rows)`.
 
         Returns:
-            The same of all, for use in a step that `compile` compiles: (params, replicated, rows) ->
-            (gradients, sums, rows).
+            The function for all devices, `(params, replicated, rows) -> (gradients, sums, rows)`.
         """
 
         def over_all(params, replicated, rows):
@@ -103,24 +107,30 @@ class Devices:
         return over_all
 
     def compile(self, step: Callable, kind: type, donate: bool = True) -> Callable:
-        """(state, batch) -> (state, metrics), its gradients by `summed`; `kind` is the class of the state."""
+        """Returns a step `(state, batch) -> (state, metrics)` compiled for all devices.
+
+        Args:
+            step: the step, whose gradient is a result of `summed`.
+            kind: the class of the state, a named tuple.
+            donate: whether the new state may reuse the memory of the old one.
+        """
         state = kind(**{name: 0 if name == "carry" else None for name in kind._fields})
         return self.map(step, (state, 0), (state, None), donate=(0,) if donate else ())
 
     def replicated(self, params: Any) -> Any:
-        """A state's parameters, a copy on each device: for evaluation."""
+        """Returns the parameters of a state replicated on every device, for evaluation."""
         return params
 
     def saved(self, state: Any) -> Any:
-        """What a checkpoint keeps of the state, in the shapes of one device.
+        """Returns the state for a checkpoint, in the shapes of one device.
 
-        Every array has memory of its own: the next step uses the state's again.
+        Every array is a copy, as the next step reuses the memory of the state.
         """
         whole = jax.tree.map(np.array, self.first(state._replace(carry=())))
         return whole._replace(carry=jax.tree.map(self._joined, state.carry))
 
     def _joined(self, rows: jax.Array) -> Any:
-        """Mapped rows in one piece: on the host, or of many hosts an array that they hold together."""
+        """Returns a mapped array without its device axis: a host array, or with several hosts one global array."""
         own = np.array(rows).reshape(-1, *rows.shape[2:])
         if len(self.local) == len(self):
             return own
@@ -128,19 +138,21 @@ class Devices:
         return jax.make_array_from_process_local_data(everywhere, own)
 
 
-# Which axis of a parameter (or of its moments in the optimizer) is cut: the first named one that divides equally. The
-# first rule whose pattern is in the name holds. What no axis of divides is small, and every device has it.
+# The axis by which a parameter, or its moments in the optimizer, is sharded. The first rule whose pattern is found in
+# the name applies, with the first of its axes that the number of shards divides. Arrays with no divisible axis are
+# small; they are replicated.
 RULES = (
-    (r"(^|/)embedding$", (0, 1)),  # by words, else by width
-    (r"", (-1, -2, -3)),  # by gates, features or, in the head, words; else by what a product sums over
+    (r"(^|/)embedding$", (0, 1)),  # by words, else by embedding dimensions
+    (r"", (-1, -2, -3)),  # by gates, features or, in the head, words; else by the axis that a product sums over
 )
 
 
 class Fsdp(Devices):
-    """`fsdp`: a mesh (data, model). Parameters, gradients and optimizer are cut over `model` and copied over `data`.
+    """The devices of a run in mode `fsdp`, as a mesh with the axes `data` and `model`.
 
-    A step gathers the parameters, takes the gradient of its rows, and scatters its sum, so that each device updates
-    its part alone. The batch is cut over both axes. Arrays have no device axis here, but for batch and carried state.
+    Parameters, gradients and optimizer state are sharded over `model` and replicated over `data`. A step gathers the
+    parameters, computes the gradient of its examples, and scatters the sum, so that each device updates its own shard.
+    The batch is sharded over both axes. Only the batch and the carried state have a device axis.
     """
 
     AXES = ("data", "model")
@@ -153,7 +165,7 @@ class Fsdp(Devices):
         self._copies = jax.jit(self._gathered)
 
     def specs(self, tree: Any) -> Any:
-        """The `PartitionSpec` of each array, by `RULES`."""
+        """Returns the `PartitionSpec` of each array by `RULES`."""
 
         def spec(path, x):
             name = jax.tree_util.keystr(path, simple=True, separator="/")
@@ -222,7 +234,7 @@ class Fsdp(Devices):
 
     def saved(self, state: Any) -> Any:
         rest = state._replace(carry=())
-        if self.local[0].platform == "cpu":  # from an accelerator Orbax copies before it returns
+        if self.local[0].platform == "cpu":  # Orbax copies arrays of an accelerator before it returns
             rest = _copy(rest)
         return rest._replace(carry=jax.tree.map(lambda x: self._joined(self._of_this_host(x)), state.carry))
 
@@ -244,7 +256,7 @@ class Fsdp(Devices):
         return x if axis is None else lax.psum_scatter(x, "model", scatter_dimension=axis, tiled=True)
 
     def _of_all_hosts(self, x: jax.Array) -> jax.Array:
-        """A mapped array of each host as the one array of all, nothing copied."""
+        """Returns the mapped arrays of all hosts as one global array, without a copy."""
         return self._same_memory(x, (len(self), *x.shape[1:]), self._by_rows)
 
     def _of_this_host(self, x: jax.Array) -> jax.Array:
@@ -261,7 +273,7 @@ def _copy(tree: Any) -> Any:
 
 
 def axis_of(spec: P) -> int | None:
-    """The axis that is cut, or None."""
+    """Returns the axis that a `PartitionSpec` shards, or None."""
     return next((axis for axis, name in enumerate(spec) if name), None)
 
 
@@ -269,11 +281,13 @@ PARALLEL = ("pmap", "fsdp")
 
 
 def devices_for(batch_size: int, accumulate: int, parallel: str, shards: int = 0) -> Devices:
-    """All devices of all hosts, used as `parallel` (one of `PARALLEL`) says.
+    """Returns all devices of all hosts in the mode `parallel`, one of `PARALLEL`.
 
-    The batch must be cut in equal parts, and each part in `accumulate` parts.
+    Raises:
+        UserError: the batch cannot be divided equally among devices and their `accumulate` micro-batches, or `shards`
+            does not fit the mode or the number of devices.
     """
-    # Those of a host side by side, as it reads consecutive rows.
+    # The devices of a host are consecutive, as a host reads consecutive examples.
     devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
     parts = len(devices) * accumulate
     if batch_size % parts:
@@ -285,7 +299,7 @@ def devices_for(batch_size: int, accumulate: int, parallel: str, shards: int = 0
     if parallel == "pmap":
         if shards:
             action = "use config.training.parallel=fsdp, or give 0"
-            raise UserError("config.training.shards", "pmap cuts no parameters", action)
+            raise UserError("config.training.shards", "is above 0, and pmap does not shard parameters", action)
         return Devices(devices)
     if shards and len(devices) % shards:
         action = f"give a divisor of {len(devices)}, or 0 for all of them"

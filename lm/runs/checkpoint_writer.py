@@ -1,4 +1,4 @@
-"""Writing checkpoints by Orbax: asynchronous, whole or not there, the latest few and the best by validation loss."""
+"""Writing checkpoints with Orbax: asynchronously and atomically; the latest few and the best one are kept."""
 
 import errno
 import os
@@ -17,6 +17,8 @@ from lm.runs import arrays
 
 
 class _LatestAndBest(PreservationPolicy):
+    """Keeps the latest `keep` checkpoints and the one of `best_step`."""
+
     def __init__(self, keep: int, best_step: int):
         self.keep, self.best_step = keep, best_step
 
@@ -29,7 +31,13 @@ class _LatestAndBest(PreservationPolicy):
 
 
 class Writer:
-    """Writes the checkpoints of a run, and removes those that are not to be kept. Many hosts write together."""
+    """Writes the checkpoints of a run, and removes old ones. Several hosts write a checkpoint together.
+
+    Args:
+        directory: the directory of all checkpoints.
+        keep: the number of latest checkpoints that are kept.
+        run: the id of the run, which each checkpoint carries.
+    """
 
     def __init__(self, directory: epath.Path, keep: int, run: str):
         self.directory, self._run = directory, run
@@ -49,14 +57,18 @@ class Writer:
         )
 
     def _require_writable(self) -> None:
-        """Orbax, where it may not write, says so only after five minutes."""
+        """Raises `PermissionError` if the directory is not writable; Orbax would raise only after five minutes."""
         if "://" in str(self.directory) or not self.directory.exists():
             return
         if not os.access(self.directory, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self.directory))
 
     def save(self, step: int, params: Any, rest: Any, progress: dict[str, Any]) -> None:
-        """Returns while the files are being written; an error of the save before this one is raised here, by its step."""
+        """Starts to write a checkpoint and returns before it is finished.
+
+        Raises:
+            UserError: the previous save failed; the error names its step.
+        """
         self._policy.best_step = progress["best_step"]
         self.wait()
         self._require_writable()
@@ -69,27 +81,28 @@ class Writer:
                 args=ocp.args.Composite(
                     params=ocp.args.StandardSave(params),
                     rest=ocp.args.StandardSave(rest),
-                    progress=ocp.args.JsonSave(dict(progress)),  # a copy: the caller goes on counting meanwhile
+                    progress=ocp.args.JsonSave(dict(progress)),  # a copy, as the caller changes it meanwhile
                 ),
                 custom_metadata={"run": self._run, "step": step, "digests": digests},
             )
 
     def remove_old(self, best_step: int) -> None:
-        """Orbax removes what is not to be kept after a save; where that was cut short by a kill, it is done here."""
+        """Removes old checkpoints. Orbax does so after each save, unless the process is killed in between."""
         self._policy.best_step = best_step
         for step in self._policy.superseded(sorted(self._manager.all_steps())):
             self._manager.delete(step)
 
     def reload(self) -> None:
-        """Sees what was moved away."""
+        """Reads the list of checkpoints again after some were moved away."""
         self._manager.reload()
 
     def wait(self) -> None:
-        """Until the last save is on disk."""
+        """Waits until the last save is on the disk; raises `UserError` if it failed."""
         with _writing(self._path_of_last()):
             self._manager.wait_until_finished()
 
     def close(self) -> None:
+        """Waits for the last save and closes the manager."""
         with _writing(self._path_of_last()):
             self._manager.close()
 
@@ -98,14 +111,14 @@ class Writer:
 
 
 def _digests(tree: Any) -> dict[str, int]:
-    """The digest of each array that this host has whole."""
+    """Returns the digest of each array that this host holds completely."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     whole = lambda leaf: isinstance(leaf, np.ndarray) or (isinstance(leaf, jax.Array) and leaf.is_fully_addressable)
     return {"/".join(arrays.path_of(path)): arrays.digest(np.asarray(leaf)) for path, leaf in leaves if whole(leaf)}
 
 
 class _writing:
-    """Turns whatever Orbax raises while writing into one line."""
+    """Turns any exception of Orbax during a write into a `UserError`."""
 
     def __init__(self, where: epath.Path):
         self.where = where
@@ -118,5 +131,5 @@ class _writing:
             if lost := hosts.lost(error):
                 raise lost from error
             reason = f"could not be written ({type(error).__name__}: {str(error).strip().splitlines()[0][:200]})"
-            action = "check room and rights there, and start again: the checkpoints before it are whole"
+            action = "check permissions and free space there, and start again from the checkpoint before it"
             raise UserError(str(self.where), reason, action) from error

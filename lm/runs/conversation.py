@@ -1,4 +1,4 @@
-"""Replies to one line after the other."""
+"""Conversations: replies to one line after another."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -15,9 +15,10 @@ def replies(
     opening: Sequence[str],
     next_line: Callable[[], str | None],
 ) -> Iterator[list[str]]:
-    """Yields the lines that answer each line: with all that was said, where the run keeps conversations.
+    """Yields the lines of output for each line of input.
 
-    There an empty line begins a new conversation, which starts with the turns of `opening`.
+    If the run was trained on conversations, the model reads all turns so far, and an empty line starts a new
+    conversation, which begins with the turns of `opening`. Otherwise each line is a prompt of its own.
     """
     keeps, said = bool(runs[0].config.data.turns), [*opening]
     while (line := next_line()) is not None:

@@ -1,4 +1,4 @@
-"""A run's `metrics.jsonl`, and the same numbers for TensorBoard."""
+"""The metrics of a run: `metrics.jsonl`, and the same numbers for TensorBoard."""
 
 import contextlib
 import json
@@ -19,25 +19,25 @@ from lm.runs.writing import require_there, write_whole
 
 
 class MetricsLog:
-    """`metrics.jsonl`, and the same numbers for TensorBoard.
+    """A writer of `metrics.jsonl` and of the same numbers for TensorBoard.
 
-    A run that goes on from step `step` first drops what a killed process wrote after it, so that the file is the one an
-    uninterrupted run would have written.
+    A run that resumes from `step` first drops later lines, which a killed process wrote. So the file is the same as
+    that of an uninterrupted run.
     """
 
     def __init__(self, workdir: epath.Path, step: int):
         self.path = workdir / "metrics.jsonl"
         kept = [line for line, record in _records(self.path) if record["step"] <= step and step]
         write_whole(self.path, "".join(line + "\n" for line in kept))
-        # Nothing can be appended to in a bucket, so there the file, which is small, is written anew with each line.
+        # A file in a bucket cannot be appended to, so the whole file, which is small, is written again with each line.
         self._written = [line + "\n" for line in kept]
         self._file = None if "://" in str(workdir) else self.path.open("a", encoding="utf-8")
-        # TensorBoard's own writer has a thread, which dies by itself where the directory is removed; this one raises.
+        # TensorBoard's own writer has a thread that ends silently if the directory is removed; this writer raises.
         name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
         self._events = RecordWriter(GFile(str(workdir / name), "wb"))
         self._add(event_pb2.Event(wall_time=time.time(), file_version="brain.Event:2"))
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        # TensorBoard drops what other files say of later steps.
+        # This event makes TensorBoard drop later steps in other files.
         self._add(event_pb2.Event(step=step + 1, session_log=start))
 
     def _add(self, event: event_pb2.Event) -> None:
@@ -45,7 +45,7 @@ class MetricsLog:
         self._events.flush()
 
     def write(self, record: dict[str, Any]) -> None:
-        """`record` has step, split and scalars; the line is with the operating system when this returns."""
+        """Writes a record with `step`, `split` and scalars, and flushes the line to the operating system."""
         values = [
             summary_pb2.Summary.Value(tag=f"{record['split']}/{name}", simple_value=float(value))
             for name, value in record.items()
@@ -67,11 +67,12 @@ class MetricsLog:
             self._add(event)
         except OSError as error:
             require_there(self.path.parent)
-            error.filename = str(self.path)  # a write that fails names no file
+            error.filename = str(self.path)  # a failed write does not name its file
             raise
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):  # every line was flushed, and a failure raised then
+        """Closes both files."""
+        with contextlib.suppress(OSError):  # every line was flushed, and errors were raised then
             if self._file:
                 self._file.close()
         with contextlib.suppress(OSError):
@@ -79,7 +80,7 @@ class MetricsLog:
 
 
 class NoLog:
-    """That of every host but the first."""
+    """The log of every host but the first, which writes nothing."""
 
     def __init__(self, workdir: epath.Path, step: int):
         pass
@@ -92,11 +93,11 @@ class NoLog:
 
 
 def read_metrics(workdir: epath.Path) -> list[dict[str, Any]]:
-    """All records of `metrics.jsonl`."""
+    """Returns all records of `metrics.jsonl`."""
     return [record for _, record in _records(workdir / "metrics.jsonl")]
 
 
-# What is printed of a record, by its split. Versions before 0.3.1 wrote a perplexity beyond all floats as `Infinity`.
+# The metrics of a record that are printed, by split. Versions before 0.3.1 wrote a too large perplexity as `Infinity`.
 _PRINTED = {
     "train": ("loss", "tokens_per_second", "learning_rate", "grad_norm"),
     "validation": ("loss", "perplexity", "bits_per_byte"),
@@ -109,7 +110,7 @@ _OF_SOME = (
 
 
 def _require_figures(record: dict[str, Any]) -> None:
-    """Raises `ValueError` where a figure that is printed is missing, or is neither a number nor null."""
+    """Raises `ValueError` if a printed metric is missing, or is neither a number nor null."""
     wanted = [*_PRINTED.get(record["split"], ())]
     wanted += [name for name in _OF_SOME if name in record]
     wanted += ["generated"] if "exact_match" in record else []
@@ -118,13 +119,14 @@ def _require_figures(record: dict[str, Any]) -> None:
     for name in wanted:
         value = record.get(name, "")
         if isinstance(value, bool) or not (value is None or isinstance(value, int | float)):
-            raise ValueError(f"its {name} is no number")
+            raise ValueError(f"its {name} is not a number")
 
 
 def _records(path: epath.Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each line of metrics, as it is and as a record; without the last one where a killed process wrote half of it.
+    """Yields each line of metrics as text and as a record; a half-written last line of a killed process is left out.
 
-    Raises `UserError` for a line that this program did not write.
+    Raises:
+        UserError: a line is not a record of metrics.
     """
     lines = files.read(path, "file of metrics").split(b"\n") if path.exists() else []
     for number, line in enumerate(lines, start=1):
@@ -134,9 +136,9 @@ def _records(path: epath.Path) -> Iterator[tuple[str, dict[str, Any]]]:
             _require_figures(record)
             yield text, record
         except ValueError:
-            if number < len(lines):  # the last one is half, or empty as nothing is after the end of a line
+            if number < len(lines):  # the last one may be half-written; after a complete file it is empty
                 reason, action = (
-                    "is no line of metrics",
-                    "delete the line, or move the file away: training goes on without it",
+                    "is not a line of metrics",
+                    "delete the line, or move the file away; training starts a new one",
                 )
                 raise UserError(f"{path}:{number}", reason, action) from None

@@ -1,10 +1,12 @@
-"""A run's `manifest.json`: its identity, what it was started from, and each of its starts.
+"""The `manifest.json` of a run: its identity, fingerprints of its parts, and a record of each start.
 
-run            an id, drawn once, that every checkpoint carries; `since`: checkpoints up to this step have none, as
-               they were saved by a version that knew no ids; `saved`: whether a checkpoint was ever finished
-seed           the configuration's
-fingerprints   of each split of the data, of `tokenizer/` and of `labels.json`
-starts         when, how and where each process began to train, and the fingerprint of its `config.json`
+The file has these entries::
+
+    run            `id`: random, drawn once, carried by every checkpoint; `since`: checkpoints up to this step may
+                   lack the id, as an earlier version saved them; `saved`: whether a checkpoint was ever finished
+    seed           the seed of the configuration
+    fingerprints   of each split of the data, of `tokenizer/` and of `labels.json`
+    starts         time, command and machine of each start, and the fingerprint of its `config.json`
 """
 
 import datetime
@@ -44,25 +46,28 @@ _FORM = {
         }
     ],
 }
-_PARTS = {"tokenizer": "tokenizer", "labels": "labels.json"}  # by the name of the fingerprint
+_PARTS = {"tokenizer": "tokenizer", "labels": "labels.json"}  # name of the fingerprint -> path in the run's directory
 
 
 class Identity(NamedTuple):
-    """Which run it is; checkpoints up to the step `since` need not carry its id, which is empty where it has none."""
+    """The identity of a run: its id, and the step up to which checkpoints may lack it.
+
+    A run of an early version has an empty id.
+    """
 
     id: str
     since: int = 0
 
 
 def identity_of(workdir: epath.Path) -> Identity | None:
-    """Returns the identity of a run, or None where there is no manifest that could say."""
+    """Returns the identity of a run, or None if it has no manifest."""
     manifest = read_manifest(workdir)
     run = manifest and manifest.get("run")
     return Identity(run["id"], run["since"]) if run else None if manifest is None else Identity("")
 
 
 def fingerprint_of(content: Any) -> str:
-    """Returns the fingerprint of what JSON has, however it is written."""
+    """Returns the fingerprint of a JSON value, independent of the order of its names and of its layout."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -79,20 +84,23 @@ def write_manifest(
 
     Args:
         workdir: the run's directory.
-        config: that of this start.
+        config: the configuration of this start.
         data: the fingerprint of each split.
         parts: the fingerprints of tokenizer and labels.
-        trees: what `config.json` holds, and what it is to hold from this start on, without the fields that may change.
-        last: the step of the latest checkpoint, 0 if there is none.
-        changed: what the configuration has other than that of the start before.
+        trees: the content of `config.json` before and after this start, without the fields that may change.
+        last: the step of the latest checkpoint; 0 if there is none.
+        changed: [value before, value now] of the fields that differ from the previous start, by name.
+
+    Raises:
+        UserError: the data of the run has changed.
     """
     check_unchanged(workdir, data)
     manifest = read_manifest(workdir) or {"seed": config.seed, "fingerprints": data, "starts": []}
-    # A run of a version without ids gets one here.
+    # A run that an earlier version started gets its id here.
     identity = {"run": manifest.get("run") or {"id": secrets.token_hex(16), "since": last, "saved": last > 0}}
     manifest = identity | manifest | {"fingerprints": manifest["fingerprints"] | parts}
     before, now = map(fingerprint_of, trees)
-    for start in manifest["starts"]:  # those of a version that did not say it
+    for start in manifest["starts"]:  # starts of a version that did not write it
         start.setdefault("config", before)
     packages = (
         "jax",
@@ -125,7 +133,7 @@ def write_manifest(
 
 
 def note_saved(workdir: epath.Path) -> None:
-    """Notes that the run has finished a checkpoint, so that it is missed where it is gone."""
+    """Writes that the run has finished a checkpoint, so that lost checkpoints are noticed."""
     manifest = read_manifest(workdir)
     if manifest and "run" in manifest and not manifest["run"]["saved"]:
         _write(workdir, manifest | {"run": manifest["run"] | {"saved": True}})
@@ -136,12 +144,12 @@ def _write(workdir: epath.Path, manifest: dict[str, Any]) -> None:
 
 
 def cores() -> int:
-    """Returns the number of cores that XLA divides its work among: the order of its sums depends on it."""
+    """Returns the number of cores that XLA uses; the order of its sums, and so their rounding, depends on it."""
     return int(os.environ.get("NPROC") or len(os.sched_getaffinity(0)))
 
 
 def _processor() -> str:
-    """Returns the name of the processor, whose instructions XLA chooses; empty where Linux does not say it."""
+    """Returns the name of the processor, for which XLA chooses instructions; empty if Linux does not name it."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             return next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), "")
@@ -150,7 +158,10 @@ def _processor() -> str:
 
 
 def other_machine(workdir: epath.Path) -> str:
-    """Returns in one line what differs between the last two starts of all that bits depend on; empty if nothing does."""
+    """Returns one line with the differences between the machines of the last two starts; empty if there are none.
+
+    The differences are those that may change the bits of the results.
+    """
 
     def known(start: dict[str, Any]) -> dict[str, Any]:
         kinds = start.get("devices", [])
@@ -168,59 +179,62 @@ def other_machine(workdir: epath.Path) -> str:
 
 
 def note(workdir: epath.Path, name: str, value: Any) -> None:
-    """Writes something into the record of the last start."""
+    """Writes a value into the record of the last start."""
     manifest = read_manifest(workdir)
     if manifest and manifest["starts"][-1].get(name) != value:
         manifest["starts"][-1][name] = value
         _write(workdir, manifest)
 
 
-READ_TOO = ("0.2",)  # minor versions whose parameters have the names and the meaning that they have in this one
+READ_TOO = ("0.2",)  # minor versions whose parameters have the same names and meaning as in this one
 
 
 def require_version(workdir: epath.Path) -> None:
-    """Raises `UserError` for a run of a minor version of lm whose parameters may mean something else here."""
+    """Raises `UserError` for a run of another minor version of lm, whose parameters may have another meaning."""
     try:
         made = starts_of(workdir)[0]["versions"]["lm"]
     except LookupError:
-        return  # a run without a record of its start
+        return  # a run without a record of its starts
     minor = lambda version: ".".join(version.split(".")[:2])
     if minor(made) not in (minor(lm.__version__), *READ_TOO):
-        reason = f"is a run of lm {made}, whose parameters mean something else in {lm.__version__}"
-        raise UserError(str(workdir), reason, f"train it anew, or read it with lm {made}")
+        reason = f"is a run of lm {made}, whose parameters have another meaning in lm {lm.__version__}"
+        raise UserError(str(workdir), reason, f"train it again, or use lm {made}")
 
 
 def read_manifest(workdir: epath.Path) -> dict[str, Any] | None:
-    """Returns what `manifest.json` holds, or None where there is none; raises `UserError` for one that is damaged."""
+    """Returns the content of `manifest.json`, or None if there is none; raises `UserError` if it is damaged."""
     path = workdir / "manifest.json"
     if not path.exists():
         return None
-    return json_files.read(path, "JSON file of a run", _FORM, "put it back from a copy of the run")
+    return json_files.read(path, "JSON file of a run", _FORM, "restore it from a copy of the run")
 
 
 def fingerprints_of(workdir: epath.Path) -> dict[str, str]:
-    """Returns the fingerprints that the manifest of a run names, none where there is no manifest."""
+    """Returns the fingerprints in the manifest of a run; empty if it has no manifest."""
     return (read_manifest(workdir) or {"fingerprints": {}})["fingerprints"]
 
 
 def starts_of(workdir: epath.Path) -> list[dict[str, Any]]:
-    """Returns the starts that the manifest of a run names, none where there is no manifest."""
+    """Returns the starts in the manifest of a run; empty if it has no manifest."""
     return (read_manifest(workdir) or {"starts": []})["starts"]
 
 
 def check_unchanged(workdir: epath.Path, data: dict[str, str]) -> None:
-    """Refuses data that is not what the run was started with, wherever it lies; `data` has the fingerprint of each split."""
+    """Raises `UserError` if a split differs from the one that the run was started with; `data` has the fingerprints."""
     known = (read_manifest(workdir) or {"fingerprints": data})["fingerprints"]
     for name, value in data.items():
         if known.get(name) != value:
-            reason = f"the {name} data is not what this run was started with"
-            raise UserError(str(workdir), reason, f"give the {name} data of then, or choose another --workdir")
+            reason = f"was started with other {name} data"
+            raise UserError(str(workdir), reason, f"give the same {name} data as then, or choose another --workdir")
 
 
 def check_part(workdir: epath.Path, name: str, fingerprint: str) -> None:
-    """Raises `UserError` where tokenizer or labels are not those that the manifest names.
+    """Raises `UserError` if the tokenizer or the labels differ from the fingerprint in the manifest.
 
-    A run of a version before 0.3.1 names its tokenizer alone.
+    Args:
+        workdir: the run's directory.
+        name: `tokenizer` or `labels`. Versions before 0.3.1 wrote no fingerprint of labels, which are then not checked.
+        fingerprint: the fingerprint of the part that was read.
     """
     known = fingerprints_of(workdir).get(name)
     if known not in (None, fingerprint):
@@ -228,36 +242,39 @@ def check_part(workdir: epath.Path, name: str, fingerprint: str) -> None:
 
 
 def check_config(workdir: epath.Path, tree: Any) -> None:
-    """Raises `UserError` where what `config.json` holds, but for the fields that may change, is of no start in the manifest."""
+    """Raises `UserError` if `config.json` is of no start in the manifest.
+
+    `tree` is its content without the fields that may change between starts.
+    """
     known = [start["config"] for start in starts_of(workdir) if "config" in start]
     if known and fingerprint_of(tree) not in known:
         raise _foreign(workdir / "config.json")
 
 
 def _foreign(path: epath.Path) -> UserError:
-    reason = "is not this run's own, or was changed (manifest.json has another fingerprint)"
-    return UserError(
-        str(path), reason, "put it back; only config.training.init_from takes anything over from another run"
-    )
+    reason = "belongs to another run or was changed (manifest.json has another fingerprint)"
+    return UserError(str(path), reason, "restore it; to start from another run, use config.training.init_from")
 
 
 def vouches(workdir: epath.Path, split: str) -> bool:
-    """Returns whether the manifest names the fingerprint of a split of the data."""
+    """Returns whether the manifest has the fingerprint of a split of the data."""
     return split in fingerprints_of(workdir)
 
 
 def require_vouched(workdir: epath.Path, data: DataConfig, splits: Iterable[str], action: str) -> None:
-    """Raises `UserError` where the manifest has no fingerprint of a split: the run may be a stranger's, and its
-    `config.json` may name any file."""
+    """Raises `UserError` if the manifest has no fingerprint of a split.
+
+    Such a run may come from a stranger, and its `config.json` could name any file of this machine.
+    """
     for split in sorted(splits):
         if not vouches(workdir, split) and (data.test or split != "test"):
             source = getattr(data, split) or data.train
-            reason = f"no manifest vouches for its {split} data, which its config.json says to read from {source}"
+            reason = f"has no manifest with a fingerprint of its {split} data, which config.json reads from {source}"
             raise UserError(str(workdir), reason, action)
 
 
 def _git() -> dict[str, Any]:
-    """Commit of the code that runs and whether files differ from it; empty outside a checkout."""
+    """Returns the commit of this code and whether files differ from it; empty outside a checkout."""
 
     def git(*args: str) -> str:
         here = os.path.dirname(__file__)

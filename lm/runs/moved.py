@@ -1,4 +1,4 @@
-"""What a run began with, known by its bytes: it may lie elsewhere when the run goes on."""
+"""The check that moved inputs of a run, such as word vectors, still have the bytes that the run began with."""
 
 from etils import epath
 
@@ -13,7 +13,7 @@ from lm.runs.workdir import BEGINNINGS, read_config
 
 
 def fingerprints(config: Config, origin: transfer.Origin | None) -> dict[str, str]:
-    """Returns the fingerprints of parameters and word vectors that a run begins with, by field."""
+    """Returns the fingerprints of the initial parameters and word vectors of a run, by the field that names them."""
     found = {}
     if origin:
         found["training.init_from"] = arrays.fingerprint(origin.params)
@@ -24,7 +24,7 @@ def fingerprints(config: Config, origin: transfer.Origin | None) -> dict[str, st
 
 
 def check(workdir: epath.Path, config: Config, train: Split, tokenizer: Tokenizer) -> None:
-    """Raises `UserError` where a field names another place than before, and what is there is not what the run began with."""
+    """Raises `UserError` if a field names another path than before and its content is not known to be the same."""
     if not (workdir / "config.json").exists():
         return
     old = read_config(workdir)
@@ -39,7 +39,7 @@ def check(workdir: epath.Path, config: Config, train: Split, tokenizer: Tokenize
             known = next((start["began_with"].get(path) for start in starts[::-1] if "began_with" in start), None)
             found = fingerprints(config, transfer.origin(config))[path]
         if found != known:
-            reason = f"{now!r} is not known to be what this run began with, {before!r}"
+            reason = f"is {now!r}, and its content is not known to be that of {before!r}, with which the run began"
             raise UserError(
-                f"config.{path}", reason, "leave it as it was, as it is not read again, or choose another --workdir"
+                f"config.{path}", reason, "keep the old value, which is not read again, or choose another --workdir"
             )

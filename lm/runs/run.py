@@ -1,4 +1,4 @@
-"""A finished (or running) run, opened to generate and to score: `run = lm.load(workdir)`."""
+"""A run that is opened to generate and to score: `run = lm.load(workdir)`. It may still be training."""
 
 import dataclasses
 import os
@@ -26,52 +26,65 @@ from lm.search.options import Options
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """All that a run's directory says of its model; nothing is read from the corpus."""
+    """A trained model, as a run's directory holds it. Nothing is read from the corpus."""
 
     workdir: epath.Path
     step: int
     config: Config
-    answer: Answer  # the model, the tokenizer, and what is answered
+    answer: Answer  # the model, the tokenizer and the kind of answer
     params: Any
-    weights: str = "one step"  # or whatever mean of steps or checkpoints the parameters are
+    weights: str = "one step"  # or a description of the mean that the parameters are
 
     @property
     def averaged(self) -> bool:
-        """Whether the parameters are a mean of several checkpoints'."""
+        """Whether the parameters are the mean of several checkpoints."""
         return self.weights.startswith("mean")
 
     @property
     def model(self) -> nn.Module:
-        """The Flax module."""
+        """The model, a Flax module."""
         return self.answer.model
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer, which the run keeps."""
+        """The tokenizer of the run."""
         return self.answer.tokenizer
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The labels that answers are chosen from; () where they are not chosen from a list."""
+        """The labels from which answers are chosen; () if the task has no labels."""
         return self.answer.labels
 
     def generate(self, prompts: Sequence[str], options: Options | None = None) -> list[list[Generation]]:
-        """Outputs for each prompt: the beginning of a text for a language model, else the source. One string is one prompt."""
+        """Returns the outputs for each prompt.
+
+        Args:
+            prompts: beginnings of texts for a language model, sources for other tasks. One string is one prompt.
+            options: the options of decoding; None means the defaults.
+
+        Raises:
+            UserError: a prompt is not a text, or the options do not apply to the task.
+        """
         prompts = [prompts] if isinstance(prompts, str) else prompts
         if options is not None and not isinstance(options, Options):
             raise UserError("options", f"{options!r} is a {type(options).__name__}", "give lm.Options(...)")
         return generate_together([self], _texts(prompts, "prompts"), options or Options())
 
     def conversation(self, said: Sequence[str]) -> str:
-        """The source of the reply to `said`, turns of which the last is the user's, as training data has it: without the
-        oldest turns, where there are more than `data.history` or, in all, more tokens than training pairs have. One string
-        is one turn."""
+        """Returns the source for the reply to the turns `said`, in the form that training data have.
+
+        The last turn is the user's. The oldest turns are left out if there are more than `data.history`, or if the
+        source would have more tokens than training pairs may have. One string is one turn.
+
+        Raises:
+            UserError: the run was not trained on conversations, or there is no turn.
+        """
         data, said = self.config.data, _texts([said] if isinstance(said, str) else said, "turns")
         if not data.turns:
-            reason = "the run was trained without config.data.turns, so it keeps no conversations"
-            raise UserError(str(self.workdir), reason, "give prompts to generate")
+            reason = "was trained without config.data.turns, so it has no conversations"
+            raise UserError(str(self.workdir), reason, "call generate with prompts")
         if not said:
-            raise UserError("turns", "there is none to reply to", "give at least one")
+            raise UserError("turns", "is empty", "give at least one turn to reply to")
         for first in range(len(said)):
             source = formats_of(data).conversation(said[first:])
             if len(self.tokenizer.encode(source)) < data.max_length:
@@ -79,10 +92,15 @@ class Run:
         return source
 
     def score(self, examples: Sequence[Example | str | tuple[str, str]]) -> list[Score]:
-        """Log-probabilities of texts, or of targets given sources, as `Example`s, strings or (source, target). One string,
-        `Example` or, where the task has sources, tuple of two strings is one of them.
+        """Returns the log-probabilities of texts, or of targets given their sources.
 
-        A run of a task that makes pairs of texts (`prefix`, `denoise`) scores pairs.
+        Args:
+            examples: a list of strings, of `Example` objects, or of tuples (source, target). One string or `Example`
+                counts as a list of one; so does a tuple of two strings if the task has sources. Runs of `prefix` and
+                `denoise` score pairs.
+
+        Raises:
+            UserError: an example is neither a text nor a pair, or has the wrong form for the task.
         """
         pair = isinstance(examples, tuple) and len(examples) == 2 and all(isinstance(text, str) for text in examples)
         if isinstance(examples, (str, Example)) or pair and self.model.has_encoder:
@@ -99,13 +117,13 @@ def _listed(given: Any, where: str) -> list[Any]:
 
 
 def _texts(given: Any, where: str) -> list[str]:
-    """A list of texts that can be encoded; raises `UserError`."""
+    """Returns a list of texts; raises `UserError` for anything else, and for a text that cannot be UTF-8."""
     texts = _listed(given, where)
     for number, text in enumerate(texts):
         if not isinstance(text, str):
             raise UserError(f"{where}[{number}]", f"{text!r} is a {type(text).__name__}", "give a text")
         if not files.encodable(text):
-            raise UserError(f"{where}[{number}]", "is not UTF-8", "give a text")
+            raise UserError(f"{where}[{number}]", "is not UTF-8", "give a text without surrogates")
     return texts
 
 
@@ -114,7 +132,7 @@ def _example(given: Any) -> Example:
     if not isinstance(example, Example) and isinstance(example, (tuple, list)) and len(example) == 2:
         example = Example(*example)
     if not isinstance(example, Example):
-        raise UserError("examples", f"{given!r} is no text and no pair", "give texts, or pairs (source, target)")
+        raise UserError("examples", f"{given!r} is neither a text nor a pair", "give texts, or pairs (source, target)")
     _texts([example.target] if example.source is None else [example.source, example.target], "examples")
     return example
 
@@ -126,10 +144,10 @@ def _labels(directory: epath.Path, config: Config) -> tuple[str, ...]:
         return workdir.read_labels(directory)
     if not manifest.vouches(directory, "train"):
         reason = (
-            f"has no labels.json, and no manifest vouches for the data that it would be read from ({config.data.train})"
+            f"has no labels.json, and no manifest with a fingerprint of the data with its labels ({config.data.train})"
         )
-        raise UserError(str(directory), reason, "put labels.json or manifest.json back from a copy of the run")
-    from lm.data.splits import load_splits  # all that reads and cleans, of which other runs have no use
+        raise UserError(str(directory), reason, "restore labels.json or manifest.json from a copy of the run")
+    from lm.data.splits import load_splits  # here, as it imports reading and cleaning, which other runs do not need
 
     train = load_splits(config.data, ("train",))["train"]
     manifest.check_unchanged(directory, {"train": train.fingerprint})
@@ -137,10 +155,12 @@ def _labels(directory: epath.Path, config: Config) -> tuple[str, ...]:
 
 
 def generate_together(runs: Sequence[Run], prompts: Sequence[str], options: Options) -> list[list[Generation]]:
-    """As `Run.generate`, of several runs: the mean of their probabilities at each token.
+    """Returns the outputs of several runs together, from the mean of their probabilities at each token.
+
+    Arguments and result are those of `Run.generate`.
 
     Raises:
-        UserError: they do not share a tokenizer, or have tasks of other kinds.
+        UserError: the runs differ in tokenizer or kind of task.
     """
     (answer, params), *beside = _members(runs)
     return answer.answer(params, prompts, options, beside)
@@ -149,7 +169,7 @@ def generate_together(runs: Sequence[Run], prompts: Sequence[str], options: Opti
 def generate_in_order(
     runs: Sequence[Run], prompts: Sequence[str], options: Options, done: int = 0
 ) -> Iterator[list[Generation]]:
-    """Yields what `generate_together` returns, as it is done; without the first `done` prompts, which were answered before."""
+    """Yields the items of `generate_together` as they are finished, without those of the first `done` prompts."""
     return chunks.answered(_members(runs), prompts, options, done)
 
 
@@ -158,20 +178,20 @@ def _members(runs: Sequence[Run]) -> list[tuple[Answer, Any]]:
     for run in others:
         if run.answer.in_common() != first.answer.in_common():
             reason = f"has another tokenizer or kind of task than {first.workdir}"
-            raise UserError(str(run.workdir), reason, "give runs of one tokenizer, e.g. with other seeds")
+            raise UserError(str(run.workdir), reason, "give runs with the same tokenizer, e.g. with different seeds")
     return [(run.answer, run.params) for run in runs]
 
 
 def load(directory: str | os.PathLike[str], checkpoint: str | int = "best") -> Run:
-    """Opens a run.
+    """Returns a run, opened from its directory.
 
     Args:
-        directory: what `train.py` was given as `--workdir`.
-        checkpoint: best (by validation loss), latest, a step, or mean:N, the mean of the parameters of the last N
-            checkpoints that are kept.
+        directory: the `--workdir` of `train.py`.
+        checkpoint: `best` (by validation loss), `latest`, a step, or `mean:N`, which averages the parameters of the
+            last N checkpoints that are kept.
 
     Raises:
-        UserError: no run there, no such checkpoint, or one that cannot be read.
+        UserError: the directory holds no run, or the checkpoint is missing or cannot be read.
     """
     if not isinstance(directory, (str, os.PathLike)):
         raise UserError(

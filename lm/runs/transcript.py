@@ -1,4 +1,4 @@
-"""Outputs as lines: what is printed of each, and a file of them that a second start goes on with."""
+"""Outputs as lines of text or JSON, and a file of such lines that a second start continues."""
 
 import dataclasses
 import fcntl
@@ -18,19 +18,19 @@ from lm.search.options import Options
 
 _FORM = {"parameters": [str], "options": {str: object}, "format": str, "prompts": int, "input": str}
 SHOWN = ("prompt", "output", "log_probability", "tokens", "ended")
-# All characters that some program takes for the end of a line, and the backslash, so that no two outputs are one line.
+# The backslash, and all characters that some program reads as the end of a line; so different outputs stay different.
 _ESCAPES = {ord(sign): repr(sign)[1:-1] for sign in "\\\n\r\x1c\x1d\x1e\x85\u2028\u2029"} | {11: "\\v", 12: "\\f"}
 _IN_JSON = {ord(sign): f"\\u{ord(sign):04x}" for sign in "\x85\u2028\u2029"}
 
 
 class Transcript:
-    """The lines of outputs, and what there is to say of all of them at the end.
+    """Turns outputs into lines, and counts what the final remarks report.
 
     Args:
-        how: the options that the outputs are of.
+        how: the options of decoding.
         as_json: whether an output is a JSON object.
-        by_line: whether each prompt has as many lines as `how.num_samples`, since prompts are lines themselves.
-        begins: whether a prompt begins its text.
+        by_line: whether each prompt gets exactly `how.num_samples` lines, as prompts are lines themselves.
+        begins: whether a prompt is the beginning of its text, so that the text is printed with it.
     """
 
     def __init__(self, how: Options, as_json: bool, by_line: bool, begins: bool):
@@ -59,17 +59,17 @@ class Transcript:
         return whole
 
     def remarks(self) -> list[str]:
-        """Returns a sentence for each thing that the lines do not show."""
+        """Returns a sentence for each problem that the lines do not show, e.g. escaped line breaks."""
         found, of = [], f"of {self._outputs:,} outputs"
         if self._escaped:
-            reason = r"hold line breaks or backslashes, which are written as \n, \r, \\ and so on"
+            reason = r"have line breaks or backslashes, which are written as \n, \r, \\ and so on"
             found.append(f"{self._escaped:,} {of} {reason}; --json keeps them")
         elif self._broken and self._outputs > 1:
             found.append(
-                f"{self._broken:,} {of} hold line breaks, so they have several lines; --json has a line for each"
+                f"{self._broken:,} {of} have line breaks, so they take several lines; --json prints one line per output"
             )
         if self._fewer:
-            filled = ": the lines that are missing are empty" if self._by_line else ""
+            filled = "; the missing ones are empty lines" if self._by_line else ""
             reason = f"have fewer outputs than --num_samples={self._how.num_samples}{filled}"
             found.append(f"{self._fewer:,} of {self._prompts:,} prompts {reason}")
         if self._failed:
@@ -80,7 +80,11 @@ class Transcript:
 
 
 def opened(path: str, runs: Sequence[Run], prompts: Sequence[str], how: Options, as_json: bool) -> "OutputFile":
-    """Returns the file of these outputs; its record has all that they depend on. Raises `UserError` as `OutputFile` does."""
+    """Returns the file for these outputs; its record has everything that they depend on.
+
+    Raises:
+        UserError: as `OutputFile` does.
+    """
     record = {
         "runs": [f"{run.workdir}, step {run.step}" for run in runs],
         "parameters": [arrays.fingerprint(run.params) for run in runs],
@@ -93,20 +97,28 @@ def opened(path: str, runs: Sequence[Run], prompts: Sequence[str], how: Options,
 
 
 class OutputFile:
-    """A file of lines that holds whole ones only, with a record beside it (`FILE.json`) of what it was begun with.
+    """A file of complete lines, with a record in `FILE.json` of the command that started it.
+
+    If the file exists, a half-written last prompt is removed, and the outputs of later prompts are appended.
+
+    Args:
+        path: the file.
+        record: everything that the outputs depend on. It must equal the record of an existing file, except for the
+            paths of runs, which may have moved.
+        lines_each: the number of lines of each prompt.
 
     Attributes:
-        done: the number of prompts whose lines were there already.
+        done: the number of prompts whose lines were in the file already.
 
     Raises:
-        UserError: the file is no output of this command, or another process writes it.
+        UserError: the file is not an output of the same command, or another process writes it.
     """
 
     def __init__(self, path: str, record: dict[str, Any], lines_each: int):
         self.path = pathlib.Path(path).expanduser()
         self._record = self.path.with_name(f"{self.path.name}.json")
         if "://" in path or (self.path.exists() and not self.path.is_file()):
-            raise UserError(path, "is no regular file of this machine", "give a file, or leave out --output_file")
+            raise UserError(path, "is not a regular file of this machine", "give a file, or leave out --output_file")
         existed = self.path.exists()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file: BinaryIO = self.path.open("ab+")
@@ -128,10 +140,12 @@ class OutputFile:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(path, "another process writes it", "wait, or give another --output_file") from None
+            raise UserError(
+                path, "is being written by another process", "wait, or give another --output_file"
+            ) from None
         if not self._record.exists():
             if os.path.getsize(path):
-                raise UserError(path, f"is there, and no {self._record.name} says that it is an output", other)
+                raise UserError(path, f"exists, and no {self._record.name} says that it is an output", other)
             return
         was = json_files.read(self._record, "record of an output file", _FORM, other)
         options = {f"--{name}": value for name, value in was["options"].items()}
@@ -142,10 +156,12 @@ class OutputFile:
             f"{name} ({was.get(name)} -> {now.get(name)})" for name in now | was if was.get(name) != now.get(name)
         ]
         if changed:
-            raise UserError(path, f"was begun with another {', '.join(changed)}", f"give the same command, or {other}")
+            raise UserError(
+                path, f"was started with another {', '.join(changed)}", f"give the same command, or {other}"
+            )
 
     def _whole_lines(self, lines_each: int) -> tuple[int, int]:
-        """(how many lines belong to prompts that have all of theirs, where they end)"""
+        """Returns the number of lines of complete prompts, and the position where they end."""
         self._file.seek(0)
         lines = whole = end = at = 0
         for line in self._file:
@@ -161,5 +177,5 @@ class OutputFile:
             self._file.write("".join(f"{line}\n" for line in lines).encode())
             self._file.flush()
         except OSError as error:
-            error.filename = str(self.path)  # a write that fails names no file
+            error.filename = str(self.path)  # a failed write does not name its file
             raise

@@ -1,4 +1,4 @@
-"""Starting from another run, its tokenizer and its parameters; or from word vectors."""
+"""Starting a run from the tokenizer and the parameters of another run, or from word vectors."""
 
 import dataclasses
 import re
@@ -19,21 +19,27 @@ from lm.models.names import name_of
 from lm.runs import chosen, vectors, workdir
 
 EMBEDDING = "embedding/embedding"
-VOCABULARY_AXIS = {EMBEDDING: 0, "head_kernel": 1, "head_bias": 0}  # of the parameters that have one
+VOCABULARY_AXIS = {EMBEDDING: 0, "head_kernel": 1, "head_bias": 0}  # axis of the vocabulary, by parameter
 
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    where: str
+    """The run that another run starts from."""
+
+    where: str  # the value of `config.training.init_from`
     tokenizer: Tokenizer
-    params: Any  # a tree as the checkpoint holds it, adapters merged and rows of new ids added
-    patterns: tuple[str, ...] = ()  # as `config.training.init_params`
-    skip_misfits: bool = False  # parameters of another shape are not an error
-    new_ids: int = 0  # that the tokenizer has here and had not there
+    params: Any  # as in the checkpoint, with adapters merged and rows for new ids added
+    patterns: tuple[str, ...] = ()  # the value of `config.training.init_params`
+    skip_misfits: bool = False  # whether parameters of another shape are skipped
+    new_ids: int = 0  # number of ids that were added to the tokenizer
 
 
 def origin(config: Config) -> Origin | None:
-    """What `config.training.init_from` names, or None."""
+    """Returns the run that `config.training.init_from` names, or None.
+
+    Raises:
+        UserError: the run cannot be read, or fields that need `init_from` are given without it.
+    """
     training = config.training
     if not training.init_from:
         for name, given in (
@@ -42,7 +48,7 @@ def origin(config: Config) -> Origin | None:
             ("model.lora_rank", config.model.lora_rank),
         ):
             if given:
-                reason, action = "there is no run to load from", "give config.training.init_from"
+                reason, action = "needs a run to start from", "give config.training.init_from"
                 raise UserError(f"config.{name}", reason, action)
         return None
     named = re.fullmatch(r"(.+?):(best|latest|\d+|mean:\d+)", training.init_from)
@@ -59,7 +65,7 @@ def origin(config: Config) -> Origin | None:
 
 
 def merged(params: Any, alpha: float) -> Any:
-    """`params` with what adapters learnt in the kernels, and no adapters: the same model without LoRA."""
+    """Returns `params` with LoRA adapters merged into the kernels: the same model without adapters."""
     flat = flatten_dict(params, sep="/")
     a, b = ({name.removesuffix(end): leaf for name, leaf in flat.items() if name.endswith(end)} for end in LORA)
     plain = {name: leaf for name, leaf in flat.items() if not name.endswith(LORA)}
@@ -68,11 +74,11 @@ def merged(params: Any, alpha: float) -> Any:
 
 
 def grown(params: Any, old: Tokenizer, new: Tokenizer) -> Any:
-    """`params` of a vocabulary with rows for the pieces that `new` adds to `old`: the mean of the old rows.
+    """Returns `params` with rows for the pieces that the tokenizer `new` adds to `old`: the mean of the old rows.
 
-    With any other start a new piece may be likelier than all that was learnt; from the mean the old probabilities lose a
-    factor of at most `1 + pieces / vocabulary` (Hewitt, 2021, "Initializing new word embeddings for pretrained language
-    models").
+    With other initial values a new piece may become more likely than all known pieces. With the mean, the old
+    probabilities shrink by a factor of at most `1 + pieces / vocabulary` (Hewitt, 2021, "Initializing new word
+    embeddings for pretrained language models").
     """
     flat = flatten_dict(params, sep="/")
     for name in VOCABULARY_AXIS.keys() & flat.keys():
@@ -86,9 +92,12 @@ def grown(params: Any, old: Tokenizer, new: Tokenizer) -> Any:
 
 
 def with_word_vectors(params: Any, tokenizer: Tokenizer, name: str) -> tuple[Any, int]:
-    """`params` with the vectors of a file as embeddings of the pieces that are its words, and how many those are.
+    """Returns `params` with embeddings from a file of word vectors, and the number of pieces that got one.
 
-    A piece is the word that it is without the space before it.
+    A piece gets the vector of the word that it is without the space before it.
+
+    Raises:
+        UserError: the file cannot be read, or has no word of the vocabulary.
     """
     flat = flatten_dict(params, sep="/")
     table_vd = np.array(flat[EMBEDDING])
@@ -102,13 +111,13 @@ def with_word_vectors(params: Any, tokenizer: Tokenizer, name: str) -> tuple[Any
 
 
 def initialise(params: Any, origin: Origin) -> tuple[Any, dict[str, list[str]]]:
-    """`params` with those that the origin's rules name taken from there, and which were loaded, new, skipped.
+    """Returns `params` with values of the origin, and a report of the parameters that were loaded, new or skipped.
 
-    New are parameters of this model that keep their initial values, skipped are those of the origin that are not used.
-    A parameter is loaded by the first pattern that its name matches whole.
+    A parameter is loaded by the first pattern that matches its whole name. New parameters keep their initial values.
+    Skipped parameters of the origin are not used.
 
     Raises:
-        UserError: a pattern loads nothing, or a shape is another and is not to be skipped.
+        UserError: a pattern loads nothing, or a parameter has another shape and is not to be skipped.
     """
     theirs = {name_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(origin.params)}
     rules = [pattern.partition("=>")[::2] for pattern in origin.patterns] or [(".*", "")]
@@ -116,7 +125,7 @@ def initialise(params: Any, origin: Origin) -> tuple[Any, dict[str, list[str]]]:
     used, loaded_by, misfits = set(), [0] * len(rules), []
 
     def source_of(name: str) -> tuple[int, str]:
-        """The first rule that matches, and the name that it gives."""
+        """Returns the number of the first rule that matches, and the name of the parameter in the origin."""
         for number, (pattern, there) in enumerate(rules):
             if match := re.fullmatch(pattern, name):
                 return number, _expanded(match, there) if there else name
@@ -134,22 +143,24 @@ def initialise(params: Any, origin: Origin) -> tuple[Any, dict[str, list[str]]]:
             report["new"].append(name)
             return own
         used.add(there)
-        notes = [f"of {there}"] * (there != name)
-        notes += [f"{origin.new_ids} rows new"] * (origin.new_ids > 0 and there in VOCABULARY_AXIS)
+        notes = [f"from {there}"] * (there != name)
+        notes += [f"{origin.new_ids} new ids"] * (origin.new_ids > 0 and there in VOCABULARY_AXIS)
         report["loaded"].append(name + f" ({', '.join(notes)})" * bool(notes))
         return theirs[there]
 
     chosen = jax.tree_util.tree_map_with_path(choose, params)
     if misfits and not origin.skip_misfits:
         reason = misfits[0][1] + (f", and {len(misfits) - 1} more" if len(misfits) > 1 else "")
-        action = "give the model the same widths, or config.training.init_mismatch=skip"
+        action = "give the model the same dimensions, or set config.training.init_mismatch=skip"
         raise UserError("config.training.init_from", reason, action)
     because = dict(misfits)
     report["skipped"] = [because.get(name, name) for name in sorted(set(theirs) - used)]
     for pattern, count in zip(origin.patterns, loaded_by, strict=False):
         if not count:
-            reason = f"{pattern!r} finds no parameter of {origin.where} for one of this model"
-            raise UserError("config.training.init_params", reason, f"names there: {', '.join(sorted(theirs))}")
+            reason = f"{pattern!r} loads no parameter of {origin.where} into this model"
+            raise UserError(
+                "config.training.init_params", reason, f"choose from the names there: {', '.join(sorted(theirs))}"
+            )
     if not report["loaded"]:
         raise UserError(
             "config.training.init_from", f"{origin.where} has no parameter of this model", "give another run"
@@ -161,5 +172,5 @@ def _expanded(match: re.Match, there: str) -> str:
     try:
         return match.expand(there)
     except (re.error, IndexError) as error:
-        action = "write e.g. decoder/\\1, with as many groups as the pattern has"
-        raise UserError("config.training.init_params", f"{there!r} is no name ({error})", action) from None
+        action = "write e.g. decoder/\\1, and refer only to groups of the pattern"
+        raise UserError("config.training.init_params", f"{there!r} is not a name ({error})", action) from None

@@ -1,4 +1,4 @@
-"""Word vectors from a text file: `word v1 v2 ...` a line, as GloVe, word2vec and fastText write them."""
+"""Reading word vectors from a text file, `word v1 v2 ...` on each line, as GloVe, word2vec and fastText write it."""
 
 from collections.abc import Collection
 
@@ -11,24 +11,25 @@ from lm.numbers import whole
 
 
 def read(path: epath.Path, dim: int, wanted: Collection[str]) -> dict[str, np.ndarray]:
-    """The vectors, float32 [dim], of the wanted words that the file has; of a word that comes twice the first.
+    """Returns the vectors, float32 [dim], of the wanted words that are in the file.
 
-    A first line `count dim` is a header. Words may hold spaces. Numbers are read of wanted words alone.
+    If a word comes twice, its first vector is used. A first line `count dim` is a header. Words may have spaces.
+    Numbers of other words are not parsed.
 
     Raises:
-        UserError: the file cannot be read, has another dimension or number of vectors than it should, or a line is
-            malformed.
+        UserError: the file cannot be read, its vectors have another dimension, their number is not that of the header,
+            or a line is malformed.
     """
     found: dict[str, np.ndarray] = {}
     stated, number = None, 0
 
     def check_dim(size: int) -> None:
         if size != dim:
-            reason = f"its vectors have {size} numbers, config.model.embed_dim is {dim}"
+            reason = f"has vectors of {size} numbers, but config.model.embed_dim is {dim}"
             raise UserError(str(path), reason, f"set config.model.embed_dim={size}, or give another file")
 
     def malformed(reason: str) -> UserError:
-        return UserError(f"{path}:{number}", reason, "write `word v1 v2 ...`, with single spaces between")
+        return UserError(f"{path}:{number}", reason, "write `word v1 v2 ...` with single spaces")
 
     for number, line in enumerate(text_files.lines(path), start=1):
         fields = line.rstrip(" ").split(" ")
@@ -40,21 +41,21 @@ def read(path: epath.Path, dim: int, wanted: Collection[str]) -> dict[str, np.nd
             check_dim(len(fields) - 1)
         word, extra = " ".join(fields[:-dim]), fields[1:-dim]
         if len(fields) <= dim or (extra and all(map(_number, extra))):
-            raise malformed(f"has {len(fields) - 1} numbers where there must be {dim}")
+            raise malformed(f"has {len(fields) - 1} numbers instead of {dim}")
         if word not in wanted or word in found:
             continue
         for field in fields[-dim:]:
             if not _number(field):
-                raise malformed(f"{field[:20]!r} is no finite number")
+                raise malformed(f"has {field[:20]!r} instead of a finite number")
         found[word] = np.array([*map(float, fields[-dim:])], np.float32)
     if stated is not None and stated != number - 1:
-        reason = f"holds {number - 1:,} vectors, its first line says {stated:,}"
-        raise UserError(str(path), reason, "fetch the file again, or correct its first line")
+        reason = f"has {number - 1:,} vectors, but its first line says {stated:,}"
+        raise UserError(str(path), reason, "download the file again, or correct its first line")
     return found
 
 
 def _number(text: str) -> bool:
-    """Whether it is finite in float32."""
+    """Returns whether a text is a number that is finite in float32."""
     try:
         return bool(abs(float(text)) <= float(np.finfo(np.float32).max))
     except ValueError:

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Writing files atomically, and checks before writing into a run's directory."""
 
 import os
 
@@ -8,7 +8,7 @@ from lm.errors import UserError
 
 
 def write_whole(path: epath.Path, content: str | bytes) -> None:
-    """Writes a file so that it is there whole, or as it was; text as UTF-8."""
+    """Writes a file atomically: after a failure the file has its old content. Text is written as UTF-8."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.{os.getpid()}"
     try:
@@ -16,14 +16,14 @@ def write_whole(path: epath.Path, content: str | bytes) -> None:
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        error.filename = str(path)  # a write that fails names no file
+        error.filename = str(path)  # a failed write does not name its file
         raise
 
 
 def require_inside(workdir: epath.Path, path: epath.Path) -> None:
-    """Raises `UserError` where a part of a run is a link out of its directory, through which it would be written.
+    """Raises `UserError` if a part of a run is a link out of the run's directory, as a write would follow it.
 
-    The directory may be reached by a link itself.
+    The run's directory itself may be a link.
     """
     if "://" in str(workdir):
         return
@@ -32,14 +32,14 @@ def require_inside(workdir: epath.Path, path: epath.Path) -> None:
         part = os.path.join(workdir, *inner[:depth])
         real = os.path.realpath(part)
         if os.path.islink(part) and not real.startswith(os.path.realpath(workdir) + os.sep):
-            reason = f"is a link out of the run's directory, to {real}, and would be written through"
+            reason = f"is a link out of the run's directory, to {real}, which training would write to"
             raise UserError(
-                part, reason, "move the whole directory there and link that, or replace the link by what it names"
+                part, reason, "move the whole directory and link it, or replace the link by a copy of its target"
             )
 
 
 def require_there(workdir: epath.Path) -> None:
-    """Raises `UserError` where the directory was taken away meanwhile: what is written there now would be no run."""
+    """Raises `UserError` if the run's directory was removed during training, so that no incomplete run is written."""
     if not (workdir / "config.json").exists():
-        reason = "its config.json is gone: the directory was removed or moved while training went on"
-        raise UserError(str(workdir), reason, "put it back and start again, from its last checkpoint")
+        reason = "has lost its config.json: the directory was removed or moved during training"
+        raise UserError(str(workdir), reason, "put it back and start again; training resumes from the last checkpoint")

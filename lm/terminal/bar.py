@@ -1,4 +1,4 @@
-"""How far a program is with its work, on standard error."""
+"""The progress of a program, on standard error."""
 
 import sys
 import time
@@ -10,11 +10,14 @@ from tqdm import tqdm
 from lm.terminal import output
 
 T = TypeVar("T")
-INTERVAL = 30.0  # seconds between two lines where there is no terminal
+INTERVAL = 30.0  # seconds between two lines if standard error is no terminal
 
 
 def counted(items: Iterable[T], total: int, unit: str, done: int = 0) -> Iterator[T]:
-    """Yields the items, with a bar on a terminal and a line at intervals elsewhere; `done` were there before."""
+    """Yields the items and shows the progress: a bar on a terminal, elsewhere a line every `INTERVAL` seconds.
+
+    `done` of the `total` items were finished before this call.
+    """
     shown = {"total": total, "initial": done, "unit": unit, "leave": False, "dynamic_ncols": True, "delay": 2}
     said = time.monotonic()
     with tqdm(disable=not sys.stderr.isatty(), **shown) as bar:

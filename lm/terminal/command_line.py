@@ -1,4 +1,4 @@
-"""The command line of every program: flags, files of flags, and what a wrong one was meant to be."""
+"""The command line of every program: flags, files of flags, and suggestions for wrong ones."""
 
 import difflib
 import logging
@@ -20,7 +20,7 @@ def parsed(
     positional: str,
     has_fields: bool,
 ) -> list[str]:
-    """Parses the flags as `program` says, and returns what is left of the command line; raises `UserError`."""
+    """Parses the flags as `program` describes, and returns the rest of the command line; raises `UserError`."""
     try:
         check_flag_files(argv)
         if before_parsing:
@@ -30,12 +30,12 @@ def parsed(
         raise _unknown(error.flagname, has_fields) from error
     except flags.Error as error:
         reason = str(error).strip().splitlines()[-1]
-        raise UserError("command line", reason.rstrip("."), "--help lists the flags") from error
-    except ValueError as error:  # of --noFLAG=VALUE
-        raise UserError("command line", str(error).rstrip("."), "--help lists the flags") from error
+        raise UserError("command line", reason.rstrip("."), "see --help for all flags") from error
+    except ValueError as error:  # raised for --noFLAG=VALUE
+        raise UserError("command line", str(error).rstrip("."), "see --help for all flags") from error
     if not flags.FLAGS["verbosity"].present:
-        absl.logging.set_verbosity(absl.logging.WARNING)  # libraries log at INFO what is of no use to a user
-        for name in ("absl", "asyncio"):  # Orbax logs each error that it raises, asyncio what follows from it
+        absl.logging.set_verbosity(absl.logging.WARNING)  # messages of libraries at INFO do not help a user
+        for name in ("absl", "asyncio"):  # Orbax logs each error that it raises, asyncio its consequences
             logging.getLogger(name).setLevel("CRITICAL")
     if rest[1:] and positional:
         flags.FLAGS[positional].parse(rest[1:])
@@ -48,7 +48,7 @@ def parsed(
 
 
 def check_flag_files(arguments: Sequence[str]) -> None:
-    """Raises `UserError` for a file of flags, or one that it names, that absl would wait for or read without end."""
+    """Raises `UserError` for a file of flags, also a nested one, that absl would wait for or read forever."""
     waiting, seen = [*arguments], set()
     while waiting:
         name, equals, path = waiting.pop(0).strip().partition("=")
@@ -62,24 +62,24 @@ def check_flag_files(arguments: Sequence[str]) -> None:
             except UserError as error:
                 raise UserError(f"--flagfile={path}", error.reason, error.action) from None
             except OSError:
-                pass  # absl says so
+                pass  # absl reports it
 
 
 def _unknown(name: str, has_fields: bool) -> UserError:
-    """The refusal of a flag that there is not, with the nearest flags and fields of the configuration."""
+    """Returns the error for an unknown flag, with the nearest flags and fields of the configuration."""
     known = [flag.name for flag in help.own_flags()]
     begun = [other for other in known if other.startswith(name)][:2]
     close = begun or difflib.get_close_matches(name, known, n=1, cutoff=0.7)
     if has_fields:
-        from lm.config import near_fields  # it imports JAX, for which other programs' mistakes need not wait
+        from lm.config import near_fields  # here, as it imports JAX, which takes seconds
 
         close += [f"config.{path}" for path in near_fields(name.removeprefix("config."))]
     hint = f"did you mean {' or '.join(f'--{each}' for each in close)}? " if close else ""
-    return UserError(f"--{name}", "there is no such flag", f"{hint}--help lists the flags")
+    return UserError(f"--{name}", "is not a flag of this program", f"{hint}see --help for all flags")
 
 
 def _stray(argument: str, has_fields: bool) -> UserError:
-    """The refusal of an argument that has no name, with the flag that it may be the value of."""
+    """Returns the error for an argument without a flag, with the flag whose value it may be."""
     name, equals, _ = argument.partition("=")
     if equals and name not in flags.FLAGS and not name.startswith("config."):
         return _unknown(name, has_fields)
@@ -88,4 +88,4 @@ def _stray(argument: str, has_fields: bool) -> UserError:
         hint = f"give --config={argument}; "
     elif "workdir" in flags.FLAGS and os.path.isfile(os.path.join(argument, "config.json")):
         hint = f"give --workdir={argument}; "
-    return UserError("command line", f"{argument!r} is not a flag", f"{hint}--help lists the flags")
+    return UserError("command line", f"{argument!r} is not a flag", f"{hint}see --help for all flags")

@@ -1,4 +1,4 @@
-"""--config=FILE and --config.SECTION.FIELD=VALUE, which ml_collections parses."""
+"""The flags --config=FILE and --config.SECTION.FIELD=VALUE, which ml_collections parses."""
 
 from absl import flags
 from ml_collections import config_flags
@@ -11,14 +11,14 @@ USUAL = "configs/tinyworld.py"
 
 
 class _AsGiven(flags.ArgumentParser):
-    """Durations are phrases or numbers; the validation reads them."""
+    """Keeps the text of a duration or list, which the validation parses."""
 
     def parse(self, argument):
         return argument
 
 
 class _File(flags.ArgumentParser):
-    """What a file's get_config() returns; values can be written to it even where it is validated."""
+    """Returns a writable copy of the configuration that the file's `get_config()` returns."""
 
     def parse(self, argument):
         return copied(configuration.from_file(argument))
@@ -26,15 +26,18 @@ class _File(flags.ArgumentParser):
 
 config_flags.register_flag_parser_for_type(configuration.Duration, _AsGiven())
 config_flags.register_flag_parser_for_type(configuration.Names, _AsGiven())
-# Without a default and a command line: they would be read at once, before `check` has seen them.
+# The flag has no default and no command line yet: ml_collections would read them at once, before `check` runs.
 ARGUMENTS: list[str] = []
-MEANING = f"the configuration: a Python file, or a name among the project's; default {USUAL}"
+MEANING = (
+    "configuration: a Python file whose get_config() returns an lm.config.Config, "
+    f"or the name of a file in configs/; default {USUAL}"
+)
 config_flags.DEFINE_config_file("config", None, MEANING, sys_argv=ARGUMENTS)
 flags.FLAGS["config"].parser = _File()
 
 
 def check(argv: list[str]) -> None:
-    """Refuses what ml_collections would answer with a bare KeyError or a traceback, and gives --config its default."""
+    """Raises `UserError` for mistakes that ml_collections answers with a traceback, and gives --config its default."""
     file, field = USUAL, ""
     argv = flags.FLAGS.read_flags_from_files(argv[1:], force_gnu=False)
     ARGUMENTS[:] = argv
@@ -52,12 +55,12 @@ def check(argv: list[str]) -> None:
 
 
 def file() -> str:
-    """Returns the file of the configuration, FILE or FILE:TEXT."""
+    """Returns the value of --config, `FILE` or `FILE:TEXT`."""
     return flags.FLAGS["config"].config_filename
 
 
 def chosen() -> configuration.Config:
-    """Returns the configuration of the file with the values of the flags."""
+    """Returns the configuration of the file, with the values that flags give to its fields."""
     return configuration.changed(
         configuration.from_file(file()), config_flags.get_override_values(flags.FLAGS["config"])
     )

@@ -1,4 +1,4 @@
-"""What -h and --help print: a program's description, its own flags, and the fields of the configuration where it takes them."""
+"""The output of -h and --help: description and flags of a program, and fields of the configuration if it has them."""
 
 import math
 import shutil
@@ -11,29 +11,36 @@ from absl import flags
 
 from lm.errors import UserError
 
-REPEAT = ";\n    repeat this option"  # absl's words about a flag that may be given many times
+REPEAT = ";\n    repeat this option"  # absl's words about a flag that may be given several times
 ASKED = ("-h", "--h", "-help", "--help", "--helpfull", "--helpshort")
 
 
 def asked(argv: Sequence[str]) -> bool:
-    """Whether a command line asks for help; what follows a flag that has no value yet is its value."""
+    """Returns whether a command line asks for help.
+
+    An argument after a flag that still needs its value is that value, not a request for help.
+    """
     values = [name.startswith("-") and takes_value(name.lstrip("-")) for name in argv[:-1]]
     return any(argument in ASKED and not value for argument, value in zip(argv[1:], values, strict=True))
 
 
 def takes_value(name: str) -> bool:
+    """Returns whether a flag of this name needs a value."""
     return name in flags.FLAGS and not flags.FLAGS[name].boolean
 
 
 def own_flags() -> list[flags.Flag]:
-    """Those of the program that runs, in the order of their names: not those of the libraries."""
+    """Returns the flags of this program, without those of libraries, sorted by name."""
     modules = flags.FLAGS.flags_by_module_dict()
     ours = [name for name in modules if name == sys.argv[0] or name.partition(".")[0] in ("lm", "benchmarks")]
     return sorted((flag for name in ours for flag in modules[name]), key=lambda flag: flag.name)
 
 
 def text(argv: Sequence[str], description: str, has_fields: bool) -> str:
-    """Returns the help of the program that runs, its prose as wide as the terminal and each field of a configuration on one line."""
+    """Returns the help of this program.
+
+    Prose is wrapped at the width of the terminal. Each field of the configuration is one line, so that `grep` finds it.
+    """
     width = max(40, min(shutil.get_terminal_size().columns, 120))
     paragraphs = [part if "\n " in part else textwrap.fill(part, width) for part in description.strip().split("\n\n")]
     parts = ["\n\n".join(paragraphs), "\n".join(["flags:", *_flags(width)])]
@@ -51,22 +58,22 @@ def _flags(width: int) -> list[str]:
 
 
 def _named(argv: Sequence[str]) -> tuple[Any, str]:
-    """The configuration whose values are shown: that of `--config=FILE`, or the defaults; and a sentence that says which."""
-    from lm.config import Config, from_file  # it imports JAX, for which help without fields need not wait
+    """Returns the configuration whose values are shown, and a sentence that says which one it is."""
+    from lm.config import Config, from_file  # here, as it imports JAX, which help without fields does not need
 
     named = [argument.partition("=")[2] for argument in argv if argument.lstrip("-").startswith("config=")]
     try:
         if named:
-            return from_file(named[-1]), f"Values are those of {named[-1]}."
+            return from_file(named[-1]), f"The values shown are those of {named[-1]}."
     except UserError as error:
-        return Config(), f"Values are the defaults ({error})."
-    return Config(), "Values are the defaults; with --config=FILE, those of the file."
+        return Config(), f"The values shown are the defaults ({error})."
+    return Config(), "The values shown are the defaults; add --config=FILE for those of a file."
 
 
 def _sections(config: Any, which: str) -> list[str]:
     from lm.config import fields
 
-    found = {"config": [f"fields of the configuration, --config.SECTION.FIELD=VALUE. {which}"]}
+    found = {"config": [f"fields of the configuration, set by --config.SECTION.FIELD=VALUE. {which}"]}
     for path, section, field in fields(config):
         name = f"config.{path}".rpartition(".")[0]
         line = f"  --config.{path}={_shown(getattr(section, field.name))}  {field.metadata['help']}{_range(field)}"
@@ -80,7 +87,7 @@ def _shown(value: Any) -> str:
 
 
 def _range(field: Any) -> str:
-    """The values that a field may have, where its sentence does not name them."""
+    """Returns the range of a field in parentheses, without the choices that its help already names."""
     choices, low, high, below = (field.metadata[name] for name in ("choices", "low", "high", "below"))
     missing = [choice for choice in choices if choice and choice not in field.metadata["help"]]
     said = [f"one of {', '.join(filter(None, choices))}"] if missing else []

@@ -1,4 +1,4 @@
-"""Lines on standard output, and the streams of a program that outlives its terminal."""
+"""Lines of output, and standard streams that fail or whose terminal is closed."""
 
 import errno
 import os
@@ -12,15 +12,16 @@ from lm.errors import Stopped, UserError
 
 
 def say(text: str) -> None:
+    """Prints a line on standard output, above a progress bar if there is one."""
     tqdm.write(text, file=sys.stdout)
     sys.stdout.flush()
 
 
-lost: list[str] = []  # for each stream of this process that could not be written a sentence that says why
+lost: list[str] = []  # a sentence for each standard stream that could not be written, with the reason
 
 
 class _Outliving:
-    """A text stream whose output is dropped from the first time on that it cannot be written."""
+    """A text stream that drops its output after the first error in writing."""
 
     def __init__(self, stream: TextIO, name: str):
         self._stream, self._name = stream, name
@@ -39,34 +40,34 @@ class _Outliving:
             self._drop(error)
 
     def _drop(self, error: OSError) -> None:
-        # The descriptor leads nowhere from here on, so that what is buffered, and what C prints, has an end too.
+        # From here on the descriptor leads to /dev/null, so that buffered output and output of C code is dropped too.
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self._stream.fileno())
         os.close(nowhere)
-        lost.append(f"{self._name} could not be written ({error.strerror}): it was dropped from there on")
+        lost.append(f"{self._name} could not be written ({error.strerror}); later output was dropped")
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
 
 class _Needed(_Outliving):
-    """A text stream that a program exists for: it ends where its output cannot be written."""
+    """A text stream that ends the program if it cannot be written, since its output is the program's purpose."""
 
     def _drop(self, error: OSError) -> None:
         super()._drop(error)
-        if isinstance(error, BrokenPipeError):  # its reader, e.g. `head`, has enough
+        if isinstance(error, BrokenPipeError):  # the reader, e.g. `head`, has ended
             raise Stopped(signal.SIGPIPE, f"{self._name} was closed by its reader") from error
         reason = "is closed" if error.errno == errno.EBADF else f"cannot be written ({error.strerror})"
-        raise UserError(self._name, reason, "give it a terminal, or a file with room") from error
+        raise UserError(self._name, reason, "redirect it to a file on a disk with free space") from error
 
 
 def fill_closed() -> None:
-    """Opens the standard descriptors that were closed, or the next file that is opened would be one of them."""
+    """Opens standard descriptors that are closed, as otherwise the next opened file would get one of them."""
     for number, name in enumerate(("input", "output", "error")):
         try:
             os.fstat(number)
         except OSError:
-            opened = os.open(os.devnull, os.O_RDONLY if number == 0 else os.O_WRONLY)  # the lowest that is free
+            opened = os.open(os.devnull, os.O_RDONLY if number == 0 else os.O_WRONLY)  # gets the lowest free number
             os.set_inheritable(opened, True)
             if number:
                 lost.append(f"standard {name} was closed")
@@ -74,24 +75,29 @@ def fill_closed() -> None:
 
 
 def outlive() -> None:
-    """From here on what cannot be printed is dropped: for programs whose purpose is not their output."""
-    sys.stdout = _Outliving(sys.stdout or open(1, "w", closefd=False, encoding="utf-8"), "standard output")  # noqa: SIM115  as above
+    """Makes later output that cannot be printed be dropped: for programs whose purpose is not their output."""
+    sys.stdout = _Outliving(
+        sys.stdout or open(1, "w", closefd=False, encoding="utf-8"),  # noqa: SIM115  as above
+        "standard output",
+    )
     sys.stderr = _Outliving(sys.stderr, "standard error")
 
 
 def need() -> None:
-    """From here on the program ends where standard output cannot be written; a standard error that fails is dropped."""
-    if sys.stdout is None:  # what is opened for reading cannot be written
-        sys.stdout = open(os.open(os.devnull, os.O_RDONLY), "w", closefd=False, encoding="utf-8")  # noqa: SIM115  as above
+    """Makes the program end if standard output cannot be written; standard error that fails is dropped."""
+    if sys.stdout is None:  # a descriptor that is open for reading alone makes the first write fail
+        sys.stdout = open(  # noqa: SIM115  as above
+            os.open(os.devnull, os.O_RDONLY), "w", closefd=False, encoding="utf-8"
+        )
     sys.stdout = _Needed(sys.stdout, "standard output")
     sys.stderr = _Outliving(sys.stderr, "standard error")
 
 
 def use_utf8() -> None:
-    """Has all streams in UTF-8, whatever the locale.
+    """Makes all streams UTF-8, independent of the locale.
 
-    Python fixes the encoding of arguments and of names of files when it starts. Where that is another one, this process
-    begins again.
+    Python fixes the encoding of arguments and file names when it starts. If that is not UTF-8, this process restarts
+    itself.
     """
     if sys.getfilesystemencoding() != "utf-8":
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, "PYTHONUTF8": "1"})
@@ -101,6 +107,6 @@ def use_utf8() -> None:
 
 
 def note(text: str) -> None:
-    """A line on standard error, above a bar if there is one."""
+    """Prints a line on standard error, above a progress bar if there is one."""
     tqdm.write(text, file=sys.stderr)
     sys.stderr.flush()

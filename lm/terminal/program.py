@@ -1,4 +1,4 @@
-"""How every program starts and ends: its streams, signals, exit codes, and one line for each error."""
+"""The start and the end of every program: its streams, signals and exit codes, and one line for each error."""
 
 import contextlib
 import functools
@@ -23,28 +23,29 @@ def program(
     outlives: bool = False,
     has_fields: bool = False,
 ) -> None:
-    """Parses the flags, runs `main` and ends the process: 0 done, 2 the user can put it right, 128 + signal.
+    """Parses the flags, runs `main` and ends the process.
 
-    Where the command line asks for help, that is printed, and nothing else happens.
+    The exit code is 0 after success, 2 after an error that the user can correct, and 128 + signal after a signal. If
+    the command line asks for help, the help is printed and `main` is not called.
 
     Args:
-        main: called with the flags parsed.
-        required: flags that must be given.
-        before_parsing: called with the command line.
-        positional: the flag, one that may be given many times, that arguments without a name are values of.
-        outlives: output that cannot be written is dropped, and the program goes on: its purpose is another.
+        main: called after the flags are parsed.
+        required: names of the flags that must be given.
+        before_parsing: called with the command line before it is parsed.
+        positional: name of the repeatable flag that gets arguments without a flag; empty: such arguments are errors.
+        outlives: whether the program continues when its output cannot be written, and drops that output.
         has_fields: whether `--config.SECTION.FIELD=VALUE` are flags too.
     """
 
     def run(argv: list[str]) -> None:
         compilation_cache.use()
-        from lm.devices import memory  # after the flags, so that mistakes answer at once
+        from lm.devices import memory  # after the flags, so that errors in them are reported at once
 
         memory.keep()
         main()
         _disconnect()
 
-    flags.DEFINE_bool("debug", False, "show the traceback of an error")
+    flags.DEFINE_bool("debug", False, "show the traceback of errors")
     flags.FLAGS.set_gnu_getopt()  # flags may follow arguments, and files of flags hold fields of the configuration
     _silence_threads()
     signals.caught(signals.stop)
@@ -73,7 +74,9 @@ def program(
     except OSError as error:
         where = error.filename or "a file"
         message = str(
-            UserError(str(where), error.strerror or str(error), "check the path, its rights and the room on the disk")
+            UserError(
+                str(where), error.strerror or str(error), "check the path, its permissions and the space on the disk"
+            )
         )
         _end(2, message, error)
     except Exception as error:
@@ -82,33 +85,33 @@ def program(
 
 
 def _fail(error: Exception) -> None:
-    """Ends the process where a host was lost or memory is short; returns where the error is one of the program's own."""
+    """Ends the process if a host was lost, devices are missing or memory is short; returns for any other error."""
     if _hosts() and (lost := _hosts().lost(error)):
         _end(2, str(lost), error)
     if missing := _no_devices():
         _end(2, str(missing), error)
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
-        reason = f"there is too little ({(str(error).strip() or 'nothing was left').splitlines()[0][:160]})"
-        _end(2, str(UserError("memory", reason, "ask for less: a smaller batch, model, beam or prompt")), error)
+        reason = f"is too small ({(str(error).strip() or 'nothing left').splitlines()[0][:160]})"
+        _end(2, str(UserError("memory", reason, "use a smaller batch, model, beam or prompt")), error)
     _leave(1, f"{type(error).__name__}: {error}", error)
 
 
 def _no_devices() -> UserError | None:
-    """What is wrong where JAX_PLATFORMS asks for devices that JAX does not find."""
+    """Returns the error if JAX_PLATFORMS names devices that JAX does not find, else None."""
     platforms = os.environ.get("JAX_PLATFORMS")
     if not platforms or "jax" not in sys.modules:
         return None
     try:
         sys.modules["jax"].devices()
         return None
-    except Exception as error:  # whatever its backends raise
+    except Exception as error:  # its backends may raise anything
         reason = str(error).partition(" (set JAX_PLATFORMS")[0].strip() or "JAX has no such backend"
-        reason = f"{platforms!r} is not found here ({reason.splitlines()[0][:160]})"
-        return UserError("JAX_PLATFORMS", reason, "unset it, or name what this machine has, e.g. cpu")
+        reason = f"{platforms!r} is not found on this machine ({reason.splitlines()[0][:160]})"
+        return UserError("JAX_PLATFORMS", reason, "unset it, or name a platform of this machine, e.g. cpu")
 
 
 def _hosts() -> Any:
-    """`lm.devices.hosts`, where the program has more than one host."""
+    """Returns the module `lm.devices.hosts` if the program runs on more than one host, else None."""
     module = sys.modules.get("lm.devices.hosts")
     return module if module and module.joined() else None
 
@@ -119,7 +122,7 @@ def _disconnect() -> None:
 
 
 def _leave(code: int, message: str, error: BaseException) -> None:
-    """Where there are other hosts, ends this one as they must hear of it; the usual end would wait for them."""
+    """Ends this host and tells the others, if there are any; the usual end of the process would wait for them."""
     if _hosts():
         if code == 1:
             traceback.print_exception(error)
@@ -131,7 +134,7 @@ def _debugging() -> bool:
 
 
 def _silence_threads() -> None:
-    """What the threads of TensorStore and TensorBoard print of a failed write; it is raised in the main thread too."""
+    """Hides failed writes in threads of TensorStore and TensorBoard, as the main thread raises the same errors."""
     unraisable, uncaught = sys.unraisablehook, threading.excepthook
 
     def show_unraisable(args: Any) -> None:
@@ -149,7 +152,7 @@ def _end(code: int, message: str, error: BaseException) -> None:
     if _debugging():
         _leave(1, message, error)
         raise error
-    with contextlib.suppress(OSError):  # the terminal may be gone
+    with contextlib.suppress(OSError):  # the terminal may be closed
         print(message, file=sys.stderr, flush=True)
     if isinstance(error, Stopped) and error.together:
         _disconnect()

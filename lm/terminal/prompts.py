@@ -1,4 +1,4 @@
-"""Prompts, from a command line, a file and standard input."""
+"""Prompts from the command line, a file and standard input."""
 
 import sys
 from collections.abc import Sequence
@@ -7,14 +7,14 @@ from typing import TextIO
 from lm import files
 from lm.errors import UserError
 
-GIVE = "open it, or give prompts by --prompt or --input_file"
+GIVE = "open it, or give prompts with --prompt or --input_file"
 
 
 def read(given: Sequence[str], file: str | None) -> list[str]:
-    """Returns all prompts: the given ones, then the lines of the file; without either, those of standard input."""
+    """Returns all prompts: the given ones, then the lines of the file; without both, the lines of standard input."""
     for prompt in given:
         if not files.encodable(prompt):
-            raise UserError("--prompt", "is not UTF-8", "give it in a file: --input_file")
+            raise UserError("--prompt", "is not UTF-8", "write the prompt to a file and give --input_file")
     if file is None:
         if given:
             return [*given]
@@ -26,7 +26,7 @@ def read(given: Sequence[str], file: str | None) -> list[str]:
 
 
 def by_line(given: Sequence[str], file: str | None, interactive: bool, found: Sequence[str]) -> bool:
-    """Returns whether prompts are lines of a file or of another program, which reads as many lines of output."""
+    """Returns whether prompts are lines of a file or of a pipe, so that each needs a fixed number of output lines."""
     if interactive:
         return not _standard_input().isatty()
     return file is not None or (bool(found) and not given)
@@ -47,7 +47,7 @@ def _standard_input() -> TextIO:
 
 
 def _bytes(whole: bool = True) -> bytes:
-    """All of standard input, or its next line."""
+    """Returns all of standard input, or its next line."""
     stream = _standard_input().buffer
     try:
         return stream.read() if whole else stream.readline()

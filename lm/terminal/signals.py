@@ -1,4 +1,4 @@
-"""The signals that ask a program to end: it ends with 128 + the signal, and training saves before."""
+"""The signals that ask a program to end: it exits with 128 + the signal; training saves a checkpoint before."""
 
 import signal
 from collections.abc import Callable
@@ -6,17 +6,17 @@ from typing import Any
 
 from lm.errors import Stopped
 
-# SIGHUP comes when a terminal is closed, SIGUSR1 or SIGUSR2 from a scheduler before the time is up, SIGXCPU from Linux. These
-# may come any number of times: at the end of a terminal both its shell and the kernel send SIGHUP. A second SIGTERM or
-# SIGINT ends the process at once.
+# SIGHUP comes when a terminal is closed, SIGUSR1 or SIGUSR2 from a scheduler shortly before its time limit, and SIGXCPU
+# from Linux. These may come several times: when a terminal is closed, both its shell and the kernel send SIGHUP. A
+# second SIGTERM or SIGINT ends the process at once.
 URGENT = (signal.SIGTERM, signal.SIGINT)
 STOPPING = (*URGENT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
 
 
 def caught(receive: Callable[[int, Any], None]) -> dict[int, Any]:
-    """Makes `receive` the handler of `STOPPING`, and returns the handlers of before.
+    """Makes `receive` the handler of the signals `STOPPING`, and returns their previous handlers.
 
-    Under nohup SIGHUP is ignored, and stays so; likewise all that are not urgent.
+    A signal outside `URGENT` that is ignored stays ignored, e.g. SIGHUP under nohup.
     """
     before = {each: signal.getsignal(each) or signal.SIG_DFL for each in STOPPING}
     chosen = {each: was for each, was in before.items() if each in URGENT or was is not signal.SIG_IGN}
@@ -26,7 +26,7 @@ def caught(receive: Callable[[int, Any], None]) -> dict[int, Any]:
 
 
 def stop(number: int, frame: Any) -> None:
-    """The handler of a program that has nothing to save."""
+    """Raises `Stopped`; the handler of signals for programs that have nothing to save."""
     for each in STOPPING:
         signal.signal(each, signal.SIG_DFL if each in URGENT else signal.SIG_IGN)
     raise Stopped(number, f"stopped by {signal.Signals(number).name}")

@@ -255,14 +255,14 @@ def test_differences_name_the_fields_that_differ_and_their_values():
 @pytest.mark.parametrize(
     ("edit", "says"),
     [
-        (lambda t: t["model"].update(hiden_dim=3), "error: W/config.json: model.hiden_dim: is an unknown field; did you mean hidden_dim?"),
-        (lambda t: t.update(sead=3), "error: W/config.json: sead: is an unknown field; did you mean seed?"),
-        (lambda t: t["data"]["tokenizer"].update(kid=3), "error: W/config.json: data.tokenizer.kid: is an unknown field; did you mean kind?"),
+        (lambda t: t["model"].update(hiden_dim=3), "error: W/config.json: model.hiden_dim: is not a field of the configuration; did you mean hidden_dim?"),
+        (lambda t: t.update(sead=3), "error: W/config.json: sead: is not a field of the configuration; did you mean seed?"),
+        (lambda t: t["data"]["tokenizer"].update(kid=3), "error: W/config.json: data.tokenizer.kid: is not a field of the configuration; did you mean kind?"),
         (lambda t: t.pop("optimizer"), "error: W/config.json: optimizer: is missing"),
         (lambda t: t["optimizer"].pop("b1"), "error: W/config.json: optimizer.b1: is missing"),
         (lambda t: t.update(model=3), "error: W/config.json: model.: is not an object"),
         (lambda t: t["model"].update(layers=0), "error: config.model.layers: 0 is out of range"),
-        (lambda t: t["model"].update(tied=1), "error: config.model.tied: 1 is a int; give a bool"),
+        (lambda t: t["model"].update(tied=1), "error: config.model.tied: 1 is a int; give a value of type bool"),
     ],
 )  # fmt: skip
 def test_json_that_is_no_configuration_is_refused_by_name(edit, says):
@@ -504,7 +504,7 @@ def test_every_field_says_what_it_is():
 )
 def test_an_unknown_path_is_answered_with_the_nearest_of_all_sections(wrong, right):
     with pytest.raises(
-        UserError, match=f"^error: config.{wrong}: there is no such field; did you mean config.{right}[?]"
+        UserError, match=f"^error: config.{wrong}: is not a field of the configuration; did you mean config.{right}[?]"
     ):
         changed(base(), {wrong: 3})
 

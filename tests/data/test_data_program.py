@@ -98,7 +98,7 @@ def test_noise_is_shown_as_the_model_reads_it(shown):
         ("nothing", "SPEC: is missing"),
         ("no such thing", "is no config file, no run and no source"),
         ("no such field", "did you mean --config.data.batch_size?"),
-        ("no number", "'x' is no int"),
+        ("no number", "'x' is not of type int"),
         ("two", "is given 2 times"),
         ("no such file", "none.tsv: no such file"),
         ("no such step", "did you mean nfc?"),

@@ -41,7 +41,7 @@ def test_values_keep_the_spelling_of_json(tmp_path):
         ('""', "'target' is blank"),
         ('" "', "'target' is blank"),
         ('"a", "y": null', "{y} is null, not text"),
-        ('"a"}\n{"t": "text"', "{y} is not there"),
+        ('"a"}\n{"t": "text"', "{y} is missing"),
         ("[[1]]", "{y} is list, not text"),
         ("[null]", "{y} is null, not text"),
     ],

@@ -263,7 +263,7 @@ def test_what_a_mixture_holds_out_is_of_every_source_and_once(three):
         ("1.2.3*tsv:{0}/a.tsv + 1*tsv:{0}/b.tsv", "is no mixture"),
         ("tsv:{0}/a.tsv | {{source}} | {{target}} | {{log_prob}}", "has 3 formats"),
         ("tsv:{0}/a.tsv | answer", "'answer' names no field"),
-        ("tsv:{0}/a.tsv | {{question}}", "question.*is not there .fields are source, target"),
+        ("tsv:{0}/a.tsv | {{question}}", "question.*is missing .fields are source, target"),
         ("tsv:{0}/a.tsv + tsv:{0}/a.tsv | | {{source}}", "mixes texts with pairs"),
     ],
 )
@@ -604,12 +604,15 @@ def test_tfds_features_beside_the_text_are_left_alone():
 
 def test_formats_that_do_not_fit_name_the_example_and_what_it_has():
     for target, what in (
-        ("{answer}", "{answer} is not there (fields are question, answers, label)"),
-        ("{answers[text][2]}", "{answers[text][2]} is not there (it is no such list)"),
+        ("{answer}", "{answer} is missing (fields are question, answers, label)"),
+        ("{answers[text][2]}", "{answers[text][2]} is missing (it is not a list of that length)"),
         ("{answers}", "{answers} is dict, not text"),
         ("{answers[text]} {answers[start]}", "{answers[text]} and {answers[start]} are lists"),
-        ("{question[text]}", "{question[text]} is not there (it is no such list)"),
-        ("{question[0]}", "{question[0]} is not there (it is no such list)"),  # a text is no list of characters
+        ("{question[text]}", "{question[text]} is missing (it is not a list of that length)"),
+        (
+            "{question[0]}",
+            "{question[0]} is missing (it is not a list of that length)",
+        ),  # a text is no list of characters
     ):
         with pytest.raises(UserError) as caught:
             formatted("tfds:lm_sources_test/nested", "{question}", target)
@@ -625,7 +628,7 @@ def test_jsonl_records_become_examples_by_format(tmp_path):
     path = write(tmp_path / "a.jsonl", "\n".join(map(json.dumps, rows)))
     found = formatted(f"jsonl:{path}", "{q} ({a[score]})", "{a[texts][0]}")
     assert found == [Example("why? (3)", "so"), Example("how? (2)", "thus")]
-    with pytest.raises(UserError, match=rf"{path}:2: {{a\[texts\]\[1\]}} is not there"):
+    with pytest.raises(UserError, match=rf"{path}:2: {{a\[texts\]\[1\]}} is missing"):
         formatted(f"jsonl:{path}", "{q}", "{a[texts][1]}")
     with pytest.raises(UserError, match="text: has no fields"):
         formatted(f"text:{path}", "", "{text}")

@@ -92,7 +92,7 @@ def test_a_host_that_is_killed_ends_the_other_within_a_minute(victim, sources, t
         time.sleep(0.1)
     processes[victim].kill()
     code, _, error = finish([processes[1 - victim], processes[victim]], 60)[0]
-    assert code == 2 and "error: host" in error and "they go on from the last checkpoint" in error, (code, error)
+    assert code == 2 and "error: host" in error and "they resume from the last checkpoint" in error, (code, error)
 
 
 def test_a_host_with_another_configuration_ends_both_with_its_name(sources, tmp_path):
@@ -111,7 +111,7 @@ def test_a_host_with_another_configuration_ends_both_with_its_name(sources, tmp_
         text=True,
     )
     for code, _, error in finish([first[0], second], 120):
-        assert code == 2 and "configuration is not that of the first host" in error, error
+        assert code == 2 and "has another configuration than the first host" in error, error
     assert not (tmp_path / "run").exists()
 
 
@@ -127,17 +127,17 @@ def test_a_host_that_never_comes_is_waited_for_less_than_a_minute(sources, tmp_p
     assert (
         code == 2
         and "after 8 s" in error
-        and re.fullmatch("error: --coordinator: .* not every host .*", error.strip().splitlines()[-1])
+        and re.fullmatch("error: --coordinator: .* not all hosts .*", error.strip().splitlines()[-1])
     )
     assert not (tmp_path / "run").exists()
 
 
 WRONG = {
-    "--coordinator=nowhere": "--coordinator: 'nowhere' is no address",
-    "--coordinator=a:b --processes=2 --process=0": "--coordinator: 'a:b' is no address",
+    "--coordinator=nowhere": "--coordinator: 'nowhere' is not an address",
+    "--coordinator=a:b --processes=2 --process=0": "--coordinator: 'a:b' is not an address",
     "--coordinator=a:1 --processes=2": "--process: is missing",
     "--coordinator=a:1 --process=1": "--processes: is missing",
-    "--coordinator=a:1 --processes=2 --process=2": "--process: 2 is not one of 2",
+    "--coordinator=a:1 --processes=2 --process=2": "--process: 2 is not less than --processes=2",
     "--process=0": "--process: needs the address",
     "--processes=x": "processes",
     "--coordinator=none --processes=2": "--processes: needs the address",

@@ -407,7 +407,11 @@ WRONG_RUNS = {
         ["--force", "'one'", "--stop"],
     ),
     "sample stop nothing": ("sample.py", ["--workdir={streams}", "--stop="], ["--stop"]),
-    "sample into a directory": ("sample.py", ["{streams}", "--output_file={bad}/notes"], ["notes", "no regular file"]),
+    "sample into a directory": (
+        "sample.py",
+        ["{streams}", "--output_file={bad}/notes"],
+        ["notes", "not a regular file"],
+    ),
     "sample over a file": ("sample.py", ["{streams}", "--output_file={bad}/file"], ["{bad}/file", "move it away"]),
     "sample interactive into a file": (
         "sample.py",
@@ -448,8 +452,12 @@ WRONG_RUNS = {
         ["--workdir={streams}", "--interactive", "--prompt=a"],
         ["--interactive"],
     ),
-    "sample best is gone": ("sample.py", ["--workdir={best is gone}"], ["the best checkpoint is gone", "latest"]),
-    "evaluate changed data": ("lm.evaluate", ["--workdir={changed data}"], ["the test data is not what this run was"]),
+    "sample best is gone": (
+        "sample.py",
+        ["--workdir={best is gone}"],
+        ["is the best checkpoint and is missing", "latest"],
+    ),
+    "evaluate changed data": ("lm.evaluate", ["--workdir={changed data}"], ["was started with other test data"]),
     "sample none": ("sample.py", ["--workdir={streams}", "--num_samples=0"], ["--num_samples"]),
     "sample word for number": ("sample.py", ["--workdir={streams}", "--top_k=some"], ["top_k", "some"]),
     "evaluate no run": ("lm.evaluate", ["--workdir={bad}/notes"], ["notes", "is not a run"]),
@@ -472,17 +480,25 @@ WRONG_RUNS = {
         ["--workdir={broken manifest}"],
         ["manifest.json", "is not valid JSON"],
     ),
-    "evaluate strange manifest": ("lm.evaluate", ["--workdir={strange manifest}"], ["manifest.json", "is no object"]),
+    "evaluate strange manifest": (
+        "lm.evaluate",
+        ["--workdir={strange manifest}"],
+        ["manifest.json", "is not an object"],
+    ),
     "evaluate no manifest": (
         "lm.evaluate",
         ["--workdir={no manifest}", "--split=validation"],
-        ["no manifest vouches for its validation data", "--data=SOURCE"],
+        ["no manifest with a fingerprint of its validation data", "--data=SOURCE"],
     ),
-    "data no manifest": ("lm.data", ["{no manifest}"], ["no manifest vouches", "--config.data.train=SOURCE"]),
+    "data no manifest": (
+        "lm.data",
+        ["{no manifest}"],
+        ["no manifest with a fingerprint", "--config.data.train=SOURCE"],
+    ),
     "sample superscript": (
         "sample.py",
         ["--workdir={streams}", "--checkpoint=\u00b2"],
-        ["--checkpoint", "is not there"],
+        ["--checkpoint", "is not a checkpoint of this run"],
     ),
     "sample older": ("sample.py", ["--workdir={older}"], ["older", "of lm 0.1.7"]),
     "sample config directory": ("sample.py", ["--workdir={config directory}"], ["config.json"]),
@@ -494,7 +510,7 @@ WRONG_RUNS = {
     "sample empty progress": ("sample.py", ["--workdir={empty progress}"], ["checkpoints/80", "cannot be read"]),
     "sample no shapes": ("sample.py", ["--workdir={no shapes}", "--checkpoint=latest"], ["80", "cannot be read"]),
     "sample broken labels": ("sample.py", ["--workdir={broken labels}"], ["labels.json"]),
-    "sample strange labels": ("sample.py", ["--workdir={strange labels}"], ["labels.json", "is no list"]),
+    "sample strange labels": ("sample.py", ["--workdir={strange labels}"], ["labels.json", "is not a list"]),
     "sample no labels": ("sample.py", ["--workdir={no labels}"], ["labels.json", "is empty"]),
     "sample bucket": ("sample.py", ["--workdir=gs://bucket/run"], ["gs://bucket/run", "package"]),
     "sample bytes": ("sample.py", ["--workdir={streams}", "--prompt=a\udcff"], ["--prompt", "is not UTF-8"]),
@@ -524,7 +540,7 @@ WRONG_RUNS = {
     "data two tabs": ("lm.data", ["tsv:{bad}/three.tsv"], ["three.tsv:2"]),
     "data first": ("lm.data", ["--first=-1", "configs/translate.py"], ["first"]),
     "data two configs": ("lm.data", ["configs/translate.py", "configs/stories.py"], ["SPEC: is given 2 times"]),
-    "pipeline nothing": ("lm.pipeline", [], ["a pipeline is one file"]),
+    "pipeline nothing": ("lm.pipeline", [], ["needs one pipeline file"]),
     "pipeline no config": ("lm.pipeline", ["configs/none.py"], ["none.py"]),
     "pipeline no tasks": ("lm.pipeline", ["configs/shakespeare.py"], ["shakespeare.py", "TASKS"]),
     "pipeline stage": ("lm.pipeline", ["{bad}/stages.py"], ["stages.py:3", "ValueError: b"]),
@@ -560,7 +576,7 @@ def test_a_run_goes_on_only_from_a_checkpoint_that_is_whole_and_its_own(trained,
     """Where no other is left a damaged one is refused, and so is that of another model; nothing is moved."""
     flags = kill.command(configs["streams"], "WORKDIR")[1:]
     words = {"truncated": "cannot be read", "foreign": "shape", "broken manifest": "manifest.json: is not valid JSON"}
-    words |= {"binary metrics": "metrics.jsonl:1: is no line", "strange metrics": "metrics.jsonl:1: is no line"}
+    words |= {"binary metrics": "metrics.jsonl:1: is not a line", "strange metrics": "metrics.jsonl:1: is not a line"}
     words |= {
         "older": "of lm 0.1.7",
         "half tokenizer": "is damaged",

@@ -94,7 +94,7 @@ def test_output_that_cannot_be_written_is_dropped_once(monkeypatch):
         for _ in range(3):
             assert stream.write("x" * 100_000) == 100_000
             stream.flush()
-        assert output.lost == ["standard output could not be written (Broken pipe): it was dropped from there on"]
+        assert output.lost == ["standard output could not be written (Broken pipe); later output was dropped"]
         assert not stream.isatty() and stream.encoding == pipe.encoding
     assert isinstance(stream, output._Outliving) and not isinstance(stream, io.IOBase)
 
@@ -135,7 +135,7 @@ def test_devices_that_jax_does_not_find_are_named(platforms, commands, monkeypat
     monkeypatch.setenv("JAX_PLATFORMS", platforms)
     done = run_alone(*commands["train"])
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
-    assert done.stderr.startswith(f"error: JAX_PLATFORMS: {platforms!r} is not found here (")
+    assert done.stderr.startswith(f"error: JAX_PLATFORMS: {platforms!r} is not found on this machine (")
     workdir = next(each for each in commands["train"] if each.startswith("--workdir="))
     assert not pathlib.Path(workdir.removeprefix("--workdir=")).exists()
 
@@ -165,6 +165,6 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 def test_a_user_without_a_home_is_told_where_the_cache_of_data_can_lie(short, tmp_path):
     done = run_alone("-c", NO_HOME, *kill.command(short, tmp_path / "run")[1:])
     first, last = done.stderr.splitlines()
-    assert done.returncode == 2 and first == "no HOME is known, so programs are compiled anew at each start"
+    assert done.returncode == 2 and first == "HOME is not set, so programs are compiled again at each start"
     assert last.startswith("error: HOME: ") and "LM_CACHE_DIR" in last
     assert not (ROOT / "~").exists()

@@ -127,7 +127,7 @@ CONFIG_FILES = {  # what is in a file -> where its refusal begins, and a word of
     "from lm.config import *\ndef get_config(text):\n    return Config()\n": (": TypeError", "FILE:TEXT"),
     "from lm.config import *\ndef get_config():\n    return Config(modle=3)\n": (":3: TypeError", "modle"),
     "import lm\nfrom lm.config import *\ndef get_config():\n    return lm.changed(Config(), {'model.sell': 'gru'})\n": (
-        ":4: config.model.sell: there is no such field",
+        ":4: config.model.sell: is not a field",
         "config.model.cell",
     ),
 }

@@ -93,7 +93,7 @@ def test_scores_are_printed_in_the_order_of_the_input_as_run_score_gives_them(do
     {
         "both": ["--split: is given with --data"],
         "two": ["--data: is given with --text"],
-        "no pair": ["standard input:2: 0 tabs", "SOURCE<TAB>TARGET"],
+        "no pair": ["standard input:2: has 0 tabs", "SOURCE<TAB>TARGET"],
     }.items(),
 )
 def test_what_cannot_be_scored_is_refused_in_one_line(name, words, done):
@@ -143,7 +143,7 @@ def test_lines_are_read_as_they_are_asked_for_and_named_by_number(tmp_path, monk
     assert [next(read), next(read)] == [Example("a", "b"), Example("c", "d")]
     with pytest.raises(UserError, match="standard input:3: is not UTF-8"):
         next(read)
-    with pytest.raises(UserError, match="--text:2: 2 tabs"):
+    with pytest.raises(UserError, match="--text:2: has 2 tabs"):
         list(texts.read(["a\tb", "a\tb\tc"], "", paired=True))
     (tmp_path / "bad.txt").write_bytes(b"a\nb\n\xff\n")
     with pytest.raises(UserError, match="bad.txt:3: is not UTF-8"):

@@ -197,7 +197,7 @@ def test_what_cannot_be_is_refused_in_one_line_before_anything_is_trained(folder
         (["--tasks=revers"], ["--tasks", "did you mean reverse?"]),
         (["--seeds=a"], ["--seeds", "'a'"]),
         (["--seeds="], ["--seeds"]),
-        ([f"{folder}/none.py"], ["a pipeline is one file"]),
+        ([f"{folder}/none.py"], ["needs one pipeline file"]),
     ):
         refused = run_program("-m", "lm.pipeline", f"{folder}/tiny.py", f"--workdir={folder}/never", *more)
         assert refused.returncode == 2 and len(refused.stderr.splitlines()) == 1, refused.stderr

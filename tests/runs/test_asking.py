@@ -70,7 +70,7 @@ def test_what_is_no_pair_is_refused_where_pairs_belong(wrong, runs):
 def test_what_a_run_cannot_do_is_said_in_a_sentence(runs, talking, trained):
     with pytest.raises(UserError, match=r"without config\.data\.turns"):
         runs["streams"].conversation(["hello"])
-    with pytest.raises(UserError, match="none to reply to"):
+    with pytest.raises(UserError, match="turns: is empty"):
         talking.conversation([])
     for wrong in (12, None, b"runs/x", ["runs/x"]):
         with pytest.raises(UserError, match="workdir: .* is a "):

@@ -62,13 +62,13 @@ def test_a_checkpoint_of_other_shapes_is_refused_by_the_name_of_the_array(saved,
     for change, words in (
         (
             {"encoder": {"kernel": np.zeros((3, 6))}},
-            r"encoder/kernel has shape \(3, 5\), in this model it has shape \(3, 6\)",
+            r"encoder/kernel has shape \(3, 5\), but in this model it has shape \(3, 6\)",
         ),
-        ({"more": np.zeros(2)}, r"more is not there, in this model it has shape \(2,\)"),
+        ({"more": np.zeros(2)}, r"more is missing, but in this model it has shape \(2,\)"),
     ):
         with pytest.raises(UserError, match=words):
             Checkpoints(saved).restore(4, trees[0] | change)
-    with pytest.raises(UserError, match=r"scale has shape \(\), in this model it is not there"):
+    with pytest.raises(UserError, match=r"scale has shape \(\), but in this model it is missing"):
         Checkpoints(saved).restore(4, {"encoder": trees[0]["encoder"]})
 
 

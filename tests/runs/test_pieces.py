@@ -78,14 +78,14 @@ def other_seed(run):
 
 # What is another run's, or was changed -> where, and words of the line that refuses it.
 PIECES = {
-    other_tokenizer: ("tokenizer", "is not this run's own"),
-    other_run: (LAST, "is another run's checkpoint"),
-    no_run: (LAST, "does not say which run it is of"),
+    other_tokenizer: ("tokenizer", "belongs to another run or was changed"),
+    other_run: (LAST, "belongs to another run"),
+    no_run: (LAST, "has no run id"),
     renamed: ("checkpoints/500", "was saved at step 80"),
-    other_parameters: (LAST, "is not what was saved"),
+    other_parameters: (LAST, "was changed after it was saved"),
     flipped: (LAST, "cannot be read"),
-    other_width: ("config.json", "is not this run's own"),
-    other_seed: ("config.json", "is not this run's own"),
+    other_width: ("config.json", "belongs to another run or was changed"),
+    other_seed: ("config.json", "belongs to another run or was changed"),
 }
 
 
@@ -151,10 +151,10 @@ def test_a_run_of_030_is_read_and_its_tokenizer_is_checked(run, trained):
     assert load(str(run), "latest").step == 80
     shutil.rmtree(run / LAST)
     shutil.copytree(trained["streams"] / LAST, run / LAST)
-    with pytest.raises(UserError, match="is another run's checkpoint"):
+    with pytest.raises(UserError, match="belongs to another run"):
         load(str(run), "80")
     other_tokenizer(run)
-    with pytest.raises(UserError, match="tokenizer: is not this run's own"):
+    with pytest.raises(UserError, match="tokenizer: belongs to another run or was changed"):
         load(str(run), "72")
 
 
@@ -172,7 +172,7 @@ def test_a_run_of_030_gets_an_identity_where_it_goes_on(run, configs):
     # Another run's checkpoint gets in neither here nor there; but what is older than the identity may have none.
     shutil.rmtree(run / "checkpoints" / "72")
     shutil.copytree(other / "checkpoints" / "72", run / "checkpoints" / "76")
-    with pytest.raises(UserError, match="does not say which run it is of"):
+    with pytest.raises(UserError, match="has no run id"):
         load(str(run), "76")
 
 
@@ -184,11 +184,11 @@ def test_labels_that_are_not_the_runs_are_refused(run):
     )
     assert workdir.read_labels(directory) == ("good", "bad")
     for text, words in {
-        '["bad", "good"]': "is not this run's own",
+        '["bad", "good"]': "belongs to another run or was changed",
         '["good", "good"]': "has a label twice",
         "[]": "is empty",
         '["\\ud800"]': "half of a surrogate pair",
-        "[3]": r"\[0\] is no text",
+        "[3]": r"\[0\] is 3, not a text",
     }.items():
         (run / "labels.json").write_text(text)
         with pytest.raises(UserError, match=words):
@@ -209,15 +209,15 @@ def without(*names: str):
 
 # What is taken away -> the line that training ends with, or says and goes on.
 MISSING = {
-    "checkpoints": (without("checkpoints"), "error: .*run: its checkpoints are gone, and metrics.jsonl says .* step 80"),
-    "each checkpoint": (without("checkpoints/*"), "error: .*run: its checkpoints are gone"),
-    "all that tells of steps": (without("checkpoints", "metrics.jsonl"), "error: .*run: its checkpoints are gone, and manif"),
-    "manifest": (without("manifest.json"), "error: .*run: its manifest.json is missing"),
-    "config": (without("config.json"), "error: .*run: is a run whose config.json is missing"),
+    "checkpoints": (without("checkpoints"), "error: .*run: has no checkpoints, although by metrics.jsonl .* step 80"),
+    "each checkpoint": (without("checkpoints/*"), "error: .*run: has no checkpoints"),
+    "all that tells of steps": (without("checkpoints", "metrics.jsonl"), "error: .*run: has no checkpoints, although by manif"),
+    "manifest": (without("manifest.json"), "error: .*run: has no manifest.json"),
+    "config": (without("config.json"), "error: .*run: is a run without its config.json"),
     "tokenizer.json": (without("tokenizer/tokenizer.json"), "error: .*tokenizer/tokenizer.json: no such file"),
-    "tokenizer": (without("tokenizer"), "tokenizer was missing: it is made again, and is the same"),
-    "metrics": (without("metrics.jsonl"), "metrics.jsonl is missing: it begins anew after step 80"),
-    "last checkpoint": (without(LAST), r"training goes on from step 72: \d+ lines of .*metrics.jsonl are dropped"),
+    "tokenizer": (without("tokenizer"), "tokenizer was missing and is restored, with the same content"),
+    "metrics": (without("metrics.jsonl"), "metrics.jsonl is missing: a new file starts after step 80"),
+    "last checkpoint": (without(LAST), r"training resumes from step 72: \d+ lines of .*metrics.jsonl are dropped"),
 }  # fmt: skip
 
 
@@ -343,7 +343,7 @@ def test_bad_metrics_are_refused_before_anything_is_prepared(line, run, configs,
     first = (run / "metrics.jsonl").read_text().splitlines()[0]
     (run / "metrics.jsonl").write_text(f"{first}\n{line}\n")
     monkeypatch.setattr(loop, "prepare", lambda *_: pytest.fail("prepared"))
-    with pytest.raises(UserError, match="metrics.jsonl:2: is no line of metrics"):
+    with pytest.raises(UserError, match="metrics.jsonl:2: is not a line of metrics"):
         loop.train(configs["streams"], epath.Path(run))
 
 
@@ -358,7 +358,7 @@ def test_counters_that_were_not_saved_with_a_checkpoint_are_refused(run):
     """They say which step was the best one."""
     read_step(run, "progress")
     edit(run / LAST / "progress" / "metadata", lambda tree: tree.update(seconds=tree["seconds"] + 1))
-    with pytest.raises(UserError, match="its progress is not what was saved"):
+    with pytest.raises(UserError, match="its progress was changed after it was saved"):
         read_step(run, "progress")
 
 
@@ -368,7 +368,7 @@ def test_data_that_no_manifest_vouches_for_is_not_read(run, monkeypatch):
     source = opened.config.data.test
     for change in (lambda tree: tree["fingerprints"].pop("test"), None):
         edit(run / "manifest.json", change) if change else (run / "manifest.json").unlink()
-        with pytest.raises(UserError, match="no manifest vouches for its test data") as refused:
+        with pytest.raises(UserError, match="has no manifest with a fingerprint of its test data") as refused:
             scoring.split_of(opened, "test")
         assert source in str(refused.value) and "--data=SOURCE" in refused.value.action
 
@@ -378,7 +378,7 @@ def test_labels_that_no_manifest_vouches_for_are_not_read_from_data(trained, con
     shutil.copytree(trained["buckets"], run)
     reconfigured(run, changed(configs["buckets"], {"data.task": "classify"}))
     (run / "manifest.json").unlink()
-    with pytest.raises(UserError, match="has no labels.json, and no manifest vouches"):
+    with pytest.raises(UserError, match="has no labels.json, and no manifest with a fingerprint"):
         load(str(run), "latest")
 
 
@@ -407,7 +407,7 @@ def test_nothing_is_written_through_a_link_out_of_the_directory(run, configs, tm
 def test_arrays_that_claim_more_than_there_can_be_are_refused_before_they_are_read(run, monkeypatch):
     monkeypatch.setattr(arrays, "read", lambda *_: pytest.fail("read"))
     monkeypatch.setattr(arrays.memory, "of_machine", lambda: 1000)
-    with pytest.raises(UserError, match="its arrays are said to have .* GiB, more than this machine"):
+    with pytest.raises(UserError, match="its arrays have .* GiB by their metadata, more memory than this machine"):
         load(str(run), "latest")
 
 

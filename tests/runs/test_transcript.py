@@ -137,7 +137,7 @@ def test_a_file_that_is_no_output_is_refused_and_left_as_it_is(tmp_path):
     (tmp_path / "folder").mkdir()
     for name, said in (
         ("notes.txt", "no notes.txt.json"),
-        ("folder", "no regular file"),
+        ("folder", "not a regular file"),
         ("gs://b/out", "regular file"),
     ):
         with pytest.raises(UserError, match=said):

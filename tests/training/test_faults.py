@@ -254,7 +254,7 @@ def test_a_directory_that_is_removed_while_training_goes_on_is_named(short, tmp_
 
     with monkeypatch.context() as patch:
         patch.setattr(console.Bar, "update", update_and_remove)
-        with pytest.raises(UserError, match="run: its config.json is gone.*put it back"):
+        with pytest.raises(UserError, match="run: has lost its config.json.*put it back"):
             loop.train(short, epath.Path(tmp_path / "run"))
     assert not (tmp_path / "run" / "checkpoints" / "8").exists()
     shutil.rmtree(tmp_path / "run", ignore_errors=True)
@@ -272,7 +272,7 @@ def test_a_trace_of_the_steps_asked_for_is_written(short, tmp_path, capsys):
     said = capsys.readouterr().out
     assert f"steps 3 to 4 are traced in {tmp_path}/run/profile" in said
     # And what a device holds, by module: of Adam two moments beside each parameter.
-    rows = [line.split() for line in said[said.index("MiB a device") :].splitlines()]
+    rows = [line.split() for line in said[said.index("MiB per device") :].splitlines()]
     held = {row[0]: [float(cell) for cell in row[1:4]] for row in rows if len(row) == 4 and row[0] != "MiB"}
     params = load(str(tmp_path / "run"), "latest").params
     assert set(params) < set(held)

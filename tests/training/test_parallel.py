@@ -192,6 +192,6 @@ def test_what_devices_cannot_share_is_refused_by_name():
         devices_for(12, 1, "pmap")
     with pytest.raises(UserError, match="config.training.shards: 3 does not divide 8 devices"):
         devices_for(16, 1, "fsdp", 3)
-    with pytest.raises(UserError, match="config.training.shards: pmap cuts no parameters"):
+    with pytest.raises(UserError, match="config.training.shards: is above 0, and pmap"):
         devices_for(16, 1, "pmap", 2)
     assert devices_for(16, 1, "fsdp", 2).mesh.shape == {"data": 4, "model": 2}

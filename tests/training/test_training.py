@@ -365,7 +365,7 @@ def test_data_that_was_moved_is_the_same_data_and_other_bytes_are_refused(layout
         known = file.read_text()
         file.write_text(known.replace(known[0], "Z", 1))
         for config in (moved, changed(moved, {path: short[layout].data.train + " + " + places[path]})):
-            with pytest.raises(UserError, match="data is not what this run was started with; give the .* data of then"):
+            with pytest.raises(UserError, match="was started with other .* data; give the same .* data"):
                 loop.train(config, epath.Path(copy))
         file.write_text(known)
     with pytest.raises(UserError, match="another configuration .data.test: "):
@@ -403,7 +403,7 @@ def test_a_run_goes_on_where_what_it_began_with_was_moved(short, uninterrupted, 
     for path, (same, other) in elsewhere.items():
         loop.train(configs[path], epath.Path(tmp_path / path))  # named as before, it is not read
         loop.train(changed(configs[path], {path: same}), epath.Path(tmp_path / path))
-        with pytest.raises(UserError, match="not known to be what this run began with.*leave it as it was"):
+        with pytest.raises(UserError, match="not known to be that of .*keep the old value"):
             loop.train(changed(configs[path], {path: other}), epath.Path(tmp_path / path))
         shutil.rmtree(tmp_path / path / "checkpoints")  # then it would be read
         if path != "data.tokenizer.kind":
@@ -441,7 +441,7 @@ def test_changed_data_is_refused(short, uninterrupted, tmp_path):
     shutil.copytree(uninterrupted["streams"], copy)
     data.write_text(pathlib.Path(short["streams"].data.train.removeprefix("text:")).read_text() + "one more line\n")
     moved = changed(short["streams"], {"data.train": f"text:{data}"})
-    with pytest.raises(UserError, match="train data is not what this run was started with"):
+    with pytest.raises(UserError, match="was started with other train data"):
         loop.train(moved, epath.Path(copy))
     assert (copy / "config.json").read_text() == kill.configuration.to_json(short["streams"])
 
@@ -454,7 +454,7 @@ def test_a_second_process_is_refused_and_readers_leave_what_is_being_written(sho
     before = tree_of(copy)
     with workdir._held(epath.Path(copy)):
         assert load(str(copy), "latest").step == 24
-        with pytest.raises(UserError, match="another process trains in it"):
+        with pytest.raises(UserError, match="is in use by another training process"):
             loop.train(short["streams"], epath.Path(copy))
     assert tree_of(copy) == before and writing.exists()
 
@@ -548,20 +548,20 @@ def test_parameters_are_loaded_by_regular_expressions_and_all_are_named(short, u
         kind: re.search(rf"^  {kind}: (.*)$", said, re.MULTILINE)[1].split(", ")
         for kind in ("loaded", "new", "skipped")
     }
-    assert {name.split(" (of")[0] for name in lines["loaded"]} == set(loaded)
+    assert {name.split(" (from")[0] for name in lines["loaded"]} == set(loaded)
     assert set(lines["new"]) == set(ours) - set(loaded)
     assert set(lines["skipped"]) == set(theirs) - set(loaded.values())
 
 
 def test_a_rule_that_finds_nothing_is_refused(short, uninterrupted, tmp_path):
     for rules, words in (
-        (["embedding/.*", "encodr/.*"], "'encodr/.*' finds no parameter.*names there: "),
-        ([r"encoder/(.*)=>decoder/\2"], r"is no name \(invalid group reference"),
+        (["embedding/.*", "encodr/.*"], "'encodr/.*' loads no parameter.*names there: "),
+        ([r"encoder/(.*)=>decoder/\2"], r"is not a name \(invalid group reference"),
     ):
         changes = FROZEN | {"training.init_from": str(uninterrupted["streams"]), "training.init_params": rules}
         with pytest.raises(UserError, match=words):
             loop.train(changed(short["buckets"], changes), epath.Path(tmp_path / "run"))
-    with pytest.raises(UserError, match="init_params: there is no run"):
+    with pytest.raises(UserError, match="init_params: needs a run"):
         loop.train(changed(short["streams"], {"training.init_params": [".*"]}), epath.Path(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
@@ -598,7 +598,7 @@ def test_the_mean_of_checkpoints_is_that_of_their_parameters(short, uninterrupte
     for name, value in parameters(tmp_path / "tuned").items():
         np.testing.assert_array_equal(value, parameters(directory, "mean:2")[name])
     for which in ("mean:0", "mean:99", "mean:", "mean:x"):
-        with pytest.raises(UserError, match=r"--checkpoint: .* is no mean"):
+        with pytest.raises(UserError, match=r"--checkpoint: .* is not a mean"):
             load(str(directory), which)
 
 

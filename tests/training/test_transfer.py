@@ -228,7 +228,7 @@ def test_adapters_start_as_the_origin_and_alone_learn(trained, sources, tmp_path
 
 def test_adapters_of_nothing_are_refused(sources, tmp_path):
     config = tiny_config("buckets", sources["seq2seq"], SHORT | {"model.lora_rank": 2})
-    with pytest.raises(UserError, match="config.model.lora_rank: there is no run to load from"):
+    with pytest.raises(UserError, match="config.model.lora_rank: needs a run to start from"):
         loop.train(config, epath.Path(tmp_path / "run"))
 
 
@@ -255,7 +255,7 @@ def test_new_pieces_get_rows_of_their_own_and_all_else_is_loaded_exactly(layout,
         np.testing.assert_array_equal(before, theirs[name], err_msg=name)
         mean = np.broadcast_to(theirs[name].mean(axis=axis, keepdims=True), added.shape)
         np.testing.assert_allclose(added, mean, rtol=1e-5, atol=1e-6, err_msg=name)
-    assert "embedding/embedding (2 rows new)" in capsys.readouterr().out
+    assert "embedding/embedding (2 new ids)" in capsys.readouterr().out
 
 
 # ---- word vectors -----------------------------------------------------------------------------------------------
@@ -293,17 +293,17 @@ def test_words_of_the_vocabulary_start_from_their_vectors(sources, tmp_path, cap
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("2 4\na 1 2 3 4\nb 1 2 3 4\n", "f: its vectors have 4 numbers, config.model.embed_dim is 3"),
-        ("a 1 2 3 4\n", "f: its vectors have 4 numbers, config.model.embed_dim is 3"),
-        ("a 1 2\n", "f: its vectors have 2 numbers, config.model.embed_dim is 3"),
-        ("a 1 2 3\nb 1 2\n", "f:2: has 2 numbers where there must be 3"),
-        ("a 1 2 3\nb 1 2 3 4\n", "f:2: has 4 numbers where there must be 3"),
-        ("a 1 2 3\n\nb 1 2 3\n", "f:2: has 0 numbers where there must be 3"),
-        ("c 1 2 3\na 1 x 3\n", "f:2: 'x' is no finite number"),
-        ("2 3\na 1 nan 3\nb 1 2 3\n", "f:2: 'nan' is no finite number"),
-        ("a 1 1e99 3\n", "f:1: '1e99' is no finite number"),
-        ("a\t1\t2\t3\n", "f:1: has 0 numbers where there must be 3"),
-        ("3 3\na 1 2 3\nb 1 2 3\n", "f: holds 2 vectors, its first line says 3"),
+        ("2 4\na 1 2 3 4\nb 1 2 3 4\n", "f: has vectors of 4 numbers, but config.model.embed_dim is 3"),
+        ("a 1 2 3 4\n", "f: has vectors of 4 numbers, but config.model.embed_dim is 3"),
+        ("a 1 2\n", "f: has vectors of 2 numbers, but config.model.embed_dim is 3"),
+        ("a 1 2 3\nb 1 2\n", "f:2: has 2 numbers instead of 3"),
+        ("a 1 2 3\nb 1 2 3 4\n", "f:2: has 4 numbers instead of 3"),
+        ("a 1 2 3\n\nb 1 2 3\n", "f:2: has 0 numbers instead of 3"),
+        ("c 1 2 3\na 1 x 3\n", "f:2: has 'x' instead of a finite number"),
+        ("2 3\na 1 nan 3\nb 1 2 3\n", "f:2: has 'nan' instead of a finite number"),
+        ("a 1 1e99 3\n", "f:1: has '1e99' instead of a finite number"),
+        ("a\t1\t2\t3\n", "f:1: has 0 numbers instead of 3"),
+        ("3 3\na 1 2 3\nb 1 2 3\n", "f: has 2 vectors, but its first line says 3"),
         ("", "f: is empty"),
     ],
 )
