@@ -163,5 +163,5 @@ def test_a_file_of_outputs_that_a_signal_cut_is_completed_by_the_same_command(nu
     there = file.read_bytes().count(b"\n")
     assert 100 < there < 20_000
     done = run_program(*command, f"--output_file={file}")
-    assert done.returncode == 0 and f"holds the outputs of {there:,} of 20,000 prompts already" in done.stderr
+    assert done.returncode == 0 and f"already holds the outputs of {there:,} of 20,000 prompts" in done.stderr
     assert file.read_text() == run_program(*command).stdout
