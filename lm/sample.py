@@ -17,7 +17,7 @@ from lm.errors import UserError
 from lm.terminal import bar, decoding_flags, output, prompts
 from lm.terminal.program import program
 
-MANY = "a run's directory; several runs: the mean of their probabilities (one tokenizer)"
+MANY = "a run's directory; several: the mean of their probabilities (they share one tokenizer)"
 WORKDIR = flags.DEFINE_multi_string("workdir", None, MANY)
 STEPS = "best (by validation loss), latest, a step, or mean:N, the mean of the last N"
 CHECKPOINT = flags.DEFINE_string("checkpoint", "best", STEPS)
@@ -25,7 +25,7 @@ PROMPT = flags.DEFINE_multi_string("prompt", [], "a prompt; may be repeated")
 INPUT_FILE = flags.DEFINE_string("input_file", None, "a file with one prompt per line; - is standard input")
 KEPT = "a file for the output; if it exists, the same command resumes after its last complete line"
 OUTPUT_FILE = flags.DEFINE_string("output_file", None, KEPT)
-INTERACTIVE = flags.DEFINE_bool("interactive", False, "answer each line of standard input at once; remember the conversation")
+INTERACTIVE = flags.DEFINE_bool("interactive", False, "answer standard input line by line; keep the conversation")
 JSON = flags.DEFINE_bool("json", False, "one JSON object per line: prompt, output, log_probability (nats), ...")
 decoding_flags.define_flags()
 
