@@ -51,6 +51,11 @@ class Written(Answer):
         nats_bt = self.position_nats(params, features, memory, batch)
         return jnp.where(batch.weights_bt > 0, nats_bt * batch.weights_bt, 0), state
 
+    def attention(self, params: Any, batch: Batch) -> jax.Array:
+        """Returns weights_bts, the attention to the source with which each target is predicted."""
+        memory, state = self._start(params, (), batch)
+        return self._unroll(params, memory, state, batch)[0].attention_bts
+
     def _start(self, params, carry, batch, keys_b=None):
         """(memory of the source, state before the targets)."""
         if not self.model.has_encoder:

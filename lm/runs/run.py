@@ -11,6 +11,7 @@ from flax import linen as nn
 
 from lm import answers, files
 from lm.answers import chunks
+from lm.answers.alignment import Alignment, alignment
 from lm.answers.contract import Answer, Generation, Score
 from lm.answers.ranking import labels_of
 from lm.config import Config
@@ -108,6 +109,14 @@ class Run:
         made = [_example(one) for one in _listed(examples, "examples")]
         check_examples(Listed(made), self.config.data.task, "examples", self.model.has_encoder)
         return self.answer.score(self.params, made)
+
+    def alignment(self, source: str, target: str) -> Alignment:
+        """Returns the attention weights with which the model predicts each token of the target.
+
+        Raises:
+            UserError: the model has no attention to a source, or an argument is not a text.
+        """
+        return alignment(self.answer, self.params, _example((source, target)))
 
 
 def _listed(given: Any, where: str) -> list[Any]:
