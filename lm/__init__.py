@@ -2,7 +2,7 @@
 
 import os
 
-__version__ = "0.3.1"
+__version__ = "0.3.2"
 
 # Buckets are read as where there is no TensorFlow: with it, etils would import it and raise its errors.
 os.environ.setdefault("EPATH_USE_TF", "0")
