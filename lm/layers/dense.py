@@ -6,6 +6,6 @@ from lm.recurrence import initial
 
 
 class Dense(nn.Dense):
-    """Flax's, whose kernel is drawn on the host as all parameters are."""
+    """Flax's dense layer, with a kernel that is drawn on the host like all parameters."""
 
     kernel_init: nn.initializers.Initializer = initial.lecun_normal

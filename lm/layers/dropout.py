@@ -1,13 +1,17 @@
-"""Dropout that depends on the example alone."""
+"""Dropout that depends only on the example."""
 
 import jax
 
 
 def dropout(values_tbd: jax.Array, rate: float, keys_b: jax.Array | None, place: int) -> jax.Array:
-    """Variational dropout: one mask per sequence, the same at every time step (Gal and Ghahramani, 2016).
+    """Applies variational dropout: one mask per sequence, the same at every time step (Gal and Ghahramani, 2016).
 
-    `keys_b` holds one key per example, so that a mask depends on the example and not on the device that it is on; None
-    means no dropout. `place` tells apart the places of one model. The examples of a packed row share the row's mask.
+    Args:
+        values_tbd: the values, time first.
+        rate: the share of values that is set to zero.
+        keys_b: one key per sequence, so that a mask does not depend on the device; None means no dropout. Packed
+            examples of one sequence share its mask.
+        place: a number for each use of dropout in a model, so that their masks differ.
     """
     if keys_b is None or rate == 0:
         return values_tbd

@@ -8,18 +8,18 @@ from jax import lax
 from lm.recurrence import initial
 from lm.recurrence.base import Cell, Execution, State, Weights
 
-LORA = ("_lora_a", "_lora_b")  # what the names of a kernel's adapters end in
+LORA = ("_lora_a", "_lora_b")  # endings of the names of a kernel's adapters
 
 
 def adapted(kernel: jax.Array, a: jax.Array, b: jax.Array, alpha: float) -> jax.Array:
-    """`kernel + alpha / rank * a @ b` (Hu et al., 2022, "LoRA"), each kernel of a stack for itself."""
+    """Returns `kernel + alpha / rank * a @ b` (Hu et al., 2022, "LoRA"), for each kernel of a stack."""
     return kernel + alpha / a.shape[-1] * (a @ b)
 
 
 def adaptable(module: nn.Module, name: str, kernel: jax.Array, rank: int, alpha: float) -> jax.Array:
-    """The kernel, [..., inputs, width]; with a rank above 0, adapted by parameters of the module's own.
+    """Returns the kernel, [..., inputs, width], adapted by two parameters of the module if the rank is above 0.
 
-    They are called NAME_lora_a and NAME_lora_b. The second starts from zero, so nothing changes at first.
+    They are called NAME_lora_a and NAME_lora_b. The second starts at zero, so the kernel is unchanged at first.
     """
     if not rank:
         return kernel
@@ -31,14 +31,19 @@ def adaptable(module: nn.Module, name: str, kernel: jax.Array, rank: int, alpha:
 
 
 class RecurrentLayer(nn.Module):
-    """`step` and `unroll` with the same parameters: `kernel` [inputs, g], `bias` [g], those of the cell's own, [h] each, and of
-    gated cells `recurrent_kernel`: [h, g], or with `heads` [heads, h / heads, g / heads].
+    """A recurrent layer: `step` and `unroll` with the same parameters.
 
-    `backward` is what the gradient finds kept, beside inputs, outputs and what the cell carries, all of them [t, b, h]:
-    "keep": the gates [t, b, g] too, fastest. "recompute": nothing; gates are computed again, a step at a time.
-    "segments": what is carried after every sqrt(t)-th step alone; the stretch from there is run again.
+    The parameters are `kernel` [inputs, g], `bias` [g] and the cell's own, [h] each. Gated cells also have
+    `recurrent_kernel`: [h, g], or [heads, h / heads, g / heads] with heads. With a `lora_rank` above 0 both kernels are
+    `adaptable`.
 
-    `driver` says what runs a gated cell over time on an accelerator (see `Execution`). With a `lora_rank` above 0 both kernels are `adaptable`.
+    `backward` names the values that are kept for the gradient beside inputs, outputs and states, all of them [t, b, h]:
+
+    - "keep": also the gates, [t, b, g]. It is the fastest.
+    - "recompute": nothing more. The gates are recomputed, one step at a time.
+    - "segments": only the state after every sqrt(t)-th step. The segment from there is run again.
+
+    `driver` names the program that runs a gated cell over time on an accelerator (see `Execution`).
     """
 
     cell: type[Cell]
@@ -54,7 +59,8 @@ class RecurrentLayer(nn.Module):
     def setup(self):
         cell, hidden, heads = self.cell, self.hidden, self.heads
         width = cell.width(hidden, heads)
-        # By the inputs alone: Glorot's rule counts the outputs of all gates, and a gate would hardly see its input.
+        # Scaled by the inputs alone: Glorot's rule also counts the outputs of all gates, so inputs would have little
+        # effect.
         self.kernel = self.param("kernel", initial.lecun_normal, (self.inputs, width))
         self.bias = self.param("bias", lambda key: cell.initial_bias(hidden, heads))
         self.recurrent_kernel = None
@@ -69,7 +75,7 @@ class RecurrentLayer(nn.Module):
         self.own = {name: self.param(name, initial) for name, initial in cell.own(hidden).items()}
 
     def step(self, inputs_bd: jax.Array, state: State) -> State:
-        """One time step; the output is `State.output_bh`."""
+        """Returns the state after one time step; the output is `State.output_bh`."""
         return self.cell.step(Execution(self.heads, self.dtype), self._weights(), inputs_bd, state)
 
     def unroll(
@@ -81,15 +87,15 @@ class RecurrentLayer(nn.Module):
         reverse: bool = False,
         starts_tbz: jax.Array | None = None,
     ) -> tuple[jax.Array, State]:
-        """All time steps; returns outputs_tbh, float32, and the final state.
+        """Runs all time steps; returns outputs_tbh, float32, and the final state.
 
         Args:
-            inputs_tbd: time first.
-            state: what the first step (the last one, if `reverse`) starts from.
-            mask_tb: bool; where False the state, output included, stays as it was.
-            reset_tb: bool; where True the state is set anew before the step.
-            reverse: from the last step to the first.
-            starts_tbz: what `Cell.start` makes the state of, where `reset_tb` is True; None is `zero_state` everywhere.
+            inputs_tbd: the inputs, time first.
+            state: the state before the first step, or before the last one with `reverse`.
+            mask_tb: bool; a step where it is False leaves the state and its output unchanged.
+            reset_tb: bool; before a step where it is True the state is replaced.
+            reverse: whether to run from the last step to the first.
+            starts_tbz: the vectors from which `Cell.start` computes the state after a reset; None means `zero_state`.
         """
         weights, time = self._weights(), len(inputs_tbd)
         how = Execution(self.heads, self.dtype, self.backward, reverse, self.driver)
@@ -98,7 +104,7 @@ class RecurrentLayer(nn.Module):
             return self._unroll(how, weights, state, over_time)
         length = max(1, round(time**0.5))
         fill = -time % length
-        # What fills the last segment is masked; a run in reverse meets it first and leaves the state alone.
+        # The padding of the last segment is masked. In reverse it comes first and leaves the state unchanged.
         cut = lambda x: jnp.pad(x, [(0, fill)] + [(0, 0)] * (x.ndim - 1)).reshape(-1, length, *x.shape[1:])
 
         @jax.checkpoint

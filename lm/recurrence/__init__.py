@@ -1,6 +1,7 @@
 """Recurrence: small cells, and the engines that run any of them at full speed.
 
-A new gated cell is a class in `gated/cells.py` (ten lines: its pointwise part), a linear one in `linear.py`, and its line here.
+A new gated cell is a class in `gated/cells.py` with its pointwise equation, about ten lines. A new linear cell is a
+class in `linear.py`. Each also needs its line in `CELLS`.
 """
 
 from lm.recurrence.base import BACKWARD, DRIVERS, Cell, Execution, State, Weights

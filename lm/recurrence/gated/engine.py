@@ -1,7 +1,8 @@
-"""The gated engine: runs a cell over time, with a gradient of its own. `reference.py` has the equations, line by line.
+"""The gated engine runs a cell over time, with a gradient of its own. `reference.py` has the equations, line by line.
 
-The author of a cell writes `pointwise` alone. A driver (`drivers.py`) runs the steps, and emits in the gradient only what is of
-single steps; the gradients of kernels and inputs are made here, one product each after the loop.
+The author of a cell writes only `pointwise`. A driver (`drivers.py`) runs the steps and returns the gradients with
+respect to the gates. From these, one product each after the loop computes the gradients of kernels and inputs, in this
+file.
 """
 
 import functools
@@ -16,22 +17,22 @@ from lm.recurrence.gated.order import BatchMajor, own_columns
 
 
 class GatedCell(Cell):
-    """A cell sets `gates`, the number of gate blocks, and `pointwise`.
+    """The base of gated cells, which define `gates`, the number of gate blocks, and `pointwise`.
 
-    One that carries more than its output also sets `initial_inner`; one with parameters of its own, `own`. Nothing here
-    may depend on time: masks and resets are the engine's.
+    A cell with more state than its output also defines `initial_inner`. A cell with parameters of its own defines
+    `own`. Nothing in a cell may depend on time, as masks and resets belong to the engine.
     """
 
     recurrent = True
-    separate: int = 0  # so many of the last blocks reach `pointwise` unsummed: first all `x W + b`, then all `y R`
-    batch_major = False  # whether small layers are faster on a CPU in `BatchMajor`: `python -m benchmarks.orders`
+    separate: int = 0  # number of last blocks that reach `pointwise` unsummed: first all `x W + b`, then all `y R`
+    batch_major = False  # whether small layers are faster in `BatchMajor` on a CPU: `python -m benchmarks.orders`
 
     @staticmethod
     def pointwise(gates: tuple[jax.Array, ...], state: State, own: dict[str, jax.Array]) -> State:
-        """The state after a step, its output first.
+        """Returns the state after a step, its output first.
 
-        All arrays broadcast to [units, batch], float32, with other axes before these or without. Must be differentiable by
-        JAX and act on each column of the batch alone.
+        All arrays are float32 and broadcast to [units, batch]; there may be other axes before these. JAX must be able
+        to differentiate the function, and it must treat each column of the batch separately.
         """
         raise NotImplementedError
 
@@ -46,10 +47,10 @@ class GatedCell(Cell):
 
 
 def step(cell: type[GatedCell], how: Execution, weights: Weights, inputs_bd: jax.Array, state: State) -> State:
-    """One time step, batch-major (XLA-2)."""
+    """Returns the state after one time step, computed batch-major (XLA-2)."""
     order = BatchMajor(cell, how, *state.output_bh.shape)
     prepared, before = order.prepared(weights), order.inward(state)
-    gates = order.gates(order.project(prepared, inputs_bd), order.recur(prepared, before.output_bh))
+    gates = order.gates(order.project(prepared, inputs_bd), order.recur(prepared, before.output_bh))  # x W + b + y R
     blocks = order.blocks(gates, before.output_bh.shape)
     return order.outward(cell.pointwise(blocks, before, own_columns(weights, how.heads)))
 
@@ -65,17 +66,17 @@ def unroll(
     reset_tb: jax.Array,
     starts: State | None = None,
 ) -> tuple[jax.Array, State]:
-    """Runs `cell` over time.
+    """Runs a cell over time.
 
     Args:
-        cell: what is run.
-        how: how.
-        weights: the layer's.
-        inputs_tbd: time first.
-        state: what the first step (the last one, if `how.reverse`) starts from.
-        mask_tb: bool; where False the state, output included, stays as it was.
-        reset_tb: bool; where True the state is set anew before the step.
-        starts: [time, batch, hidden] arrays, the state taken where `reset_tb` is True; None is `zero_state` everywhere.
+        cell: the cell.
+        how: the way to run it.
+        weights: the parameters of the layer.
+        inputs_tbd: the inputs, time first.
+        state: the state before the first step, or before the last one with `how.reverse`.
+        mask_tb: bool; a step where it is False leaves the state and its output unchanged.
+        reset_tb: bool; before a step where it is True the state is replaced.
+        starts: [time, batch, hidden] arrays, the state that a reset sets; None means `zero_state` everywhere.
 
     Returns:
         outputs_tbh, float32, and the final state.
@@ -96,15 +97,15 @@ def _backward(cell, how, saved, gradients):
     found = drivers.backward(cell, how, weights, inputs_tbd, before_tbh, kept, marks, *gradients)
     (d_first, d_starts), d_own, d_gates_ng = found
     of_all_steps = BatchMajor(cell, how, len(d_gates_ng), before_tbh.shape[-1])
-    d_projected_ng, d_recurrent_ng = of_all_steps.split(d_gates_ng)  # by x_t W + b and by y_{t-1} R
+    d_projected_ng, d_recurrent_ng = of_all_steps.split(d_gates_ng)  # with respect to x_t W + b, and to y_{t-1} R
     inputs_nd = inputs_tbd.reshape(len(d_gates_ng), -1)
     d_weights = Weights(
-        kernel=dot(inputs_nd.T, d_projected_ng, how.dtype),
-        bias=d_projected_ng.sum(0),
+        kernel=dot(inputs_nd.T, d_projected_ng, how.dtype),  # sum_t x_t^T d_projected_t
+        bias=d_projected_ng.sum(0),  # sum_t d_projected_t
         recurrent_kernel=_recurrent_gradient(how, before_tbh, d_recurrent_ng),
         own=jax.tree.map(lambda d, x: d.reshape(x.shape), d_own, weights.own),
     )
-    d_inputs_tbd = dot(d_projected_ng, weights.kernel.T, how.dtype).reshape(inputs_tbd.shape)
+    d_inputs_tbd = dot(d_projected_ng, weights.kernel.T, how.dtype).reshape(inputs_tbd.shape)  # d_projected_t W^T
     return d_weights, d_inputs_tbd, d_first, None, None, d_starts
 
 
@@ -112,7 +113,7 @@ unroll.defvjp(_forward, _backward)
 
 
 def _recurrent_gradient(how, before_tbh, d_recurrent_ng):
-    """The sum over steps of `y_{t-1}^T d_recurrent_t`; of heads, each one's block."""
+    """Returns the sum over steps of `y_{t-1}^T d_recurrent_t`, one block per head if there are heads."""
     before_nh, steps = before_tbh.reshape(len(d_recurrent_ng), -1), len(d_recurrent_ng)
     if how.heads == 1:
         return dot(before_nh.T, d_recurrent_ng, how.dtype)

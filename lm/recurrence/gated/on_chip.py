@@ -1,10 +1,12 @@
 """A loop over time as one Pallas kernel, which keeps the carry and the recurrent matrix on chip from step to step.
 
-XLA's loop reads the matrix from memory anew at every step, and on a GPU launches several kernels for each. On a TPU the grid is
-time: what belongs to a step is copied in and out while the step before is computed, and the rest stays in VMEM. On a GPU
-(Triton) time is a loop inside, after FlashRNN (Pöppel et al., 2024, arXiv:2412.07752); on an H100 gradients of all gated cells
-were those of XLA's loop within 1e-6, in a third of its time. No TPU has run it: that it computes what XLA's loop does is tested by
-Pallas' interpreter, that it compiles by lowering alone, so it is off by default there.
+XLA's loop reads the matrix from memory at every step, and launches several kernels per step on a GPU.
+
+- On a GPU (Triton) time is a loop inside the kernel, after FlashRNN (Pöppel et al., 2024, arXiv:2412.07752). On an H100
+  the gradients of all gated cells agreed with XLA's loop within 1e-6, in a third of its time.
+- On a TPU the grid is time. The arrays of a step are copied in and out while the step before is computed, and the rest
+  stays in VMEM. No TPU has run it, so it is off by default there. Tests compare it with XLA's loop in Pallas'
+  interpreter, and check that it compiles by lowering it.
 """
 
 import functools
@@ -17,18 +19,18 @@ from jax import lax
 
 
 class Blocks(tuple):
-    """Arrays [u, b] that are one array [blocks, u, b] outside: a kernel for Triton cannot cut an array that it holds."""
+    """Arrays [u, b] that are one array [blocks, u, b] outside the kernel, as Triton cannot slice an array on chip."""
 
 
 class Trees(NamedTuple):
-    """How the references that a kernel is given, in a row, are to be read."""
+    """The structures of the trees whose leaves a kernel gets as a flat list of references."""
 
-    given: Any  # the structures of (constants, carry), the carry, and a step's inputs
+    given: Any  # (constants, carry)
     carry: Any
     xs: Any
 
     def split(self, refs: Sequence[Any]) -> tuple[Sequence[Any], ...]:
-        """The references of (constants, carry), of a step's inputs, of the carry that is written, and of a step's outputs."""
+        """Returns the references of (constants, carry), a step's inputs, the carry to write, and a step's outputs."""
         given, xs, carry = (tree.num_leaves for tree in (self.given, self.xs, self.carry))
         return refs[:given], refs[given : given + xs], refs[given + xs :][:carry], refs[given + xs + carry :]
 
@@ -42,12 +44,13 @@ def loop(
     platform: str = "tpu",
     interpret: bool = False,
 ) -> tuple[Any, Any]:
-    """`lax.scan(partial(body, constants), carry, xs, reverse=reverse)`; `body` sees no other array.
+    """Computes `lax.scan(partial(body, constants), carry, xs, reverse=reverse)`; `body` reads no other array.
 
-    To it constants, the carry and a step's leaves have two axes, or are `Blocks` where they have three; what it returns too.
-    Constants, the carry and, on a TPU, two steps' leaves must fit on the chip together; on a GPU all axes must be powers of 2.
+    In `body`, the leaves of constants, the carry and a step have two axes, or are `Blocks` if they have three; so do
+    its results. Constants and the carry must fit on the chip together, on a TPU with the leaves of two steps. On a GPU
+    all axes must be powers of 2.
     """
-    # Here, so that programs without kernels need no part of JAX that may still change.
+    # Imported here, so that programs without kernels do not need this part of JAX, which may still change.
     from jax.experimental import pallas as pl
 
     time = len(jax.tree.leaves(xs)[0])
@@ -71,7 +74,7 @@ def _gpu_kernel(body, trees, time, reverse, *refs):
     given_refs, x_refs, carry_refs, y_refs = trees.split(refs)
     constants, first = trees.given.unflatten([_read(ref) for ref in given_refs])
 
-    def one(i, carry):
+    def one(i, carry):  # one time step; the carry stays on chip
         t = time - 1 - i if reverse else i
         after, y = body(constants, carry, trees.xs.unflatten([_read(ref, t) for ref in x_refs]))
         _write(y_refs, jax.tree.leaves(y), t)
@@ -91,7 +94,7 @@ def _tpu_kernel(body, trees, *refs):
 
     given_refs, x_refs, carry_refs, y_refs = trees.split(refs)
 
-    @pl.when(pl.program_id(0) == 0)
+    @pl.when(pl.program_id(0) == 0)  # before the first step the carry is copied to where it stays
     def _():
         first = given_refs[len(given_refs) - len(carry_refs) :]
         _write(carry_refs, [_read(ref) for ref in first])
@@ -104,7 +107,7 @@ def _tpu_kernel(body, trees, *refs):
 
 
 def _tpu_call(time, reverse, given, xs, shapes, carried):
-    """A grid over time; of `shapes`, the outputs, the first `carried` belong to no step."""
+    """Returns the arguments of a grid over time. The first `carried` of the output `shapes` are the carry."""
     from jax.experimental import pallas as pl
     from jax.experimental.pallas import tpu
 

@@ -1,7 +1,7 @@
 """The equations of one step, forward and backward, that all drivers of the engine share.
 
-`reference.py` has the whole recurrence. Here, arrays may be in any memory order in which a cell's `pointwise` sees its units on
-the axis before the last one.
+`reference.py` has the whole recurrence. Here arrays may be in any memory order, as long as a cell's `pointwise` has the
+hidden units on the axis before the last.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,31 +14,31 @@ from lm.recurrence.base import Cell, State, where
 
 
 class Marks(NamedTuple):
-    """What a layer is told of every step, beside its input."""
+    """The marks of every step: they say where there is no token, and where a text starts."""
 
-    mask_tb: jax.Array  # bool; where False the state, output included, stays as it was
-    reset_tb: jax.Array  # bool; where True the state is set anew before the step
-    starts: State | None  # [time, batch, hidden] arrays, what it is set to; None is `zero_state` everywhere
+    mask_tb: jax.Array  # bool; a step where it is False leaves the state and its output unchanged
+    reset_tb: jax.Array  # bool; before a step where it is True the state is replaced
+    starts: State | None  # [time, batch, hidden] arrays, the state that a reset sets; None means `zero_state`
 
 
 class BackwardInputs(NamedTuple):
-    """What a step of the gradient reads."""
+    """The values that one step of the gradient reads."""
 
     gates: tuple[jax.Array, ...]
-    before: State  # the state that the step came from, after resets
-    d_output: jax.Array  # the gradient of the loss by y_t, without what later steps add
+    before: State  # state_{t-1}, after resets
+    d_output: jax.Array  # the gradient of the loss with respect to y_t, without the part of later steps
     mask: jax.Array
     reset: jax.Array
 
 
 def zero_like(cell: type[Cell], heads: int, state: State) -> State:
-    """`zero_state` in the shape and the types of another state."""
+    """Returns `zero_state` in the shape and the types of another state."""
     zero = cell.zero_state(*state.output_bh.shape, heads)
     return jax.tree.map(lambda new, old: new.astype(old.dtype), zero, state)
 
 
 def gates_of(cell: type[Cell], projected: Sequence[jax.Array], recurrent: Sequence[jax.Array]) -> tuple[jax.Array, ...]:
-    """What `pointwise` reads, given the blocks of `x W + b` and of `y R`: their sums, but for the `separate` last blocks."""
+    """Returns the gates for `pointwise`: sums of the blocks of `x W + b` and `y R`, and the separate last blocks."""
     summed = cell.gates - cell.separate
     sums = tuple(map(jnp.add, projected[:summed], recurrent[:summed]))
     return (*sums, *projected[summed:], *recurrent[summed:])
@@ -52,28 +52,30 @@ def backward(
     through_product: Callable[[tuple[jax.Array, ...]], tuple[Any, jax.Array]],
     started: bool,
 ) -> tuple[tuple[State, Any], tuple[Any, State | None]]:
-    """The gradient of one step.
+    """Computes the gradient of one step.
 
     Args:
         cell: a gated cell.
-        own: its own parameters.
-        carry: the gradients by the state after the step, and by `own` as summed so far.
-        given: what the step reads.
-        through_product: returns, from the gradients by the gates, what is kept of them, and the gradient by `y_{t-1}`.
+        own: the cell's own parameters.
+        carry: the gradients with respect to the state after the step, and to `own`, summed over later steps.
+        given: the values that the step reads.
+        through_product: maps the gradients with respect to the gates to the part of them that is kept, and to the
+            gradient with respect to `y_{t-1}`.
         started: whether resets set a state that has a gradient.
 
     Returns:
-        the carry of the step before; what is kept of the gates' gradients, and the gradient by the start.
+        The carry for the step before; the part of the gates' gradients that is kept, and the gradient with respect to
+        the start.
     """
     d_state, d_own = carry
-    d_state = d_state._replace(output_bh=d_state.output_bh + given.d_output)
+    d_state = d_state._replace(output_bh=d_state.output_bh + given.d_output)  # the loss and step t+1 both read y_t
     zeros = jax.tree.map(jnp.zeros_like, d_state)
-    d_new, d_unchanged = where(given.mask, d_state, zeros), where(given.mask, zeros, d_state)
-    # Computing `pointwise` again is cheaper than reading from memory what its gradient needs.
+    d_new, d_unchanged = where(given.mask, d_state, zeros), where(given.mask, zeros, d_state)  # computed, or passed on
+    # Recomputing `pointwise` is cheaper than reading its intermediate values from memory.
     _, pullback = jax.vjp(cell.pointwise, given.gates, given.before, own)
-    d_gates, d_before, d_own_now = pullback(d_new)
-    kept, d_output_before = through_product(d_gates)
-    d_before = jax.tree.map(jnp.add, d_before, d_unchanged)
+    d_gates, d_before, d_own_now = pullback(d_new)  # through pointwise
+    kept, d_output_before = through_product(d_gates)  # d_recurrent_t R^T
+    d_before = jax.tree.map(jnp.add, d_before, d_unchanged)  # a masked step passes all of it on
     d_before = d_before._replace(output_bh=d_before.output_bh + d_output_before)
-    d_start = where(given.reset, d_before, zeros) if started else None
+    d_start = where(given.reset, d_before, zeros) if started else None  # a reset: to the start, not to state_{t-1}
     return (where(given.reset, zeros, d_before), jax.tree.map(jnp.add, d_own, d_own_now)), (kept, d_start)

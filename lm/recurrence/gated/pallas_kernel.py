@@ -1,7 +1,8 @@
-"""The driver that runs a gated layer as one Pallas kernel, on a GPU or a TPU: a program for each head, on a GPU also for each
-tile of the batch. Inside, a state array of a program is [units, batch].
+"""The driver that runs a gated layer as one fused Pallas kernel, on a GPU or a TPU.
 
-On an H100 an LSTM of 768 units in heads of 32, 64 and 128 takes 0.39, 0.33 and 0.46 of the time of XLA's loop over heads of 64.
+The kernel has one program per head, on a GPU one per head and tile of the batch. Inside a program a state array is
+[units, batch]. On an H100, an LSTM of 768 hidden units in heads of 32, 64 and 128 takes 0.39, 0.33 and 0.46 of the time
+of XLA's loop over heads of 64.
 """
 
 import functools
@@ -18,15 +19,15 @@ from lm.recurrence.gated.one_step import BackwardInputs, Marks
 from lm.recurrence.gated.order import FeatureMajor, cast, own_columns
 from lm.recurrence.gated.xla_loop import flattened
 
-UNITS = {"float32": (16, 32, 64), "bfloat16": (16, 32, 64, 128)}  # of a head whose matrices a multiprocessor holds
-TILE = 16  # examples of the batch that a program on a GPU has, the fewest of a product there
-FLAG = jnp.int32  # a type that kernels read, and that nothing else here has
+UNITS = {"float32": (16, 32, 64), "bfloat16": (16, 32, 64, 128)}  # hidden units of a head whose matrices fit on chip
+TILE = 16  # examples of the batch per program on a GPU, the fewest that a product there can have
+FLAG = jnp.int32  # the type of flags, which no other array here has
 
 
 def forward(
     platform: str, cell: type[Cell], how: Execution, weights: Weights, inputs_tbd: jax.Array, state: State, marks: Marks
 ) -> tuple[tuple[State, jax.Array], tuple[Any, Any]]:
-    """All steps, see `drivers.Driver`; gates leave the chip step by step, like all else."""
+    """Runs all steps, see `drivers.Driver`. The gates of each step are written to memory, as all its outputs are."""
     order = FeatureMajor(cell, how, *state.output_bh.shape)
     first, zero, starts_t = order.inward((state, one_step.zero_like(cell, how.heads, state), marks.starts))
     recurrent = cast(_by_gate(cell, weights.recurrent_kernel), how.dtype).mT
@@ -44,9 +45,9 @@ def forward(
 def _step(cell, dtype, constants, state, now):
     recurrent, zero, own = constants
     projected, mask_1b, reset_1b, start = now
-    before = where(reset_1b != 0, zero if start is None else start, state)
-    gates = one_step.gates_of(cell, projected, [dot(block, before.output_bh, dtype) for block in recurrent])
-    state = where(mask_1b != 0, cell.pointwise(gates, before, own), before)
+    before = where(reset_1b != 0, zero if start is None else start, state)  # state_{t-1}
+    gates = one_step.gates_of(cell, projected, [dot(block, before.output_bh, dtype) for block in recurrent])  # + y R
+    state = where(mask_1b != 0, cell.pointwise(gates, before, own), before)  # state_t
     return state, (state.output_bh, before.inner, Blocks(gates))
 
 
@@ -62,7 +63,7 @@ def backward(
     d_outputs_tbh: jax.Array,
     d_final: State,
 ) -> tuple[tuple[State, State | None], dict[str, jax.Array], jax.Array]:
-    """The gradient of all steps, see `drivers.Driver`."""
+    """Computes the gradient of all steps, see `drivers.Driver`."""
     time, batch, hidden = before_tbh.shape
     order, (inner_t, gates_t) = FeatureMajor(cell, how, batch, hidden), kept
     before_t, d_outputs_t, d_final = order.inward((before_tbh, d_outputs_tbh, d_final))
@@ -88,26 +89,26 @@ def _backward_step(cell, dtype, started, constants, carry, now):
 
 
 def _through_product(cell, dtype, recurrent, d_gates):
-    d_recurrent = d_gates[: cell.gates - cell.separate] + d_gates[cell.gates :]
-    products = [dot(block, each, dtype) for block, each in zip(recurrent, d_recurrent, strict=True)]
+    d_recurrent = d_gates[: cell.gates - cell.separate] + d_gates[cell.gates :]  # with respect to y_{t-1} R
+    products = [dot(block, each, dtype) for block, each in zip(recurrent, d_recurrent, strict=True)]  # ... R^T
     return Blocks(d_gates), functools.reduce(jnp.add, products)
 
 
 def _by_program(
     heads: int, platform: str, batch: int, step: Callable, constants: Any, carry: Any, xs: Any, reverse: bool
 ) -> tuple[Any, Any]:
-    """`on_chip.loop` for each head, and on a GPU for each tile of the batch."""
+    """Calls `on_chip.loop` for each head, and on a GPU for each tile of the batch."""
     loop = functools.partial(on_chip.loop, step, reverse=reverse, platform=platform)
     if platform == "gpu":
         loop = functools.partial(_by_tile, loop, batch)
     if heads == 1:
         return loop(constants, carry, xs)
-    axes = jax.tree.map(lambda x: None if x.dtype == FLAG else -3, (constants, carry, xs))  # flags are all heads'
+    axes = jax.tree.map(lambda x: None if x.dtype == FLAG else -3, (constants, carry, xs))  # all heads share the flags
     return jax.vmap(loop, axes, -3)(constants, carry, xs)
 
 
 def _by_tile(loop: Callable, batch: int, constants: Any, carry: Any, xs: Any) -> tuple[Any, Any]:
-    """What has no batch in the carry begins at zero, and is summed over the tiles."""
+    """Calls `loop` for each tile. Arrays of the carry without a batch axis start at zero, and are summed over tiles."""
     has = lambda x: x.shape[-1] == batch
     cut = lambda x: x.reshape(*x.shape[:-1], -1, TILE) if has(x) else x
     join = lambda x: x.sum(-2) if x.shape[-1] == 1 else x.reshape(*x.shape[:-2], batch)
@@ -116,11 +117,11 @@ def _by_tile(loop: Callable, batch: int, constants: Any, carry: Any, xs: Any) ->
 
 
 def _by_gate(cell: type[Cell], kernel: jax.Array) -> jax.Array:
-    """A recurrent kernel by gates, [gates, u, u] or [gates, heads, u, u]."""
+    """Returns a recurrent kernel by gates, [gates, u, u] or [gates, heads, u, u]."""
     *heads, units, _ = kernel.shape
     return jnp.moveaxis(kernel.reshape(*heads, units, cell.gates, units), -2, 0)
 
 
 def _flags(flags_tb: jax.Array) -> jax.Array:
-    """[t, 1, b]."""
+    """Returns flags as a kernel reads them, [t, 1, b]."""
     return flags_tb[:, None].astype(FLAG)

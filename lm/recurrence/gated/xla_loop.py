@@ -1,7 +1,8 @@
 """The driver that runs a gated layer as a loop of XLA (`lax.scan`), on any platform, in either memory order.
 
-Under plain autodiff of the loop every step would add to the gradient of the recurrent kernel, reading and writing all of it. Here
-the backward loop emits the gradients by the gates, and `engine.py` makes those of kernels and inputs of them, one product each.
+With plain automatic differentiation of the loop, every step would read and write the whole gradient of the recurrent
+kernel. Here the backward loop returns the gradients with respect to the gates. `engine.py` then computes the gradients
+of kernels and inputs from them, with one product each.
 """
 
 import functools
@@ -18,12 +19,12 @@ from lm.recurrence.gated.order import MemoryOrder, own_columns
 
 
 class Constants(NamedTuple):
-    """What every step reads."""
+    """The values that every step reads and none changes."""
 
     order: MemoryOrder
     weights: Weights  # `MemoryOrder.prepared`
     own: Any
-    zero: State | None = None  # what a reset sets where there are no starts
+    zero: State | None = None  # the state that a reset sets if there are no starts
     backward_kernel: jax.Array | None = None
     started: bool = False
 
@@ -38,7 +39,7 @@ def forward(
     state: State,
     marks: Marks,
 ) -> tuple[tuple[State, jax.Array], tuple[Any, Any]]:
-    """All steps, see `drivers.Driver`; `projects_before`: the input product is one, before the loop (XLA-3)."""
+    """Runs all steps, see `drivers.Driver`. `projects_before`: one input product before the loop (XLA-3)."""
     order = order_class(cell, how, *state.output_bh.shape)
     first, zero, starts_t = order.inward((state, one_step.zero_like(cell, how.heads, state), marks.starts))
     constants = Constants(order, order.prepared(weights), own_columns(weights, how.heads), zero)
@@ -53,11 +54,11 @@ def forward(
 def _step(constants, projects_before, carry, now):
     order, state, gates_t = constants.order, *carry
     t, inputs, mask, reset, start = now
-    before = where(reset, constants.zero if start is None else start, state)
+    before = where(reset, constants.zero if start is None else start, state)  # state_{t-1}
     projected = inputs if projects_before else order.project(constants.weights, inputs)  # x_t W + b
     gates = order.gates(projected, order.recur(constants.weights, before.output_bh))  # + y_{t-1} R
     blocks = order.blocks(gates, before.output_bh.shape)
-    state = where(mask, order.cell.pointwise(blocks, before, constants.own), before)
+    state = where(mask, order.cell.pointwise(blocks, before, constants.own), before)  # state_t
     if gates_t is not None:
         gates_t = lax.dynamic_update_index_in_dim(gates_t, gates, t, 0)
     return (state, gates_t), (state.output_bh, before.inner)
@@ -75,7 +76,7 @@ def backward(
     d_outputs_tbh: jax.Array,
     d_final: State,
 ) -> tuple[tuple[State, State | None], dict[str, jax.Array], jax.Array]:
-    """The gradient of all steps, see `drivers.Driver`."""
+    """Computes the gradient of all steps, see `drivers.Driver`."""
     time, batch, hidden = before_tbh.shape
     order, (inner_t, gates_t) = order_class(cell, how, batch, hidden), kept
     before_t, d_outputs_t = order.inward((before_tbh, d_outputs_tbh))
@@ -87,7 +88,7 @@ def backward(
         backward_kernel=order.prepared_backward(weights),
         started=marks.starts is not None,
     )
-    # The gradient by the gates is written where the gates were (XLA-7).
+    # The gradient with respect to the gates overwrites the gates (XLA-7).
     d_gates_t = room(order, d_outputs_tbh, d_outputs_tbh.dtype) if gates_t is None else gates_t
     d_gates_t = d_gates_t.reshape(time, *order.flat_shape(order.width))
     first, last = (0, time - 1) if how.reverse else (time - 1, 0)  # of this loop
@@ -111,10 +112,10 @@ def backward(
 
 
 def _backward_step(constants, time, carry, now):
-    """One step; the gates are read, or where there are `inputs` computed again: those of all steps then never exist."""
+    """Computes the gradient of one step. It reads the gates, or recomputes them if `inputs` are given."""
     order, (sums, d_gates, gates_t) = constants.order, carry
     t, inputs, output, inner, d_output, mask, reset = now
-    # The gradient of the step that the loop has come from, written one step late (XLA-7).
+    # The gradient of the step before in this loop is written one step late (XLA-7).
     from_step = jnp.clip(t - (1 if order.how.reverse else -1), 0, time - 1)
     gates_t = lax.dynamic_update_index_in_dim(gates_t, d_gates, from_step, 0)
     if inputs is None:
@@ -130,18 +131,21 @@ def _backward_step(constants, time, carry, now):
 
 
 def _through_product(constants, shape, d_blocks):
-    """The gradient by all gates, as one flat array (XLA-8), and that by `y_{t-1}`."""
+    """Returns the gradients with respect to all gates, as one flat array (XLA-8), and to `y_{t-1}`."""
     order = constants.order
-    d_gates = order.flat(d_blocks)
+    d_gates = order.flat(d_blocks)  # the second result is d_recurrent_t R^T
     return d_gates, order.recur_backward(constants.backward_kernel, order.split(d_gates)[1], shape)
 
 
 def room(order: MemoryOrder, after_tbd: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """Memory for the flat arrays of all steps, taken when `after_tbd` is there; what it holds first is never read (XLA-9)."""
+    """Returns memory for the flat arrays of all steps, allocated after `after_tbd`. It is never read before a write.
+
+    XLA-9 says why it is not filled with zeros.
+    """
     fill = (after_tbd[0, 0, 0] * 0).astype(dtype)
     return jnp.broadcast_to(fill, (len(after_tbd), *order.flat_shape(order.width)))
 
 
 def flattened(inner_t: Any, gates_t: Any) -> tuple[Any, Any]:
-    """What the gradient will read, [t, all of a step]: the same shapes from every driver, each of which reads its own."""
+    """Returns the values that the gradient reads as [t, numbers of a step]: the same shapes from every driver."""
     return jax.tree.map(lambda x: x.reshape(len(x), -1), (inner_t, gates_t))
