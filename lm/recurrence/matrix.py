@@ -80,9 +80,8 @@ class MLSTM(Cell):
         after = lax.stop_gradient(jnp.maximum(log_forget + m, log_input))  # m_t = max(log f_t + m_{t-1}, log i_t)
         forget, write = jnp.exp(log_forget + m - after)[..., None], jnp.exp(log_input - after)[..., None]  # f'_t, i'_t
         normaliser = forget * normaliser + write * key  # n_t = f'_t n_{t-1} + i'_t k_t
-        memory = (
-            forget[..., None] * memory + (write * key)[..., None] * value[..., None, :]
-        )  # C_t = ... + i'_t k_t v_t^T
+        # C_t = f'_t C_{t-1} + i'_t k_t v_t^T
+        memory = forget[..., None] * memory + (write * key)[..., None] * value[..., None, :]
         read = jnp.einsum("bkij,bki->bkj", memory, query)  # C_t^T q_t
         norm = jnp.einsum("bki,bki->bk", normaliser, query)  # n_t . q_t
         return State(out * _normal(read, norm, after, weights), (memory, normaliser, after))
