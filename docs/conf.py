@@ -14,11 +14,11 @@ extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_co
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"lm {version}"
-html_show_sphinx = False
+html_show_sphinx = html_show_copyright = False
 html_copy_source = False
 
 nb_execution_mode = "off"  # a test executes the notebook; its outputs are kept in the file
-myst_heading_anchors = 4  # page.md#heading, as on GitHub
+myst_heading_anchors = 3  # page.md#heading, as on GitHub
 
 autodoc_default_options = {"members": True, "undoc-members": False, "member-order": "bysource"}
 autodoc_typehints = "none"  # the signature has them
@@ -46,6 +46,7 @@ def as_restructured(app, kind, name, thing, options, lines):
         if not literal:
             parts = re.split(r"(`[^`]+`)", line)
             lines[number] = "".join(
-                f"`{part}`" if part.startswith("`") else re.sub(r"(?<=\w)_(?=\W|$)|[*|]", r"\\\g<0>", part) for part in parts
+                f"`{part}`" if part.startswith("`") else re.sub(r"(?<=\w)_(?=\W|$)|[*|]", r"\\\g<0>", part)
+                for part in parts
             )
             literal = line.endswith("::")

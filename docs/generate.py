@@ -18,6 +18,7 @@ sys.path.insert(0, str(ROOT))
 import lm  # noqa: E402
 from lm.config import Config, fields  # noqa: E402
 from lm.config.schema import TOKENIZERS  # noqa: E402
+from lm.config.tasks import TASKS  # noqa: E402
 
 PROGRAMS = ("train", "sample", "evaluate", "score", "pipeline", "data.__main__")
 # Modules without a place among the modules: programs and flags, which `cli.md` has, and the configs of a wheel.
@@ -31,14 +32,16 @@ SECTIONS = {
     "optimizer": "Optimizer",
     "training": "Training",
 }
-# A help may begin with the tasks, tokenizers or other choices that read the field, and a colon.
-READERS = {"conversations", *TOKENIZERS} | {each for _, _, field in fields(Config()) for each in field.metadata["choices"]}
+# A help may begin with the tasks, layouts, tokenizers or other choices that read the field, and a colon.
+READERS = {"conversations", *TOKENIZERS} | {layout for task in TASKS.values() for layout in task.layouts}
+READERS |= {choice for _, _, field in fields(Config()) for choice in field.metadata["choices"]}
 
 CONFIG = """# Fields of the configuration
 
-All fields, with their type, default, range and meaning. Each is set in a config file, or on the command line by
+All fields, with their type and range, default and meaning. Each is set in a config file, or on the command line by
 `--config.SECTION.FIELD=VALUE`. The column *read by* names the tasks, tokenizers or optimizers that read a field, if not
-all do. This page is written by `python docs/generate.py` from `lm/config/schema.py`.
+all do. A `Duration` is a number of [steps, epochs or tokens](../training.md#durations); `Names` are strings, with commas
+between them on the command line. This page is written by `python docs/generate.py` from `lm/config/schema.py`.
 """
 CLI = """# Flags of the programs
 
@@ -54,7 +57,14 @@ is for. This page is written by `python docs/generate.py`; Sphinx inserts the do
 
 def cell(text: str) -> str:
     """Returns a text for a cell of a Markdown table."""
-    return re.sub(r"\s+", " ", text).replace("|", "\\|").strip()
+    return escaped(re.sub(r"\s+", " ", text)).replace("|", "\\|").strip()
+
+
+def escaped(text: str) -> str:
+    """Returns plain text as Markdown: signs of emphasis and of HTML outside code are escaped."""
+    parts = re.split(r"(`[^`]+`)", text)
+    parts[::2] = [re.sub(r"[\\*<]", r"\\\g<0>", part) for part in parts[::2]]
+    return "".join(parts)
 
 
 def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
@@ -72,9 +82,10 @@ def config_page() -> str:
     for path, section, field in fields(Config()):
         readers, meaning = read_by(field.metadata["help"])
         value = getattr(section, field.name)
-        row = (f"`{path}`", field.type.__name__, shown(value), limits(field), cell(meaning), readers)
+        values = ", ".join(filter(None, (field.type.__name__, limits(field))))
+        row = (f"`{path}`", values, shown(value), cell(meaning), readers)
         rows[path.rpartition(".")[0]].append(row)
-    head = ("field", "type", "default", "range", "meaning", "read by")
+    head = ("field", "type", "default", "meaning", "read by")
     return "\n".join([CONFIG, *(f"## {title}\n\n{table(head, rows[name])}" for name, title in SECTIONS.items())])
 
 
@@ -82,7 +93,7 @@ def read_by(text: str) -> tuple[str, str]:
     """Returns the names before the colon with which a help may begin, and the rest."""
     names, colon, rest = text.partition(": ")
     words = re.split(r",\s*| and | or ", names.removeprefix("not "))
-    return (names, rest) if colon and {*words} <= READERS else ("all", text)
+    return (names, rest) if colon and {*words} <= READERS else ("", text)
 
 
 def shown(value: object) -> str:
@@ -92,15 +103,15 @@ def shown(value: object) -> str:
 
 
 def limits(field) -> str:
-    """Returns the range of a field's values."""
+    """Returns the range of a field's values, without choices that its help lists."""
     choices, low, high, below = (field.metadata[name] for name in ("choices", "low", "high", "below"))
-    if choices:
-        return ", ".join(f"`{choice}`" for choice in choices if choice)
+    if not all(choice in field.metadata["help"] for choice in choices):
+        return "one of " + ", ".join(f"`{choice}`" for choice in choices if choice)
     if low > -math.inf and high < math.inf:
         return f"{low:g} to {high:,}"
     if low > -math.inf:
         return f"at least {low:g}" + (f", less than {below:g}" if below < math.inf else "")
-    return "a [duration](../training.md#durations)" if field.type.__name__ == "Duration" else ""
+    return ""
 
 
 # ---- cli.md -----------------------------------------------------------------------------------------------------
@@ -128,14 +139,16 @@ def cli_page() -> str:
         rows = [flag_row(*flag) for flag in flags]
         name = program.partition(".")[0]
         title = f"{name}.py" if program in ("train", "sample") else f"lm.{name}"
-        parts.append(f"## {title}\n\n```text\n{usage}\n```\n\n{text}\n\n{table(('flag', 'default', 'meaning'), rows)}")
+        parts.append(
+            f"## {title}\n\n```text\n{usage}\n```\n\n{escaped(text)}\n\n{table(('flag', 'default', 'meaning'), rows)}"
+        )
     return "\n".join(parts)
 
 
 def flag_row(name: str, boolean: bool, default: str, meaning: str) -> tuple[str, str, str]:
     """Returns the row of a flag."""
     flag = f"`--[no]{name}`" if boolean else f"`--{name}`"
-    default = default.strip("'")
+    default = default.strip("'").replace("[]", "").replace("None", "")
     return flag, f"`{default}`" if default else "", cell(meaning)
 
 
