@@ -116,14 +116,15 @@ def limits(field) -> str:
 
 # ---- cli.md -----------------------------------------------------------------------------------------------------
 
-# Flags are global, so each program is asked in a process of its own.
+# Each program is asked for its help in a process of its own, and prints it as JSON.
 ASK = """
-import importlib, json, sys
-module = importlib.import_module(sys.argv[1])
-from lm.terminal.help import own_flags, REPEAT
-print(json.dumps([module.__doc__, [
-    [flag.name, flag.boolean, flag.default_as_str or "", flag.help.partition(REPEAT)[0]] for flag in own_flags()
-]]))
+import json, runpy, sys
+from lm.terminal import help
+def text(argv, description, has_fields):
+    flags = [[f.name, f.boolean, f.default_as_str or "", f.help.partition(help.REPEAT)[0]] for f in help.own_flags()]
+    return json.dumps([description, flags])
+help.text, sys.argv = text, [sys.argv[1], "--help"]
+runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 """
 
 

@@ -1,0 +1,100 @@
+"""The program that runs as `python` in the blocks of documentation pages: it makes every training small.
+
+`python -P shrunk.py SOCKET` imports the libraries once and listens. For each connection it forks a process that becomes
+the program which `CLIENT`, the `python` that a block finds on its PATH, was asked to run.
+"""
+
+import gc
+import json
+import os
+import socket
+import sys
+
+import jax
+from support.forked import become
+
+from lm.config import Config, changed
+from lm.tinyworld import tinyworld
+from lm.training import loop
+
+SMALL = {
+    "training.steps": 4,
+    "training.eval_every": 2,
+    "training.checkpoint_every": 2,
+    "training.eval_examples": 4,
+    "optimizer.warmup": 0,
+    "data.batch_size": 8,
+    "data.buckets": 1,
+    "model.embed_dim": 16,
+    "model.hidden_dim": 16,
+    "model.layers": 1,
+}
+MOST = {"data.window": 32, "data.tokenizer.vocab_size": 400}
+EXAMPLES = {"train": 300, "validation": 32, "test": 32}  # of each data set of TinyWorld, if a source names no numbers
+
+
+def small(config: Config) -> Config:
+    """Returns a configuration that trains in a second."""
+    most = {"data.window": min(config.data.window, MOST["data.window"])}
+    if config.data.tokenizer.kind in ("unigram", "bpe"):
+        most["data.tokenizer.vocab_size"] = min(config.data.tokenizer.vocab_size, MOST["data.tokenizer.vocab_size"])
+    return changed(config, SMALL | most)
+
+
+def shrink() -> None:
+    """Replaces the function that trains, and the sizes of TinyWorld."""
+    train = loop.train
+    loop.train = lambda config, *rest, **named: train(small(config), *rest, **named)
+    for config in tinyworld.Tinyworld.BUILDER_CONFIGS:
+        config.sizes.update(EXAMPLES)
+
+
+def run(arguments: list[str], folder: str, environment: dict[str, str]) -> None:
+    """Becomes the program, to the end of this process."""
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.stdout, sys.stderr = open(1, "w"), open(2, "w", buffering=1)  # noqa: SIM115  those of Python fit other files
+    if "JAX_NUM_CPU_DEVICES" in environment:  # JAX read its variables when it was imported
+        jax.config.update("jax_num_cpu_devices", int(environment["JAX_NUM_CPU_DEVICES"]))
+    if arguments[0] == "-c":
+        sys.argv = ["-c", *arguments[2:]]
+        exec(compile(arguments[1], os.environ.get("DOCS_PAGE", "-c"), "exec"), {"__name__": "__main__"})
+        sys.exit()
+    become(arguments)
+
+
+def main(path: str) -> None:
+    shrink()
+    gc.freeze()
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    listener.listen()
+    print("listening", flush=True)
+    while True:
+        connection, _ = listener.accept()
+        if os.fork():
+            connection.close()
+            continue
+        request, streams, _, _ = socket.recv_fds(connection, 2**20, 3)
+        child = os.fork()
+        if not child:
+            for number, stream in enumerate(streams):
+                os.dup2(stream, number)
+            return run(*json.loads(request))
+        _, status = os.waitpid(child, 0)
+        connection.send(str(os.waitstatus_to_exitcode(status) % 256).encode())
+        os._exit(0)
+
+
+CLIENT = """\
+import json, os, socket, sys
+with socket.socket(socket.AF_UNIX) as server:
+    server.connect(os.environ["DOCS_SOCKET"])
+    request = json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ)])
+    socket.send_fds(server, [request.encode()], [0, 1, 2])
+    sys.exit(int(server.recv(16) or b"1"))
+"""
+
+if __name__ == "__main__":
+    main(sys.argv[1])
