@@ -42,7 +42,8 @@ from lm.training import loop  # noqa: E402
 # Those that take longest, which begin first: else one worker is left with them when the others are done. The second needs
 # none of the runs that the first one trains for all.
 LONG = (
-    "training recurrence bad_input models pipeline readers programs evaluation parallel hosts config transfer copying"
+    "training recurrence blocks bad_input models pipeline readers programs evaluation parallel hosts config transfer "
+    "copying"
 )
 
 

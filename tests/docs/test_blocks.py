@@ -12,9 +12,18 @@ import sys
 import tempfile
 
 import pytest
-from docs.pages import PAGES, Block, blocks, name_of
+from support.pages import PAGES, Block, blocks, name_of
 from support.programs import ROOT, UNOPTIMIZED
 
+# The `python` that blocks find on their PATH: it starts in a fiftieth of a second, and asks shrunk.py.
+CLIENT = """\
+import json, os, socket, sys
+with socket.socket(socket.AF_UNIX) as server:
+    server.connect(os.environ["DOCS_SOCKET"])
+    request = json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ)])
+    socket.send_fds(server, [request.encode()], [0, 1, 2])
+    sys.exit(int(server.recv(16) or b"1"))
+"""
 FAST = ("docs/concepts.md",)
 
 
@@ -25,13 +34,11 @@ def environment() -> dict[str, str]:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     left = {name: value for name, value in os.environ.items() if name != "JAX_NUM_CPU_DEVICES"}
     base = left | {"XLA_FLAGS": UNOPTIMIZED, "PYTHONPATH": str(ROOT), "DOCS_SOCKET": str(folder / "socket")}
-    command = [sys.executable, "-P", str(ROOT / "tests" / "docs" / "shrunk.py"), base["DOCS_SOCKET"]]
+    command = [sys.executable, "-P", str(ROOT / "tests" / "support" / "shrunk.py"), base["DOCS_SOCKET"]]
     paths = base | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
     server = subprocess.Popen(command, cwd=ROOT, env=paths, stdout=subprocess.PIPE, text=True)
     atexit.register(server.kill)
     assert server.stdout.readline() == "listening\n"
-    from docs.shrunk import CLIENT
-
     client = folder / "python"
     client.write_text(f"#!{sys.executable} -ISE\n{CLIENT}")
     client.chmod(0o755)

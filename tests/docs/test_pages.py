@@ -7,7 +7,7 @@ import runpy
 import types
 
 import pytest
-from docs.pages import DOCS, FENCE, PAGES, name_of
+from support.pages import DOCS, FENCE, PAGES, name_of
 from support.programs import ROOT
 
 from lm.config import Config, fields

@@ -1,12 +1,14 @@
 """The program that runs as `python` in the blocks of documentation pages: it makes every training small.
 
 `python -P shrunk.py SOCKET` imports the libraries once and listens. For each connection it forks a process that becomes
-the program which `CLIENT`, the `python` that a block finds on its PATH, was asked to run.
+the program which the `python` of a block was asked to run.
 """
 
+import dataclasses
 import gc
 import json
 import os
+import re
 import socket
 import sys
 
@@ -14,6 +16,7 @@ import jax
 from support.forked import become
 
 from lm.config import Config, changed
+from lm.lab import pretraining
 from lm.tinyworld import tinyworld
 from lm.training import loop
 
@@ -42,11 +45,19 @@ def small(config: Config) -> Config:
 
 
 def shrink() -> None:
-    """Replaces the function that trains, and the sizes of TinyWorld."""
-    train = loop.train
+    """Replaces the function that trains, the tasks of a pipeline by the first of them, and the sizes of TinyWorld."""
+    train, planned = loop.train, pretraining.planned
     loop.train = lambda config, *rest, **named: train(small(config), *rest, **named)
+    pretraining.planned = lambda file: one_task(planned(file))
     for config in tinyworld.Tinyworld.BUILDER_CONFIGS:
         config.sizes.update(EXAMPLES)
+
+
+def one_task(plan: pretraining.Plan) -> pretraining.Plan:
+    """Returns a pipeline with the first task of a plan, and the stages that it needs."""
+    task, start = next(iter(plan.tasks.items()))
+    before = {start: plan.before[start]} if start in plan.before else {}
+    return dataclasses.replace(plan, tasks={task: start}, before=before, writes={})
 
 
 def run(arguments: list[str], folder: str, environment: dict[str, str]) -> None:
@@ -57,6 +68,7 @@ def run(arguments: list[str], folder: str, environment: dict[str, str]) -> None:
     sys.stdout, sys.stderr = open(1, "w"), open(2, "w", buffering=1)  # noqa: SIM115  those of Python fit other files
     if "JAX_NUM_CPU_DEVICES" in environment:  # JAX read its variables when it was imported
         jax.config.update("jax_num_cpu_devices", int(environment["JAX_NUM_CPU_DEVICES"]))
+    arguments = [re.sub(r"^(--seeds=\d+),.*", r"\1", argument) for argument in arguments]  # a seed is enough
     if arguments[0] == "-c":
         sys.argv = ["-c", *arguments[2:]]
         exec(compile(arguments[1], os.environ.get("DOCS_PAGE", "-c"), "exec"), {"__name__": "__main__"})
@@ -86,15 +98,6 @@ def main(path: str) -> None:
         connection.send(str(os.waitstatus_to_exitcode(status) % 256).encode())
         os._exit(0)
 
-
-CLIENT = """\
-import json, os, socket, sys
-with socket.socket(socket.AF_UNIX) as server:
-    server.connect(os.environ["DOCS_SOCKET"])
-    request = json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ)])
-    socket.send_fds(server, [request.encode()], [0, 1, 2])
-    sys.exit(int(server.recv(16) or b"1"))
-"""
 
 if __name__ == "__main__":
     main(sys.argv[1])
