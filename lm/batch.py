@@ -1,4 +1,4 @@
-"""A batch, its source, and the ids that are the same for every tokenizer."""
+"""A batch, its source, and the ids that all tokenizers share."""
 
 from typing import Any, NamedTuple
 
@@ -8,20 +8,20 @@ PAD, BOS, EOS, UNK = 0, 1, 2, 3
 
 
 class Source(NamedTuple):
-    """What the encoder reads: values of any kind, and where they are. Leading axis batch."""
+    """The values that the encoder reads, of any kind, and their mask; the batch is the leading axis."""
 
-    values: Any  # [b, s] ids of text, or [b, s, features] frames; what stands where the mask is False means nothing
-    mask_bs: Any  # bool, False where there is nothing
+    values: Any  # [b, s] ids of text, or [b, s, features] frames; values without mask have no meaning
+    mask_bs: Any  # bool, False at positions without a value
 
 
 class Batch(NamedTuple):
-    """int32 ids, `PAD` where there is nothing; leading axis batch."""
+    """The int32 ids of a training step, `PAD` at empty positions; the batch is the leading axis."""
 
     source: Source | None  # None without encoder
     inputs_bt: np.ndarray  # the token before each target; BOS at a document's start
-    targets_bt: np.ndarray  # what the decoder must write, ended by EOS
+    targets_bt: np.ndarray  # the ids that the decoder must write, the last is EOS
     weights_bt: np.ndarray  # float32, 1 on real targets and 0 on padding
     resets_bt: np.ndarray  # bool, True where a document starts: the state is cleared, or read from the source anew
-    # Packed pairs: the last position in the source of each example of the row, ascending, and the width of the source
-    # where a row has fewer; the k-th reset of a row starts the k-th example. None: a row is one example.
+    # Packed pairs: the last position of each example in its source, ascending, and the width of the source for missing
+    # examples. The k-th reset of a sequence starts its k-th example. None: each sequence is one example.
     source_ends_bk: np.ndarray | None = None

@@ -32,12 +32,12 @@ def nearest(name: str, choices: Iterable[str]) -> str:
 class Stopped(BaseException):
     """A signal asked the program to end; the exit code is 128 + `number`.
 
-    No `Exception`, as it may be raised anywhere, and what catches every error must let it through.
+    It is no `Exception`, as it may be raised anywhere, and code that catches every error must not catch it.
 
     Args:
-        number: of the signal.
-        message: what the user is told.
-        together: whether all hosts of a run stop, as they do when they have saved.
+        number: the number of the signal.
+        message: the line that the user sees.
+        together: whether all hosts of a run stop, as after a save.
     """
 
     def __init__(self, number: int, message: str, together: bool = False):

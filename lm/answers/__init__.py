@@ -15,7 +15,9 @@ ANSWERS: dict[str, type[Answer]] = {"text": Text, "labels": Labels, "choice": Ch
 
 
 def build(config: Config, tokenizer: Tokenizer, labels: Sequence[str] = ()) -> Answer:
-    """Returns the answer of a configuration's task; `labels` are what `Answer.labels_of` reads from its training data."""
+    """Returns the answer of a configuration's task; `labels` are those that `Answer.labels_of` reads from the training
+    data.
+    """
     return ANSWERS[answer_of(config)].build(config, tokenizer, labels)
 
 

@@ -1,4 +1,4 @@
-"""A softmax over a few alternatives, of which several may stand for the target."""
+"""A softmax over a few alternatives, of which several may mean the target."""
 
 from collections.abc import Sequence
 
@@ -6,17 +6,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-IMPOSSIBLE = -1e30  # the logit of what is no alternative; a finite number, as in `Attention.weights`
+IMPOSSIBLE = -1e30  # the logit of an impossible alternative; finite, as in `Attention.weights`
 NOTHING = -1  # fills ids up: it is no id
 
 
 def alternative_nats(
     logits: jax.Array, gold: jax.Array, label_smoothing: float = 0.0, z_loss: float = 0.0
 ) -> jax.Array:
-    """Returns the nats of the alternatives that stand for the target, all of them together; infinite where none does.
+    """Returns the negative log-probability of all alternatives that mean the target together; infinite if there is
+    none.
 
-    The last axis of `logits` and `gold` is that of the alternatives. Smoothing is over the possible ones, `z_loss` is the weight
-    of the squared log of their normaliser.
+    The last axis of `logits` and `gold` is the alternatives. Smoothing is over the possible ones. `z_loss` is the
+    weight of the squared logarithm of their normalizer.
     """
     normalizer = jax.nn.logsumexp(logits, axis=-1)
     # A finite number, or the gradient of what has no choice (padding of the batch) would be NaN.

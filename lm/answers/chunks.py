@@ -1,4 +1,4 @@
-"""Many prompts answered in chunks, so that the first outputs are there long before the last ones."""
+"""Answers to many prompts in chunks, so that the first outputs are finished long before the last ones."""
 
 import collections
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""The contract of a kind of answer: its loss in training, the negative log-probability of given targets, and its outputs."""
+"""The contract of a kind of answer: its loss in training, the log-probability of given targets, and its outputs."""
 
 import dataclasses
 import functools
@@ -29,7 +29,8 @@ class Generation:
 
     prompt: str
     output: str
-    # Nats, of the generated tokens (EOS included where reached) under the model as it is; of several models, under their mean.
+    # Nats of the generated tokens, with EOS if it was reached, under the unmodified model or the mean of several
+    # models.
     log_probability: float
     tokens: int  # generated, EOS and the tokens of a stop string counted
     ended: bool  # whether EOS or a stop string ended the text; else `max_new_tokens` did
@@ -40,20 +41,22 @@ class Generation:
 class Score(NamedTuple):
     """The likelihood of one text under a model, from its beginning to its end (EOS included)."""
 
-    log_probability: float  # nats; where tokens are unknown, of the text with any other words in their place
+    log_probability: float  # nats; with unknown tokens, of the text with any unknown words in their place
     tokens: int
     bytes: int
     unknown_tokens: int = 0  # of the tokens
-    unknown_bytes: int = 0  # of the bytes, those that unknown tokens stand for
+    unknown_bytes: int = 0  # bytes of the text that unknown tokens replace
 
     @property
     def spelled_log_probability(self) -> float:
-        """Nats, of the text itself: each unknown token is spelled out (`lm.data.text.tokenizers.unknown`). For text answers."""
+        """The log-probability in nats with each unknown token spelled out (`lm.data.text.tokenizers.unknown`), for text
+        answers.
+        """
         return self.log_probability - Unknown(self.unknown_tokens, self.unknown_bytes).nats
 
 
 class Noise(NamedTuple):
-    """All that is random in a loss."""
+    """All random values of a loss."""
 
     keys_b: jax.Array | None = None  # a dropout key for each example; None: no dropout
     candidates: Candidates | None = None  # the ids of a sampled softmax; None: it is over the vocabulary
@@ -63,25 +66,25 @@ NO_NOISE = Noise()
 
 
 class Objective(NamedTuple):
-    """What a training loss has beside the likelihood."""
+    """The terms of a training loss beside the likelihood."""
 
     label_smoothing: float = 0.0  # share of the target distribution that is uniform (Szegedy et al., 2016)
-    z_loss: float = 0.0  # weight of the squared log of the softmax's normaliser (Chowdhery et al., 2022)
+    z_loss: float = 0.0  # weight of the squared logarithm of the softmax's normalizer (Chowdhery et al., 2022)
     coverage: float = 0.0  # weight of the coverage loss (See et al., 2017)
 
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """A model, and what its answers are. Two are equal, and share compiled programs, if their models and objectives are.
+    """A model and its kind of answer. Two with equal models and objectives are equal, and share compiled programs.
 
-    A new kind of answer is a class like this one, a line in `ANSWERS` (`answers/__init__.py`), a line in `ANSWER_KINDS` and a task that
-    names it (`config/tasks.py`).
+    A new kind of answer is a class like this one, a line in `ANSWERS` (`answers/__init__.py`), a line in
+    `ANSWER_KINDS`, and a task that names it (`config/tasks.py`).
     """
 
     model: nn.Module
     objective: Objective = Objective()
     tokenizer: Tokenizer | None = dataclasses.field(default=None, compare=False)
-    # The labels that are chosen from; () where nothing is listed.
+    # The labels from which an answer is chosen; () for other answers.
     labels: tuple[str, ...] = dataclasses.field(default=(), compare=False)
 
     kind: ClassVar[str]  # its key in ANSWERS and ANSWER_KINDS
@@ -90,7 +93,9 @@ class Answer:
 
     @classmethod
     def labels_of(cls, examples: Examples) -> tuple[str, ...]:
-        """Returns what answers are chosen from, read from training data; here nothing is listed."""
+        """Returns the labels from which answers are chosen, read from the training data; () here, as nothing is
+        listed.
+        """
         return ()
 
     @classmethod
@@ -104,28 +109,31 @@ class Answer:
     def model_of(cls, config: Config, tokenizer: Tokenizer, labels: Sequence[str]) -> nn.Module:
         """Returns the Flax module.
 
-        It has `config`, `vocab_size`, `source` (a key of INPUTS, or empty) and `has_encoder`. Its call takes input ids and a `Source`
-        or None, and touches every parameter.
+        It has `config`, `vocab_size`, `source` (a key of INPUTS, or empty) and `has_encoder`. Its call takes input ids
+        and a `Source` or None, and touches every parameter.
         """
         raise NotImplementedError
 
-    # ---- what is asked of it ----------------------------------------------------------------------------------------
+    # ---- methods of each kind ---------------------------------------------------------------------------------------
 
     def loss(
         self, params: Any, carry: Any, batch: Batch, noise: Noise = NO_NOISE
     ) -> tuple[jax.Array, tuple[jax.Array, Any]]:
-        """Returns (sum of the training loss in nats, (number of real targets, state after the batch)), pure.
+        """Returns (sum of the training loss in nats, (number of real targets, state after the batch)). It is pure.
 
-        `carry` is the decoder's state before the batch. With () each row starts as a new sequence does, and the returned state is ().
+        `carry` is the decoder's state before the batch. With () each sequence starts from its initial state, and the
+        returned state is ().
         """
         raise NotImplementedError
 
     def nats(self, params: Any, carry: Any, batch: Batch) -> tuple[jax.Array, Any]:
-        """Returns (nats_bt, state after the batch), pure: the negative log-probability of each target token, at least 0.
+        """Returns (nats_bt, state after the batch): the negative log-probability of each target token, at least 0. It
+        is pure.
 
-        There is no dropout and no smoothing in it, and it is 0 where there is no target. Where several tokens are one decision, as
-        those of a label that a head chooses, their nats stand at the first one. It is infinite where an answer cannot be given.
-        The figures of an evaluation and `score` come from here; a search sums the same quantity for the tokens that it writes.
+        It contains no dropout and no smoothing, and it is 0 at positions without a target. If several tokens are one
+        decision, such as a label chosen by a head, their nats are at the first position. It is infinite if an answer
+        cannot be given. The metrics of an evaluation and `score` use this function; a search sums the same quantity
+        over the tokens that it writes.
         """
         raise NotImplementedError
 
@@ -137,34 +145,41 @@ class Answer:
         beside: Sequence[tuple["Answer", Any]] = (),
         before: Mapping[str, int] = MappingProxyType({}),
     ) -> list[list[Generation]]:
-        """Returns at most `options.num_samples` outputs for each prompt, best first where they are ranked.
+        """Returns at most `options.num_samples` outputs for each prompt; if they are ranked, the best is first.
 
-        `beside` are further answers with their parameters: probabilities are the mean over all of them. What a prompt gives
-        depends on the prompt, the seed and, if it is given several times, which time it is; not on the prompts beside it.
-        `before` says how many times a prompt was given in earlier calls, where one list of prompts is answered in several.
+        The outputs for a prompt depend on the prompt, the seed and, for a repeated prompt, the number of the
+        repetition. They do not depend on the other prompts.
+
+        Args:
+            params: the parameters.
+            prompts: the prompts.
+            options: the options of decoding.
+            beside: further answers with their parameters; probabilities are then the mean over all of them.
+            before: how often each prompt was given in earlier calls, if one list of prompts is answered in several
+                calls.
         """
         raise NotImplementedError
 
     def refuse_constraints(self, options: Options) -> None:
-        """Raises `UserError` for what is asked of a text that is written, where an answer is chosen."""
+        """Raises `UserError` for options that only apply to written text, if the answer is chosen."""
         for name in ("ban", "force", "stop", "min_new_tokens", "no_repeat_ngram"):
             if getattr(options, name):
                 raise UserError(f"--{name}", f"the model {ANSWER_KINDS[self.kind].how}", "leave it out")
 
-    # ---- what all kinds share ---------------------------------------------------------------------------------------
+    # ---- methods that all kinds share -------------------------------------------------------------------------------
 
     @property
     def among(self) -> str:
-        """What probabilities are of: texts, labels or spans."""
+        """The set over which probabilities sum to one: texts, labels or spans."""
         return ANSWER_KINDS[self.kind].among
 
     @property
     def front_end(self) -> FrontEnd | None:
-        """The host's half of what the model reads; None of a language model."""
+        """The host's half of the model's input; None for a language model."""
         return FRONT_ENDS.get(self.model.source)
 
     def in_common(self) -> tuple:
-        """Returns what answers must have in common to answer together."""
+        """Returns the properties that must be equal for answers to decode together."""
         return self.tokenizer.fingerprint, self.model.source, self.among, self.labels
 
     def described(self, options: Options) -> dict[str, Any]:
@@ -210,7 +225,9 @@ class Answer:
         return results
 
     def _nats_of_rows(self, params: Any, batch: Batch) -> np.ndarray:
-        """Returns float64 [b], the sum over each row. A text without a source is taken window by window: it may be long."""
+        """Returns float64 [b], the sum over each sequence. A text without a source may be long, so it is read window by
+        window.
+        """
         nats_b, carry = np.zeros(len(batch.targets_bt)), self.first_carry(len(batch.targets_bt))
         length = batch.targets_bt.shape[1]
         size = length if batch.source else shapes.WINDOW
@@ -225,5 +242,5 @@ class Answer:
 
 @functools.partial(jax.jit, static_argnums=0)
 def nats_of(answer: Answer, params: Any, carry: Any, batch: Batch) -> tuple[jax.Array, Any]:
-    """`Answer.nats` as one program."""
+    """Computes `Answer.nats` as one program."""
     return answer.nats(params, carry, batch)

@@ -1,4 +1,4 @@
-"""Cross-entropy fused with the dense head: the logits of all positions never exist at once."""
+"""Cross-entropy fused with the dense head: the logits of all positions are never in memory at once."""
 
 import functools
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from jax import lax
 from lm.models.decoder import log_mixture
 from lm.recurrence.base import dot
 
-BOUND = 64 * 2**20  # bytes that the loss and its gradient hold at a time on a CPU, beside their operands and results
+BOUND = 64 * 2**20  # most bytes of temporary memory that the loss and its gradient use on a CPU
 
 
 def cross_entropy(
@@ -25,11 +25,12 @@ def cross_entropy(
 ) -> tuple[jax.Array, jax.Array]:
     """Returns (sum of weighted nats, sum of weights) over all positions, float32 scalars.
 
-    With `label_smoothing` e the target distribution is `(1 - e) one_hot + e / V` (Szegedy et al., 2016). With `z_loss` z each
-    position costs `z log(Z)^2` more, Z the normaliser of its softmax (Chowdhery et al., 2022, "PaLM").
+    With `label_smoothing` e the target distribution is `(1 - e) one_hot + e / V` (Szegedy et al., 2016). With `z_loss`
+    z each position costs another `z log(Z)^2`, where Z is the normalizer of its softmax (Chowdhery et al., 2022,
+    "PaLM").
 
-    With `copying`, as `copying_of` has it, a target's probability is that of the mixture. Of what is copied only the
-    target's own probability is needed, so no more is held than without; smoothing is then of the softmax alone.
+    With `copying`, from `copying_of`, the probability of a target is that of the mixture. Only the target's own
+    probability of being copied is needed, so this uses no more memory. Smoothing then applies to the softmax alone.
     """
     width = features_btd.shape[-1]
     flat = (features_btd.reshape(-1, width), targets_bt.reshape(-1), weights_bt.reshape(-1).astype(jnp.float32))
@@ -50,7 +51,7 @@ def position_nats(
 
 
 class _Softmax(NamedTuple):
-    """Of each position, all that the loss must know of its logits."""
+    """The properties of each position's logits that the loss reads."""
 
     normalizer_n: jax.Array  # logarithm
     gold_n: jax.Array  # the target's logit
@@ -63,37 +64,41 @@ def _softmax(logits_nv, targets_n):
 
 
 def _nll(softmax, copying, smoothing, z):
-    """(loss of each position, what the gradient needs of the mixture: how much of the target's probability is the
-    softmax's, and the derivative of its logarithm by the probability of copying)."""
-    normalizer_n = softmax.normalizer_n
-    loss_n = normalizer_n - softmax.gold_n
+    """Returns the loss of each position, and (written_n, slope_n) for the gradient of the mixture.
+
+    written_n is the share of the target's probability that the softmax contributes. slope_n is the derivative of its
+    logarithm with respect to the probability of copying.
+    """
+    normalizer_n = softmax.normalizer_n  # log Z
+    loss_n = normalizer_n - softmax.gold_n  # -log softmax of the target
     written_n, slope_n = jnp.ones_like(loss_n), None
     if copying is not None:
         gate_n, copied_n = copying
-        log_written_n = jax.nn.log_sigmoid(gate_n) - loss_n
-        loss_n = -log_mixture(gate_n, -loss_n, copied_n)
-        written_n = jnp.exp(log_written_n + loss_n)
-        slope_n = jnp.exp(jnp.minimum(jax.nn.log_sigmoid(-gate_n) + loss_n, 80))  # finite
+        log_written_n = jax.nn.log_sigmoid(gate_n) - loss_n  # log(p written)
+        loss_n = -log_mixture(gate_n, -loss_n, copied_n)  # -log(p written + (1 - p) copied)
+        written_n = jnp.exp(log_written_n + loss_n)  # p written / mixture
+        slope_n = jnp.exp(jnp.minimum(jax.nn.log_sigmoid(-gate_n) + loss_n, 80))  # (1 - p) / mixture, kept finite
     if smoothing:
-        loss_n = (1 - smoothing) * loss_n + smoothing * (normalizer_n - softmax.mean_n)
-    return loss_n + z * normalizer_n**2 if z else loss_n, (written_n, slope_n)
+        loss_n = (1 - smoothing) * loss_n + smoothing * (normalizer_n - softmax.mean_n)  # + e times the uniform part
+    return loss_n + z * normalizer_n**2 if z else loss_n, (written_n, slope_n)  # + z log(Z)^2
 
 
 def _bound():
-    """On a GPU or a TPU a sixteenth of its memory: it is slow where products are narrow."""
+    """Returns the bound of memory: on a GPU or a TPU a sixteenth of it all, as narrow products are slow there."""
     if jax.default_backend() == "cpu":
         return BOUND
     return max(BOUND, (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", 0) // 16)
 
 
-FEW = 128  # of fewer positions at a time a product costs less than reading and writing the kernel's gradient
+FEW = 128  # with fewer positions, a product costs less than reading and writing the kernel's gradient
 
 
 class _Plan(NamedTuple):
-    """`rows` positions at a time, and products with the kernel's gradient for `columns` of the vocabulary at a time.
+    """The sizes of chunks: `rows` positions at a time, and `columns` of the vocabulary in products with the kernel's
+    gradient.
 
-    `again`: logits, too, are there for so many columns alone, and computed twice: for the normaliser and then for the
-    gradient. So there can be more rows.
+    With `again`, logits are also computed for only so many columns at a time, once for the normalizer and once for the
+    gradient. This allows more rows.
     """
 
     rows: int
@@ -103,7 +108,8 @@ class _Plan(NamedTuple):
 
 def _plan(kernel_dv, positions):
     width, vocab = kernel_dv.shape
-    # A block of the kernel's gradient, or of features, takes an eighth of the bound: a large one is not held twice.
+    # A block of the kernel's gradient, or of features, uses an eighth of the bound: XLA does not hold a large one
+    # twice.
     block = max(1, _bound() // 8 // (4 * width))
     rows = positions_at_once(vocab, positions)
     if rows >= min(FEW, positions):
@@ -113,22 +119,26 @@ def _plan(kernel_dv, positions):
 
 
 def _room():
-    """How many logits there may be at a time: with their gradient, float32, and a quarter of the bound for all else."""
+    """Returns the most logits at a time: with their gradient, float32, they leave a quarter of the bound for the
+    rest.
+    """
     return _bound() * 3 // 4 // 8
 
 
 def positions_at_once(columns, positions):
-    """How many positions of so many logits each there may be at a time."""
+    """Returns the most positions at a time, each with `columns` logits."""
     return max(1, min(positions, _room() // columns))
 
 
 def even(total, most):
-    """The size of the fewest parts of at most `most`, all but alike."""
+    """Returns the size of nearly equal parts, the fewest of at most `most`."""
     return -(-total // -(-total // most))
 
 
 def in_chunks(rows, features_nd, *of_positions):
-    """Features, and what else there is of each position, in equal chunks; the last is filled with 0, so with weight 0."""
+    """Returns features and other arrays of positions in equal chunks; the last one is filled with 0, so with weight
+    0.
+    """
     fill = -len(features_nd) % rows
 
     def cut(array):
@@ -160,14 +170,16 @@ class _Head(NamedTuple):
         return jnp.minimum(i * self.columns, len(self.bias_v) - self.columns)
 
     def cut(self, array, i):
-        """Block `i` of an array whose last axis is the vocabulary."""
+        """Returns block `i` of an array whose last axis is the vocabulary."""
         return lax.dynamic_slice_in_dim(array, self.start(i), self.columns, axis=-1)
 
     def added(self, array, i, block):
         return lax.dynamic_update_slice_in_dim(array, self.cut(array, i) + block, self.start(i), axis=-1)
 
     def block(self, i):
-        """(ids_c, bool_c where no block before had them, logits_nc)."""
+        """Returns the ids of block `i`, a mask of those that no block before had, and the logits: ids_c, bool_c,
+        logits_nc.
+        """
         ids_c = self.start(i) + jnp.arange(self.columns)
         if self.logits_nv is None:
             logits_nc = dot(self.features_nd, self.cut(self.kernel_dv, i), self.dtype) + self.cut(self.bias_v, i)
@@ -200,7 +212,7 @@ def _loss(kernel_dv, bias_v, features_nd, targets_n, weights_n, copying, smoothi
 
 
 def _nats(kernel_dv, bias_v, features_nd, targets_n, copying, smoothing, z, dtype):
-    """Of each position, a chunk of positions at a time."""
+    """Returns the loss of each position, computed one chunk of positions at a time."""
     plan = _plan(kernel_dv, len(features_nd))
 
     def body(_, chunk):
@@ -213,7 +225,7 @@ def _nats(kernel_dv, bias_v, features_nd, targets_n, copying, smoothing, z, dtyp
 
 
 def _loss_forward(kernel_dv, bias_v, features_nd, targets_n, weights_n, copying, smoothing, z, dtype):
-    """The gradient of a chunk is taken while its logits are there, so nothing is kept."""
+    """Computes the loss and its gradient together, chunk by chunk, so that no logits are kept."""
     plan, (width, vocab) = _plan(kernel_dv, len(features_nd)), kernel_dv.shape
 
     def body(carry, chunk):
@@ -223,28 +235,29 @@ def _loss_forward(kernel_dv, bias_v, features_nd, targets_n, weights_n, copying,
         softmax = head.softmax(targets)
         loss, (written, slope) = _nll(softmax, copying, smoothing, z)
         total = total + jnp.sum(loss * weights)
-        # With copying the target's softmax is answerable for its part of the mixture alone.
+        # With copying, only the written part of the mixture reaches the softmax of the target.
         written = (1 - smoothing) * written
         shared = (written + smoothing + 2 * z * softmax.normalizer_n)[:, None]
         features_dn = features.T
-        if vocab > width:  # transposed for itself: on a CPU a product that does so is slower by a quarter
+        if vocab > width:  # transposed separately: on a CPU, a product that also transposes is slower by a quarter
             features_dn = lax.optimization_barrier(features_dn)
 
         def add(i, sums):
             d_kernel, d_bias, d_features = sums
             ids, new, logits = head.block(i)
             gold = (targets[:, None] == ids) * written[:, None] + smoothing / vocab
-            share = jnp.exp(logits - softmax.normalizer_n[:, None]) * shared
-            d_logits = jnp.where(new, (share - gold) * weights[:, None], 0)
-            d_kernel = head.added(d_kernel, i, dot(features_dn, d_logits, dtype))
-            d_bias = head.added(d_bias, i, d_logits.sum(0))
-            return d_kernel, d_bias, d_features + dot(d_logits, head.cut(kernel_dv, i).T, dtype)
+            share = jnp.exp(logits - softmax.normalizer_n[:, None]) * shared  # softmax, with the slope of z log(Z)^2
+            d_logits = jnp.where(new, (share - gold) * weights[:, None], 0)  # softmax - target distribution
+            d_kernel = head.added(d_kernel, i, dot(features_dn, d_logits, dtype))  # sum_n x_n^T d_logits_n
+            d_bias = head.added(d_bias, i, d_logits.sum(0))  # sum_n d_logits_n
+            return d_kernel, d_bias, d_features + dot(d_logits, head.cut(kernel_dv, i).T, dtype)  # d_logits W^T
 
         zeros = jnp.zeros(features.shape, softmax.normalizer_n.dtype)
         d_kernel, d_bias, d_features = head.over_blocks(add, (d_kernel, d_bias, zeros))
         d_copying = None
         if copying is not None:
             scale = weights * (1 - smoothing)
+            # With respect to the gate: p - p written / mixture. With respect to the copied part: -(1 - p) / mixture.
             d_copying = scale * jax.nn.sigmoid(copying[0]) - weights * written, -scale * slope
         return (total, d_kernel, d_bias), (d_features, d_copying)
 

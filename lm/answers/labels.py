@@ -1,4 +1,4 @@
-"""Answers that are one of known labels, which a decoder writes and nothing else."""
+"""Answers that are one of the known labels, written by a decoder that can write nothing else."""
 
 import functools
 
@@ -20,11 +20,12 @@ from lm.search.beam import tile_beams
 
 
 class Ranker(EncoderDecoder):
-    """Each token's softmax is over those alone that go on with a label, so the labels' probabilities sum to one.
+    """An encoder-decoder whose softmax covers only tokens that continue a label, so the labels' probabilities sum to
+    one.
 
-    With a softmax over the whole vocabulary the first updates teach the decoder that it writes labels at all; that
-    drives its features to where they no longer depend on the source, and nothing brings them back: on TinyWorld's
-    sentiment the ranking then stays at chance. Here there is nothing to learn but which label.
+    With a softmax over the whole vocabulary, the first steps mostly teach the decoder that it writes labels at all.
+    This makes its features independent of the source, and they stay so: on TinyWorld's sentiment the ranking then stays
+    at chance.
     """
 
     labels: tuple[tuple[int, ...], ...] = ()  # the ids of each, its EOS included
@@ -32,10 +33,10 @@ class Ranker(EncoderDecoder):
     def continuations(
         self, features: Features, memory: Memory | None, targets_bt: jax.Array, resets_bt: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """Returns what may stand at each position after the targets before it.
+        """Returns (logits_btu, gold_btu) of the tokens that may follow the targets before each position.
 
-        That is (logits_btu, float32, of the different tokens of all labels, `IMPOSSIBLE` of those that no label goes on
-        with; gold_btu: which of them is the target). A label begins at each reset and at the first position.
+        logits_btu, float32, are those of the different tokens of all labels, `IMPOSSIBLE` if no label continues with
+        the token. gold_btu marks the target among them. A label starts at each reset and at the first position.
         """
         tokens_u = np.unique([token for label in self.labels for token in label])
         kernel_dv, bias_v = self.head()
@@ -50,7 +51,7 @@ class Ranker(EncoderDecoder):
         return logits_btu, allowed_btu & (targets_bt[..., None] == tokens_u)
 
     def _allowed(self, tokens_u, targets_bt, resets_bt):
-        """bool [b, t, u]: whether some label that has the targets so far goes on with the token."""
+        """Returns bool [b, t, u]: whether some label with the targets so far continues with the token."""
         width, batch = max(map(len, self.labels)), len(targets_bt)
         labels_wl = label_table(self.labels, width).T
         places_wl = np.where(labels_wl == NOTHING, len(tokens_u), np.searchsorted(tokens_u, labels_wl))
@@ -88,7 +89,7 @@ class Labels(Ranking, Written):
         return alternative_nats(*found, label_smoothing, z_loss)
 
     def rows_at_once(self):
-        return max(1, shapes.BATCH // len(self.labels))  # each source beside all labels
+        return max(1, shapes.BATCH // len(self.labels))  # each source with all labels
 
     def log_probs_of(self, params, source):
         targets = [np.array(ids[:-1], np.int32) for ids in label_ids(self.tokenizer, self.labels)]

@@ -1,4 +1,4 @@
-"""Answers that rank a list of labels, which training data had: what the two kinds of them share."""
+"""Answers that rank the labels of the training data: the parts that both kinds share."""
 
 import functools
 from collections.abc import Sequence
@@ -38,15 +38,15 @@ class Ranking(Answer):
         return len({*label_ids(self.tokenizer, self.labels)}) == len(self.labels)
 
     def log_probs_of(self, params: Any, source: Source) -> np.ndarray:
-        """Returns float64 [b, labels]: the log-probability of each label, EOS included, given each source of a batch."""
+        """Returns float64 [b, labels]: the log-probability of each label with its EOS, given each source of a batch."""
         raise NotImplementedError
 
     def rows_at_once(self) -> int:
-        """Returns how many sources `log_probs_of` takes side by side."""
+        """The number of sources that `log_probs_of` reads in one batch."""
         return shapes.BATCH
 
     def label_log_probs(self, params: Any, sources: Sequence[str]) -> np.ndarray:
-        """Returns float64 [sources, labels], as `log_probs_of`; sources of like length are taken side by side."""
+        """Returns float64 [sources, labels], as `log_probs_of`; sources of similar length are read in one batch."""
         values = [self.front_end.prompt(source, self.tokenizer) for source in sources]
         order = sorted(range(len(sources)), key=lambda i: len(values[i]))
         found, rows = np.zeros((len(sources), len(self.labels))), self.rows_at_once()
@@ -77,7 +77,7 @@ def label_ids(tokenizer: Tokenizer, labels: Sequence[str]) -> tuple[tuple[int, .
 
 
 def labels_of(examples: Examples) -> tuple[str, ...]:
-    """Returns the targets of data, each once, in order; raises `UserError` where there are too many to rank."""
+    """Returns the different targets of the data, in order; raises `UserError` if there are too many to rank."""
     counts = labelling.counted(examples)
     if counts.different > labelling.MOST_LABELS:
         reason = f"the training data has {counts.different:,} different targets, too many to rank as labels"

@@ -1,7 +1,7 @@
 """Answers that an encoder gives without a decoder: one of several choices, a label or a span of the source.
 
-A choice is worth the probability of the text that it stands for, so that its loss, in nats of the target, can be compared
-with that of a decoder that writes the same text.
+The probability of a choice is that of its text. So its loss, in nats per target, can be compared with the loss of a
+decoder that writes the same text.
 """
 
 import functools
@@ -20,8 +20,11 @@ from lm.models.inputs import INPUTS, Embedding
 
 
 class Reader(nn.Module):
-    """Pure functions of the parameters. Those of embedding and encoder have the names that they have in an
-    `EncoderDecoder`, so either can start from the other."""
+    """A model without a decoder: pure functions of the parameters.
+
+    The parameters of embedding and encoder have the same names as in an `EncoderDecoder`, so each can start from the
+    other.
+    """
 
     config: ModelConfig
     vocab_size: int
@@ -42,11 +45,11 @@ class Reader(nn.Module):
         return self.encoder(self.source_input(source), source.mask_bs, keys_b)
 
     def choices(self, batch: Batch, keys_b: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
-        """Returns (logits_bc, float32; gold_bc: which choices stand for the target, its EOS included)."""
+        """Returns logits_bc, float32, and gold_bc, which marks the choices that mean the target, its EOS included."""
         return self.logits(batch.source, keys_b), self.gold(batch)
 
     def logits(self, source: Source, keys_b: jax.Array | None = None) -> jax.Array:
-        """Returns logits_bc, float32, `IMPOSSIBLE` of what a source has not."""
+        """Returns logits_bc, float32, `IMPOSSIBLE` for choices that a source does not have."""
         raise NotImplementedError
 
     def gold(self, batch: Batch) -> jax.Array:
@@ -54,12 +57,12 @@ class Reader(nn.Module):
         raise NotImplementedError
 
     def __call__(self, inputs_bt: jax.Array, source: Source) -> jax.Array:
-        """Returns logits_bc; `init` uses it, as it touches every parameter. What a decoder would read says nothing here."""
+        """Returns logits_bc. `init` uses it, as it touches every parameter. The inputs of a decoder have no effect."""
         return self.logits(source)
 
 
 class Reading(Answer):
-    """An answer of a `Reader`: its target is one decision, whose nats stand at the first position."""
+    """The answer of a `Reader`: its target is one decision, whose nats are at the first position."""
 
     def loss(self, params, carry, batch, noise=NO_NOISE):
         nats_b = self._nats(params, batch, noise.keys_b, self.objective.label_smoothing, self.objective.z_loss)

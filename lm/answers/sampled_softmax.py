@@ -13,15 +13,18 @@ from lm.recurrence.base import dot
 
 
 class Candidates(NamedTuple):
-    """The ids that a sampled softmax is over, and the logarithm of how many ids each stands for."""
+    """The ids in a sampled softmax, and the logarithm of the number of ids that each represents."""
 
     ids_c: jax.Array
     log_weights_c: jax.Array
 
 
 def draw_candidates(key: jax.Array, vocab: int, count: int) -> Candidates:
-    """The first half of them are the first ids, for a tokenizer that sorts words by frequency the most frequent; each of
-    the others is one of an equal part of the rest, so that frequent and rare ids are there at every draw."""
+    """Draws the candidates of a step.
+
+    The first half are the first ids, which are the most frequent words if the tokenizer sorts by frequency. Each of the
+    others is drawn from an equal part of the remaining ids, so that every draw has frequent and rare ids.
+    """
     first = count // 2
     drawn = count - first
     stands_for = (vocab - first) / drawn
@@ -39,21 +42,22 @@ def sampled_cross_entropy(
     candidates: Candidates,
     dtype: str = "float32",
 ) -> tuple[jax.Array, jax.Array]:
-    """`cross_entropy` whose normaliser is estimated from the target and the candidates (Jean et al., 2015, arXiv:1412.2007).
+    """Returns `cross_entropy` with a normalizer that is estimated from the target and the candidates (Jean et al.,
+    2015).
 
-    Each candidate but the target counts as often as it stands for, the target once (Blanc and Rendle, 2018,
-    arXiv:1712.00527). So the expectation of the normaliser is the normaliser, and that of the loss a little less than the
-    loss: by about half of the estimate's relative variance.
+    The target counts once, and each other candidate as often as the number of ids that it represents (Blanc and Rendle,
+    2018, arXiv:1712.00527). So the expectation of the estimated normalizer is the normalizer. The expectation of the
+    loss is less than the loss by about half of the estimate's relative variance.
 
-    Beside the logits of a chunk it holds the kernel's columns of all candidates and targets, and their gradient.
+    Beside the logits of a chunk, memory holds the kernel's columns of all candidates and targets, and their gradient.
     """
     kernel_dv, bias_v = head
     features_nd, targets_n = features_btd.reshape(-1, features_btd.shape[-1]), targets_bt.reshape(-1)
     weights_n = weights_bt.reshape(-1).astype(jnp.float32)
-    # Taken together, for the gradient of what is taken is as large as the kernel.
+    # The columns are read together, as each reading has a gradient that is as large as the kernel.
     taken, count = jnp.concatenate([candidates.ids_c, targets_n]), len(candidates.ids_c)
     (kernel_dc, kernel_dn), (bias_c, bias_n) = (jnp.split(x[..., taken], [count], axis=-1) for x in (kernel_dv, bias_v))
-    bias_c = bias_c + candidates.log_weights_c
+    bias_c = bias_c + candidates.log_weights_c  # log w_c: a candidate counts for w_c ids
     rounded = lambda x: x if dtype == "float32" else x.astype(dtype).astype(x.dtype)  # as `dot` does
     target_logits_n = jnp.sum(rounded(features_nd) * rounded(kernel_dn).T, axis=-1) + bias_n
 
@@ -62,6 +66,7 @@ def sampled_cross_entropy(
         features, targets, weights, target_logits = chunk
         logits = dot(features, kernel_dc, dtype) + bias_c
         others = jax.nn.logsumexp(jnp.where(candidates.ids_c == targets[:, None], IMPOSSIBLE, logits), axis=-1)
+        # log(exp(target) + sum_c w_c exp(logit_c)) - target
         return total + jnp.sum((jnp.logaddexp(others, target_logits) - target_logits) * weights), None
 
     rows = even(len(targets_n), positions_at_once(count, len(targets_n)))

@@ -1,4 +1,4 @@
-"""Shapes of the batches that prompts and examples are computed in: few different ones, so that few programs are compiled."""
+"""Shapes of the batches in which prompts and examples are computed: few, so that few programs are compiled."""
 
 from collections.abc import Iterator, Sequence
 
@@ -19,12 +19,12 @@ def power_of_two(count: int, least: int) -> int:
 
 
 def length_of(longest: int) -> int:
-    """Returns the length of rows that hold so many tokens: a power of two, or whole windows."""
+    """Returns the length of sequences with room for `longest` tokens: a power of two, or whole windows."""
     return power_of_two(longest, 16) if longest <= WINDOW else -(-longest // WINDOW) * WINDOW
 
 
 def padded_ids(rows: Sequence[Sequence[int]], count: int) -> np.ndarray:
-    """Returns int32 [count, length], PAD where there is nothing."""
+    """Returns int32 [count, length], with PAD at empty positions."""
     padded = np.full((count, length_of(max(1, *map(len, rows)))), PAD, np.int32)
     for row, ids in zip(padded, rows, strict=False):
         row[: len(ids)] = ids
@@ -32,12 +32,12 @@ def padded_ids(rows: Sequence[Sequence[int]], count: int) -> np.ndarray:
 
 
 def padded_source(values: Sequence[np.ndarray], count: int, front_end: FrontEnd) -> Source:
-    """Returns a source of `count` rows."""
+    """Returns a source of `count` sequences."""
     return front_end.pad(values, np.arange(len(values)), (count, length_of(max(map(len, values)) + 1)))
 
 
 def batch_of(targets: Sequence[np.ndarray], sources: Sequence[np.ndarray] | None, front_end: FrontEnd | None) -> Batch:
-    """Returns the batch of these targets (ids without EOS) and sources (values), with rows that only fill up."""
+    """Returns the batch of these targets (ids without EOS) and sources (values), filled up with empty sequences."""
     count, length = power_of_two(len(targets), 1), length_of(max(map(len, targets)) + 1)
     if sources is None:
         return decoded(targets, np.arange(len(targets)), (count, length))
@@ -46,7 +46,7 @@ def batch_of(targets: Sequence[np.ndarray], sources: Sequence[np.ndarray] | None
 
 
 def batches(order: Sequence[int], lengths: Sequence[int], in_windows: bool) -> Iterator[list[int]]:
-    """Yields the numbers in `order` by batches: fewer at once where targets are long, unless these are taken in windows."""
+    """Yields the numbers in `order` by batches, which are smaller for long targets unless these are read in windows."""
     at = 0
     while at < len(order):
         chosen = list(order[at : at + BATCH])

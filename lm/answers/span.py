@@ -1,4 +1,4 @@
-"""Answers that are a span of the source, which two pointers choose."""
+"""Answers that are a span of the source, chosen by two pointers."""
 
 import functools
 import math
@@ -24,13 +24,12 @@ BEST_SPANS = 16  # among which answers are looked for
 
 
 class Extractor(Reader):
-    """A pointer to the first and to the last position of a span of the source (Wang and Jiang, 2017, the boundary model).
+    """A pointer to the first and the last position of a span of the source (Wang and Jiang, 2017, the boundary model).
 
-    The logit of a span is the sum of two scores, those of a query each, which is read from the fixed-length vector;
-    their softmax is over all spans of at most `span` positions (Lee et al., 2017, "RaSoR"). A text has the
-    probability of all spans that hold its ids (Kadlec et al., 2016). The source's EOS alone is the span without text.
-
-    A choice's number is `first * span + last - first`.
+    The logit of a span is the sum of two scores, each with its own query, which is read from the fixed-length vector.
+    The softmax is over all spans of at most `span` positions (Lee et al., 2017, "RaSoR"). The probability of a text is
+    the sum over all spans with its ids (Kadlec et al., 2016). The source's EOS alone is the span without text. The
+    number of a choice is `first * span + last - first`.
     """
 
     span: int = 30
@@ -88,7 +87,7 @@ class Span(Reading):
         return {"span": self.model.span}
 
     def target_ids(self, examples):
-        """Where the target is a span of its source, the source's own ids of it."""
+        """Returns the ids of each target; if the target is a span of its source, the ids that the source has there."""
         targets = super().target_ids(examples)
         for i, example in enumerate(examples):
             ids = self.tokenizer.encode(example.source)
@@ -129,7 +128,7 @@ class Span(Reading):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _best_spans(models, params, source):
-    """(choices_kb, nats_kb): the k likeliest spans, and the log-probability of the text of each."""
+    """Returns choices_kb and nats_kb: the k likeliest spans, and the log-probability of the text of each."""
     each = [choice_log_probabilities(model, own, source) for model, own in zip(models, params, strict=True)]
     nats_bc = jax.nn.logsumexp(jnp.stack(each), axis=0) - math.log(len(each))
     _, best_bk = jax.lax.top_k(nats_bc, min(BEST_SPANS, nats_bc.shape[1]))

@@ -86,28 +86,28 @@ class Text(Written):
         return Generation(prompt, text, log_probability, len(ids), ended, stop, bool(fits))
 
     def _read(self, prompt: str) -> np.ndarray:
-        """Values of a source, or the ids of a text's beginning."""
+        """Returns the values of a source, or the ids of the beginning of a text."""
         if self.front_end is None:
             return self.tokenizer.encode_marked(prompt)
         return self.front_end.prompt(prompt, self.tokenizer)
 
 
 class _Search(NamedTuple):
-    """What may be generated, and the fewest tokens that this takes."""
+    """The constraints on an output, and the fewest tokens that they need."""
 
     forbidden: tuple[int, ...]
     constraints: Constraints
     fewest: int
 
     def rows(self, options: Options) -> int:
-        """How many prompts are searched for side by side."""
+        """Returns the number of prompts that are searched for in one batch."""
         steps = beam.beams(options.beam_size, self.constraints) if options.beam_size else 1
         return max(1, min(shapes.BATCH, MOST_ROWS // steps))
 
 
 @functools.lru_cache(4)  # many prompts come in chunks
 def _search_for(tokenizer: Tokenizer, options: Options) -> _Search:
-    """Returns what an output must be; raises `UserError` where no text can be as the options ask."""
+    """Returns the constraints that the options ask for; raises `UserError` if no text can meet them."""
     forbidden = (PAD, BOS, UNK, *tokenizer.unused)
     must = automata.build(tokenizer, options.ban, options.force, options.stop, forbidden)
     fewest = automata.fewest_tokens(must, forbidden) if must else 0
@@ -127,7 +127,7 @@ def _search_for(tokenizer: Tokenizer, options: Options) -> _Search:
 
 
 class _Asked(NamedTuple):
-    """One output that is wanted: of which prompt, and what its random key is made of."""
+    """One output to generate: its prompt, and the numbers that its random key is derived from."""
 
     number: int
     checksum: int
@@ -145,17 +145,19 @@ def _asked(prompts: Sequence[str], copies: int, before: Mapping[str, int]) -> li
 
 
 def _in_batches(asked: list[_Asked], values: Sequence[np.ndarray], rows: int) -> list[list[_Asked]]:
-    """Prompts of like length side by side, so that little is padded."""
+    """Returns batches of prompts of similar length, so that there is little padding."""
     asked = sorted(asked, key=lambda one: len(values[one.number]))
     return [asked[i : i + rows] for i in range(0, len(asked), rows)]
 
 
 def _decode(models, params, values, asked, options, search, front_end):
-    """For each prompt its outputs, best first: (ids, log-probability, ended)."""
+    """Returns the outputs of each prompt, best first: (ids, log-probability, ended)."""
     count = shapes.power_of_two(len(values), 1)
     usual = [max(256 if front_end is None else 2 * len(v) + 32, search.fewest + 1) for v in values]
     limits = [options.max_new_tokens] * len(values) if options.max_new_tokens else usual
-    limits_b = np.array(limits + [0] * (count - len(values)), np.int32)  # rows that only fill up end at once
+    limits_b = np.array(
+        limits + [0] * (count - len(values)), np.int32
+    )  # sequences that only fill the batch end at once
     if front_end is None:
         memories, (states, last_b) = (None,) * len(models), _ingested(models, params, values, count)
     else:
@@ -186,7 +188,9 @@ def _decode(models, params, values, asked, options, search, front_end):
 
 
 def _ingested(models, params, values, count):
-    """(states after all ids of the prompts but the last, the last ones): what a language model goes on from."""
+    """Returns the states after all ids of the prompts but the last, and the last ids: the start of a language model's
+    output.
+    """
     known = [[BOS, *ids] for ids in values]
     last_b = np.array([ids[-1] for ids in known] + [BOS] * (count - len(known)), np.int32)
     before_bt = shapes.padded_ids([ids[:-1] for ids in known], count)
@@ -202,13 +206,13 @@ def _keys(seed, numbers_bn):
     return jax.vmap(lambda numbers: functools.reduce(jax.random.fold_in, numbers, jax.random.key(seed)))(numbers_bn)
 
 
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=3)  # the state is written where it was read
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=3)  # the new state overwrites the old one
 def _ingest(model, params, inputs_bt, state):
     return model.apply({"params": params}, inputs_bt, state, method="unroll")[1]
 
 
 def _step(models, params, memories, covers=False) -> StepFn:
-    """The step of all models together. The state is a tuple of theirs: each is (the decoder's, the attention paid so far)."""
+    """Returns the step of all models together. Its state is, for each, (the decoder's state, the attention so far)."""
 
     def of(model, params, memory):
         def step(ids_b, state):

@@ -1,4 +1,4 @@
-"""What the answers that a decoder writes have in common: teacher forcing, and the state that is carried."""
+"""The parts that all written answers share: teacher forcing, and the state that is carried."""
 
 import functools
 from typing import Any
@@ -15,16 +15,16 @@ from lm.models.encoder_decoder import EncoderDecoder
 
 
 class Written(Answer):
-    """Answers of an `EncoderDecoder`. A kind says what a position costs, in training and as it is."""
+    """The answer of an `EncoderDecoder`. A kind defines the cost of a position in training and its nats."""
 
     def cost(
         self, params: Any, features: Features, memory: Memory | None, batch: Batch, noise: Noise
     ) -> tuple[jax.Array, jax.Array]:
-        """Returns (sum of nats with what the objective adds to them, number of real targets)."""
+        """Returns (sum of nats with the terms of the objective, number of real targets)."""
         raise NotImplementedError
 
     def position_nats(self, params: Any, features: Features, memory: Memory | None, batch: Batch) -> jax.Array:
-        """Returns nats_bt of each target; what stands where there is none means nothing."""
+        """Returns nats_bt of each target; values at positions without a target have no meaning."""
         raise NotImplementedError
 
     def first_carry(self, rows):
@@ -46,7 +46,7 @@ class Written(Answer):
     def nats_after(
         self, params: Any, memory: Memory | None, state: DecoderState, batch: Batch
     ) -> tuple[jax.Array, DecoderState]:
-        """As `nats`, of targets whose source was read already."""
+        """Returns the result of `nats` for targets whose source was read before."""
         features, state = self._unroll(params, memory, state, batch)
         nats_bt = self.position_nats(params, features, memory, batch)
         return jnp.where(batch.weights_bt > 0, nats_bt * batch.weights_bt, 0), state
@@ -57,7 +57,7 @@ class Written(Answer):
         return self._unroll(params, memory, state, batch)[0].attention_bts
 
     def _start(self, params, carry, batch, keys_b=None):
-        """(memory of the source, state before the targets)."""
+        """Returns the memory of the source, and the state before the targets."""
         if not self.model.has_encoder:
             return None, carry or zero_states(self.model.config, batch.inputs_bt.shape[0])
         variables = {"params": params}
@@ -65,7 +65,7 @@ class Written(Answer):
         return memory, self.model.apply(variables, memory, method="initial_state")
 
     def _unroll(self, params, memory, state, batch, keys_b=None):
-        """Teacher forcing: the features of the gold tokens, and the state after them."""
+        """Returns the features of the gold tokens (teacher forcing), and the state after them."""
         given = (batch.inputs_bt, state, memory, batch.resets_bt, keys_b)
         return self.model.apply({"params": params}, *given, method="unroll")
 

@@ -1,1 +1,1 @@
-"""The models: pure functions of their parameters. An answer (`lm/answers`) builds the one that it needs."""
+"""The models: pure functions of their parameters. An answer (`lm/answers`) builds the model that it needs."""

@@ -13,11 +13,11 @@ from lm.layers.dropout import dropout
 from lm.models.encoder import Encoder, Memory, recurrent_layer, take
 from lm.recurrence import CELLS, State
 
-DecoderState = tuple[State | Past, ...]  # one `State` a layer, and the `Past` where the decoder attends to it
+DecoderState = tuple[State | Past, ...]  # one `State` per layer, then the `Past` if the decoder attends to it
 
 
 def zero_states(config: ModelConfig, batch: int) -> DecoderState:
-    """What a language model starts from."""
+    """Returns the state in which a language model starts."""
     cell = CELLS[config.cell]
     states = tuple(cell.zero_state(batch, config.hidden_dim, config.heads) for _ in range(config.layers))
     return states + _no_past(config, (batch,))
@@ -29,32 +29,31 @@ def _no_past(config: ModelConfig, shape: tuple[int, ...]) -> tuple[Past, ...]:
 
 
 class Features(NamedTuple):
-    """What the decoder says of each position, float32; without the axis t of one step."""
+    """The outputs of the decoder at each position, float32. Those of one step have no axis t."""
 
-    values_btd: jax.Array  # what the head reads
-    attention_bts: jax.Array | None = None  # weights of the source's positions, where there is attention
-    gate_bt: jax.Array | None = (
-        None  # log-odds of writing a token by the head against copying one, where the model copies
-    )
+    values_btd: jax.Array  # the input of the head
+    attention_bts: jax.Array | None = None  # weights over the positions of the source; None without attention
+    gate_bt: jax.Array | None = None  # log-odds of writing a token against copying one; None if the model cannot copy
 
 
 def log_mixture(gate: jax.Array, log_written: jax.Array, copied: jax.Array) -> jax.Array:
-    """log(p written + (1 - p) copied), p the sigmoid of the gate (See et al., 2017, equation 9)."""
+    """Returns log(p written + (1 - p) copied), where p is the sigmoid of the gate (See et al., 2017, equation 9)."""
     log_copied = jnp.log(jnp.maximum(copied, jnp.finfo(copied.dtype).tiny))  # of 0 the gradient would be NaN
     return jnp.logaddexp(jax.nn.log_sigmoid(gate) + log_written, jax.nn.log_sigmoid(-gate) + log_copied)
 
 
 class Decoder(nn.Module):
-    """Embedded inputs -> features for the head.
+    """The decoder: it maps embedded inputs to features for the head.
 
-    With attention, the lowest layer's outputs are the queries, and the context is read by every layer above and by the
-    features (`tanh(dense([output; context]))`, Luong et al., 2015). The lowest layer does not read contexts, so over a
-    whole sequence attention is one product for all time steps, in `unroll` as in training. With `self_attention` the lowest
-    layer's outputs are what that makes of them.
+    With attention, the outputs of the lowest layer are the queries. Every layer above and the features read the
+    context, the latter as `tanh(dense([output; context]))` (Luong et al., 2015). The lowest layer reads no context, so
+    attention over a whole sequence is one product for all time steps. With `self_attention`, the outputs of the lowest
+    layer first pass through `SelfAttention`.
 
-    With `copy` the decoder says besides, from output, context and input, how likely the next token is one that the head
-    writes and not a copy of the source's where it attends (pointer-generator, See et al., 2017, equation 8). Attention
-    does not read its own past, as theirs does: that would take the time steps one by one. Coverage is a loss alone.
+    With `copy`, the decoder also computes, from output, context and input, the probability that the head writes the
+    next token. Otherwise the token is copied from the attended position of the source (pointer-generator, See et al.,
+    2017, equation 8). Attention does not read its own past as theirs does, since the time steps would then have to run
+    one by one. Coverage is only a loss.
     """
 
     config: ModelConfig
@@ -80,12 +79,12 @@ class Decoder(nn.Module):
             self.self_attention = SelfAttention(config.self_attention, config.hidden_dim, config.dtype)
 
     def initial_state(self, memory: Memory) -> DecoderState:
-        """The state of each layer is read from the fixed-length vector: what the cell makes of `tanh(dense(summary))`."""
+        """Returns the state before the first token: for each layer, the cell's `start` of `tanh(dense(summary))`."""
         states = tuple(CELLS[self.config.cell].start(each, self.config.heads) for each in self._starts(memory))
         return states + _no_past(self.config, memory.summary_nz.shape[:-1])
 
     def keys(self, values_bsd: jax.Array) -> jax.Array:
-        """What attention matches its queries with."""
+        """Returns the keys that attention compares its queries with."""
         return self.attention.keys(values_bsd) if self.attends else values_bsd
 
     def unroll(
@@ -146,7 +145,7 @@ class Decoder(nn.Module):
         return Features(values_bd, weights_bs, gate_b), (*after, *past)
 
     def _split(self, state):
-        """The states of the layers, and (past,), or () where there is none."""
+        """Returns the states of the layers, and (past,), or () without a past."""
         return state[: self.config.layers], state[self.config.layers :]
 
     def _starts(self, memory):

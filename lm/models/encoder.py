@@ -13,29 +13,34 @@ from lm.recurrence import CELLS
 
 
 def recurrent_layer(config: ModelConfig, inputs: int, name: str | None = None) -> RecurrentLayer:
-    """One layer as the configuration has it."""
+    """Returns a recurrent layer as the configuration describes it."""
     cell = CELLS[config.cell]
     how = (config.heads, config.dtype, config.backward, config.driver, config.lora_rank, config.lora_alpha)
     return RecurrentLayer(cell, inputs, config.hidden_dim, *how, name=name)
 
 
 class Memory(NamedTuple):
-    """All that the decoder may know of the source; leading axis batch. Mask and `own` alone where it read that itself."""
+    """Everything that the decoder may read of the source; the batch is the leading axis.
+
+    If the decoder reads the source itself (`encoder=decoder`), only the mask and `own` are there.
+    """
 
     values_bsd: jax.Array | None  # the top layer's outputs, float32
-    keys_bsk: jax.Array | None  # what attention matches its queries with
+    keys_bsk: jax.Array | None  # the keys that attention compares its queries with
     mask_bs: jax.Array  # False on padding
-    summary_nz: jax.Array | None  # the fixed-length vector: all layers' final outputs; [b, z]; of packed rows [b, k, z]
-    segments_bs: jax.Array | None = None  # which example of its packed row a position belongs to; None: a row is one
+    summary_nz: jax.Array | None  # the final outputs of all layers, [b, z]; for packed sequences [b, k, z]
+    segments_bs: jax.Array | None = None  # the example that a position of a packed sequence belongs to; None: unpacked
     ids_bs: jax.Array | None = None  # the source itself, for a decoder that copies
     own: tuple | None = None  # the decoder's state before the source's last token, and that token [b]
 
 
 class Encoder(nn.Module):
-    """Embedded source -> (values_bsd, summary_nz). Padding freezes the state, so more of it changes nothing.
+    """The encoder: it maps an embedded source to (values_bsd, summary_nz). Padding freezes the state, so more of it
+    changes nothing.
 
-    `ends_bk` says where the examples of packed rows end, as `Batch.source_ends_bk` does: each is read as if it were
-    alone, and has a summary of its own, which means nothing where a row has fewer than k examples.
+    `ends_bk` holds the last position of each packed example, as `Batch.source_ends_bk` does. Each example is then read
+    as if it were alone, and has its own summary. If a sequence has fewer than k examples, the remaining summaries have
+    no meaning.
     """
 
     config: ModelConfig
@@ -73,15 +78,15 @@ class Encoder(nn.Module):
 
 
 def segments(ends_bk: jax.Array, length: int) -> jax.Array:
-    """segments_bs: how many examples of its row have ended before each position."""
+    """Returns segments_bs: for each position, the number of examples of its sequence that ended before it."""
     return jnp.sum(ends_bk[:, None] < jnp.arange(length)[:, None], axis=-1)
 
 
 def take(values_bkd: jax.Array, indices_bn: jax.Array) -> jax.Array:
-    """values_bnd: each row's values at its indices; an index that lies outside finds a value all the same."""
+    """Returns values_bnd, the values of each sequence at its indices; an index outside is clipped."""
     return jnp.take_along_axis(values_bkd, indices_bn[..., None], axis=1, mode="clip")
 
 
 def _marks(positions_bk, length):
-    """bool [s, b], True at the positions."""
+    """Returns bool [s, b], True at the positions."""
     return jnp.any(jnp.arange(length)[:, None, None] == positions_bk, axis=-1)

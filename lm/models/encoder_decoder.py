@@ -15,10 +15,11 @@ from lm.recurrence.base import dot
 
 
 class EncoderDecoder(nn.Module):
-    """Pure functions of the parameters: `encode`, `initial_state`, `unroll`, `step`, `head`, `logits`.
+    """An encoder-decoder, or a language model without an encoder.
 
-    Methods take `keys_b`, one dropout key per example, or None for no dropout; there is no other mode.
-    Ids are int32; `PAD` freezes the state wherever it stands in the inputs, and a source's mask wherever it is False.
+    Its methods are pure functions of the parameters: `encode`, `initial_state`, `unroll`, `step`, `head`, `logits`.
+    They take `keys_b`, one dropout key per example, or None for no dropout; there is no other mode. Ids are int32.
+    `PAD` in the inputs leaves the state unchanged, and so does a False in the mask of a source.
     """
 
     config: ModelConfig
@@ -49,10 +50,10 @@ class EncoderDecoder(nn.Module):
     def encode(
         self, source: Source, keys_b: jax.Array | None = None, source_ends_bk: jax.Array | None = None
     ) -> Memory:
-        """Returns what the decoder may know of the source; with `source_ends_bk`, see `Batch`, its rows are packed.
+        """Returns the memory of a source; with `source_ends_bk` (see `Batch`) its sequences are packed.
 
-        With `encoder=decoder` that is the state before the source's last token, and this token, which `unroll` and `step` read
-        for BOS: source and target are one text.
+        With `encoder=decoder` the memory is the state before the last token of the source, and this token. `unroll` and
+        `step` read the token in place of BOS, as source and target are one text.
         """
         if self.config.encoder == "decoder":
             before_bs, last_b = text_before_target(source)
@@ -64,7 +65,7 @@ class EncoderDecoder(nn.Module):
         return Memory(values_bsd, keys_bsk, source.mask_bs, summary_nz, segments_bs, ids_bs)
 
     def initial_state(self, memory: Memory) -> DecoderState:
-        """The decoder's state before its first token, [b, h], or that of each example of packed rows, [b, k, h].
+        """Returns the state before the first token, [b, h], or of each packed example, [b, k, h].
 
         Without an encoder it is `zero_states`.
         """
@@ -78,10 +79,11 @@ class EncoderDecoder(nn.Module):
         reset_bt: jax.Array | None = None,
         keys_b: jax.Array | None = None,
     ) -> tuple[Features, DecoderState]:
-        """The features and the final state.
+        """Returns the features of all inputs and the final state.
 
-        `reset_bt` is True where a document starts and the state is cleared. Where the rows of `memory` are packed, the
-        k-th reset of a row starts its k-th example: from its own `initial_state`, and with attention to its source alone.
+        `reset_bt` is True where a document starts, and clears the state. If the sequences of `memory` are packed, the
+        k-th reset of a sequence starts its k-th example: from its own `initial_state`, and with attention only to its
+        own source.
         """
         reset_bt = jnp.zeros_like(inputs_bt, bool) if reset_bt is None else reset_bt
         embedded_btd = self.embedding(self._continued(inputs_bt, memory))
@@ -90,26 +92,29 @@ class EncoderDecoder(nn.Module):
     def step(
         self, ids_b: jax.Array, state: DecoderState, memory: Memory | None = None
     ) -> tuple[Features, DecoderState]:
-        """As `unroll`, of one token and without its axis; `logits` of the features are those of the token after `ids_b`."""
+        """Returns the features of one token and the state after it; `logits` of the features belong to the token after
+        `ids_b`.
+        """
         return self.decoder.step(self.embedding(self._continued(ids_b, memory)), state, memory)
 
     @staticmethod
     def _continued(ids, memory):
-        """The source's last token for BOS, where the decoder reads that itself."""
+        """Returns the ids with the last token of the source in place of BOS, if the decoder reads the source itself."""
         if memory is None or memory.own is None:
             return ids
         last_b = memory.own[1]
         return jnp.where(ids == BOS, last_b.reshape(-1, *[1] * (ids.ndim - 1)), ids)
 
     def head(self) -> tuple[jax.Array, jax.Array]:
-        """kernel_dv and bias_v."""
+        """Returns kernel_dv and bias_v."""
         kernel_dv = self.embedding.table().T if self.config.tied else self.head_kernel
         return kernel_dv, self.head_bias
 
     def logits(self, features: Features, memory: Memory | None = None) -> jax.Array:
-        """logits_btv, float32, or logits_bv of one step; of a model that copies, the logarithm of the mixture's probabilities.
+        """Returns logits_btv, float32, or logits_bv of one step.
 
-        What is copied are ids: the pieces or bytes of the source, so no word is out of the vocabulary.
+        For a model that copies they are the logarithms of the mixture's probabilities. It copies ids, the pieces or
+        bytes of the source, so no word is outside its vocabulary.
         """
         kernel_dv, bias_v = self.head()
         logits = dot(features.values_btd, kernel_dv, self.config.dtype) + bias_v
@@ -120,7 +125,9 @@ class EncoderDecoder(nn.Module):
         return log_mixture(features.gate_bt[..., None], jax.nn.log_softmax(logits), copied)
 
     def __call__(self, inputs_bt: jax.Array, source: Source | None = None) -> jax.Array:
-        """Returns logits_btv under teacher forcing, from the initial state; `init` uses it, as it touches every parameter."""
+        """Returns logits_btv under teacher forcing, from the initial state. `init` uses it, as it reads every
+        parameter.
+        """
         memory, state = None, zero_states(self.config, inputs_bt.shape[0])
         if self.has_encoder:
             memory = self.encode(source)

@@ -1,7 +1,7 @@
-"""Inputs: how what the encoder and the decoder read becomes vectors on the device.
+"""Inputs: the way in which the values of a source, or ids, become vectors on the device.
 
-An entry of `INPUTS` is the second half of the front end of the same name (`lm/data/front_ends.py`). Only `Text` knows the ids of
-text: nothing else in a model compares with `PAD`.
+An entry of `INPUTS` is the second half of the front end with the same name (`lm/data/front_ends.py`). Only `Text` knows
+the ids of text; nothing else in a model compares with `PAD`.
 """
 
 import jax
@@ -14,11 +14,12 @@ from lm.recurrence import initial
 
 
 class Embedding(nn.Module):
-    """ids of any shape -> vectors, float32; `table` transposed is the tied head's kernel.
+    """The embedding: it maps ids of any shape to vectors, float32. `table` transposed is the kernel of a tied head.
 
-    A vector is a row of the table times sqrt(embed_dim) (Vaswani et al., 2017, section 3.4). So its numbers have variance 1 at
-    first, as the layer above wants, and the row has norm 1, as the head wants. Rows without the factor are so small that
-    almost nothing of the source comes through an encoder of several layers before thousands of updates.
+    A vector is a row of the table times sqrt(embed_dim) (Vaswani et al., 2017, section 3.4). Then the numbers of a
+    vector have variance 1 at first, as the layer above expects, and a row has norm 1, as the head expects. Without the
+    factor the vectors are so small that an encoder of several layers passes on almost nothing of the source for
+    thousands of steps.
     """
 
     config: ModelConfig
@@ -32,7 +33,7 @@ class Embedding(nn.Module):
         return jnp.take(self.embedding, ids, axis=0) * factor(self.config.embed_dim)
 
     def table(self) -> jax.Array:
-        """[vocab, embed]."""
+        """Returns the table, [vocab, embed]."""
         return self.embedding
 
 
@@ -42,14 +43,15 @@ def factor(embed_dim: int) -> float:
 
 
 def text_mask(ids: jax.Array) -> jax.Array:
-    """Returns where ids are text, and not padding."""
+    """Returns a mask that is True for ids of text and False for padding."""
     return ids != PAD
 
 
 def text_before_target(source: Source) -> tuple[jax.Array, jax.Array]:
-    """Returns (before_bs, last_b): the text that a decoder reads before a target, where it reads the source itself.
+    """Returns (before_bs, last_b): the text that a decoder reads before a target if it reads the source itself.
 
-    That text is BOS and the source without its EOS. Its last token is the first input of the target, and is not in `before_bs`.
+    The text is BOS and the source without its EOS. Its last token is the first input of the target, and is not in
+    `before_bs`.
     """
     source_bs = jnp.where(source.mask_bs & (source.values != EOS), source.values, PAD)
     text_bs = jnp.pad(source_bs, [(0, 0), (1, 0)], constant_values=BOS)
@@ -74,6 +76,6 @@ class Text(nn.Module):
         return Source(jnp.ones((1, 1), jnp.int32), jnp.ones((1, 1), bool))
 
 
-# By the name of a front end: a module like `Text`, which is given the embedding of the decoder's ids. It may have parameters of
-# its own; `embedding.config` is the model's configuration.
+# By the name of a front end: a module like `Text`, which is given the embedding of the decoder's ids. It may have
+# parameters of its own; `embedding.config` is the model's configuration.
 INPUTS: dict[str, type[nn.Module]] = {"text": Text}
