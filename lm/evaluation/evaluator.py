@@ -1,4 +1,4 @@
-"""What a model is worth on a split: loss through `unroll`, and text through the loop that samples."""
+"""Evaluation of a model on a split: likelihoods through `unroll`, and text through the loop that samples."""
 
 import functools
 import itertools
@@ -29,7 +29,7 @@ from lm.search.options import Options
 
 @functools.cache  # the same answer has the same program
 def make_eval_step(answer: Answer) -> Callable[[Any, Any, Batch], tuple[jax.Array, jax.Array, Any]]:
-    """(params, carry, batch) -> (sum of nats, real targets, carry), sums over all devices; no dropout, no smoothing."""
+    """Returns a function (params, carry, batch) -> (sum of nats, number of targets, carry), summed over all devices."""
 
     def eval_step(params, carry, batch):
         nats_bt, carry = answer.nats(params, carry, batch)
@@ -40,7 +40,7 @@ def make_eval_step(answer: Answer) -> Callable[[Any, Any, Batch], tuple[jax.Arra
 
 @functools.cache
 def make_row_step(answer: Answer) -> Callable[[Any, Any, Batch], tuple[jax.Array, Any]]:
-    """(params, carry, batch) -> (nats_b, carry): as `make_eval_step`, but for each row."""
+    """Returns a function (params, carry, batch) -> (nats_b, carry), like `make_eval_step`, but per sequence."""
 
     def row_step(params, carry, batch):
         nats_bt, carry = answer.nats(params, carry, batch)
@@ -50,12 +50,12 @@ def make_row_step(answer: Answer) -> Callable[[Any, Any, Batch], tuple[jax.Array
 
 
 class Part(NamedTuple):
-    """Examples that figures are of: a split's, or those of one source of a mixture."""
+    """A set of examples with its own metrics: a whole split, or one source of a mixture."""
 
     numbers: range
     target_bytes: int
     lost: Unknown  # of the targets
-    floor: float | None  # nats an example, where the data knows it
+    floor: float | None  # nats per example; None if the data does not know it
 
 
 class Evaluator:
@@ -68,7 +68,7 @@ class Evaluator:
 
     @functools.cached_property
     def parts(self) -> dict[str, Part]:
-        """Of a mixture of pairs: each source, as it is written."""
+        """The sources of a mixture of pairs, by the text that names them."""
         found: dict[str, Part] = {}
         for name, numbers in (self.encoded.split.ranges if TASKS[self.config.data.task].pairs else {}).items():
             examples = self.encoded.split.examples.read(numbers)
@@ -79,7 +79,9 @@ class Evaluator:
         return found
 
     def _target_bytes(self, numbers: range, examples: list[Example]) -> int:
-        """Of the targets that likelihoods are of: in a span's case not always the first one, nor of all examples."""
+        """Returns the bytes of the targets that have a likelihood. For spans, these are not all targets, nor always the
+        first.
+        """
         if self.encoded.pointed is None:
             return sum(len(example.target.encode()) for example in examples)
         targets = (
@@ -90,7 +92,7 @@ class Evaluator:
 
     @functools.cached_property
     def whole(self) -> Part:
-        """Of the split."""
+        """The whole split."""
         encoded = self.encoded
         return Part(range(len(encoded.corpus)), encoded.target_bytes, Unknown.total(self._lost_n3), encoded.floor)
 
@@ -104,7 +106,9 @@ class Evaluator:
         return self.devices.map(make_row_step(self.answer), (None, 0, 0), 0)
 
     def rows_of(self, numbers: range) -> slice:
-        """Which of the likelihoods are of the examples of these numbers: of those that are in the corpus."""
+        """Returns the likelihoods that belong to the examples of these numbers, as a slice over the examples in the
+        corpus.
+        """
         ends = [numbers.start, numbers.stop]
         return slice(*(ends if self.encoded.pointed is None else np.searchsorted(self.encoded.pointed, ends)))
 
@@ -114,14 +118,16 @@ class Evaluator:
         return [number for numbers in ranges for number in numbers[: limit and -(-limit // len(ranges))]]
 
     def losses(self, params: Any, most_batches: int | None = None) -> tuple[float, float]:
-        """(sum of nats, number of target tokens) over the split in one pass; `params` replicated on the devices."""
+        """Returns (sum of nats, number of target tokens) of the split in one pass; `params` are replicated on the
+        devices.
+        """
         passed = itertools.islice(feed.evaluation_batches(self.encoded, self.config.data), most_batches)
         found = [pair for _, pair in self._stepped(self._step, params, passed)]
         sums = np.array([Devices.first(pair) for pair in found], np.float64)
         return tuple(sums.sum(axis=0))
 
     def _stepped(self, step: Callable, params: Any, passed: Iterable[Batch]) -> Iterator[tuple[Batch, list[jax.Array]]]:
-        """Each batch, padded to the devices, and what `step` says of it; the carried state goes from one to the next."""
+        """Yields each batch, padded for the devices, and the result of `step`, which passes the carried state on."""
         carry: Any = ()
         for number, batch in enumerate(passed):
             rows = self.devices.padded(batch.inputs_bt.shape[0])
@@ -132,14 +138,14 @@ class Evaluator:
             yield padded, found
 
     def generate(self, params: Any, limit: int | None, options: Options) -> list[Generation]:
-        """One output for each of the sources `chosen(limit)`; `params` on the host or one device."""
+        """Returns one output for each of the sources `chosen(limit)`; `params` are on the host or on one device."""
         prompts = [example.source for example in self.encoded.split.examples.read(self.chosen(limit))]
         return [one for (one,) in self.answer.answer(params, prompts, options)]
 
     def rehearse(self, params: Any) -> None:
-        """Evaluates one batch and generates one token, so that what is broken breaks before the first update.
+        """Evaluates one batch and generates one token, so that a fault shows before the first step of training.
 
-        Of as many examples at once as an evaluation, by its programs: none is compiled for this alone.
+        It uses the shapes and the programs of a later evaluation, so it compiles nothing else.
         """
         limit = self.config.training.eval_examples
         self.losses(params, most_batches=1)
@@ -147,7 +153,7 @@ class Evaluator:
             self.generate(Devices.first(params), min(limit, BATCH), Options(temperature=0, max_new_tokens=1))
 
     def shown(self, params: Any, count: int) -> tuple[list[Example], list[Generation]]:
-        """`count` examples and an output for each: of the last evaluation, where that generated them."""
+        """Returns `count` examples with an output each, from the last evaluation if that generated any."""
         numbers = self.chosen(count)
         if self._generated.keys() >= {*numbers}:
             outputs = [self._generated[number] for number in numbers]
@@ -156,8 +162,10 @@ class Evaluator:
         return self.encoded.split.examples.read(numbers), outputs
 
     def evaluate(self, params: Any, limit: int | None = None) -> dict[str, Any]:
-        """The figures of the contract; text of `chosen(limit)` examples is generated greedily and scored. Of a mixture
-        `parts` has those of each source."""
+        """Returns the metrics of the split. The text of `chosen(limit)` examples is generated greedily and scored.
+
+        For a mixture, `parts` has the metrics of each source.
+        """
         scores, of_parts = self._scores(limit), {}
         generations = self.generate(Devices.first(params), limit, Options(temperature=0)) if scores else []
         of_number = self._generated = dict(zip(self.chosen(limit), generations, strict=True)) if scores else {}
@@ -178,11 +186,11 @@ class Evaluator:
         return figures | ({"parts": of_parts} if of_parts else {})
 
     def figures(self, nats: float, tokens: float, part: Part | None = None) -> dict[str, Any]:
-        """loss (nats per token), perplexity, bits_per_byte, and the distance to the floor where the data knows it.
+        """Returns loss (nats per token), perplexity, bits_per_byte, and the floor if the data knows it.
 
-        Where tokens are unknown, those are likelihoods of the targets with any other words in their place. Figures whose
-        names end in `_spelled` are likelihoods of the targets themselves: see `Unknown.nats`. A figure that is not defined
-        is None, and `undefined` says why.
+        With unknown tokens, these are likelihoods of the targets with any unknown words in their place. Metrics whose
+        names end in `_spelled` are likelihoods of the targets themselves, see `Unknown.nats`. A metric without a
+        defined value is None, and `undefined` has the reason.
         """
         part = part or self.whole
         loss, spelled = statistics.quotient(nats, tokens), nats + part.lost.nats
@@ -210,7 +218,7 @@ class Evaluator:
         return figures | ({"undefined": undefined} if undefined else {})
 
     def _reason(self, name: str, nats: float, tokens: float) -> str:
-        """Why a likelihood of these sums is not defined."""
+        """Returns the reason why a likelihood from these sums is not defined."""
         if not tokens:
             return "no target is a span of its source" if self.encoded.unpointed else "there is no target"
         if not math.isfinite(nats):
@@ -218,7 +226,7 @@ class Evaluator:
         return "its exponential is no float" if name == "perplexity" else "the targets have no bytes"
 
     def spells(self, part: Part) -> bool:
-        """Whether there are figures in which the unknown tokens of these examples are spelled out."""
+        """Returns whether there are metrics with the unknown tokens of these examples spelled out."""
         return part.lost.tokens > 0 and self.answer.among == "texts"
 
     def scored(self, numbers: Sequence[int], generations: Sequence[Generation]) -> dict[str, Any]:
@@ -229,9 +237,9 @@ class Evaluator:
         return metrics.figures(measured) | {"generated": len(outputs)}
 
     def likelihoods(self, params: Any) -> dict[str, Metric]:
-        """loss, perplexity and bits per byte as metrics, in one pass: of pairs by example, else by stretch of a stream.
+        """Returns loss, perplexity and bits per byte as metrics, in one pass, by example or by stretch of a stream.
 
-        `params` replicated on the devices. See `statistics.stretches`.
+        `params` are replicated on the devices. See `statistics.stretches`.
         """
         nats_n, tokens_n, bytes_n, spelling_n = self._sums(params)
         found = {

@@ -18,15 +18,15 @@ References = Sequence[tuple[str, ...]]  # of each example one or more, any of wh
 
 
 def exact_match(hypotheses: Sequence[str], references: References, lowercase: bool, tokenize: str):
-    """Share of outputs that equal a reference of theirs, 0 to 1."""
+    """Returns the share of outputs that equal one of their references, 0 to 1."""
     right = [output in known for output, known in zip(hypotheses, references, strict=True)]
     return {"exact_match": mean(right, signature=_counted(references))}
 
 
 def bleu(hypotheses: Sequence[str], references: References, lowercase: bool, tokenize: str):
-    """Papineni et al. (2002), 0 to 100, and sacrebleu's signature (Post, 2018).
+    """Returns BLEU (Papineni et al., 2002), 0 to 100, with sacrebleu's signature (Post, 2018).
 
-    Not defined where no reference is as long as the longest n-grams: then no output at all could score.
+    It is not defined if every reference is shorter than the longest n-grams, as no output could score then.
     """
     metric = sacrebleu.BLEU(lowercase=lowercase, tokenize=tokenize or ("zh" if _mostly_chinese(references) else "13a"))
     found, known = _sacrebleu(metric, hypotheses, references)
@@ -37,19 +37,20 @@ def bleu(hypotheses: Sequence[str], references: References, lowercase: bool, tok
 
 
 def chrf(hypotheses: Sequence[str], references: References, lowercase: bool, tokenize: str):
-    """Popovic (2015), characters alone as sacrebleu has it (chrF2; chrF++ has words too), 0 to 100, and sacrebleu's signature.
+    """Returns chrF (Popovic, 2015), 0 to 100, with sacrebleu's signature.
 
-    Not defined where all references are empty.
+    It is sacrebleu's default chrF2, over characters alone; chrF++ also counts words. It is not defined if all
+    references are empty.
     """
     found, _ = _sacrebleu(sacrebleu.CHRF(lowercase=lowercase), hypotheses, references)
     return {"chrf": _with_text(found, references)}
 
 
 def ter(hypotheses: Sequence[str], references: References, lowercase: bool, tokenize: str):
-    """Translation edit rate (Snover et al., 2006), in per cent, less is better, and sacrebleu's signature.
+    """Returns the translation edit rate (Snover et al., 2006) in percent, less is better, with sacrebleu's signature.
 
-    Case counts, as in BLEU and chrF. sacrebleu's program ignores it in TER unless told otherwise: `lowercase` gives its figure.
-    Not defined where all references are empty.
+    Case counts, as in BLEU and chrF. sacrebleu's own program ignores case in TER by default; `lowercase` gives its
+    score. It is not defined if all references are empty.
     """
     chinese = _mostly_chinese(references)
     metric = sacrebleu.TER(case_sensitive=not lowercase, normalized=chinese, asian_support=chinese)
@@ -58,11 +59,12 @@ def ter(hypotheses: Sequence[str], references: References, lowercase: bool, toke
 
 
 def rouge(hypotheses: Sequence[str], references: References, lowercase: bool, tokenize: str):
-    """ROUGE-1, -2 and -L, F-measure, 0 to 100 (Lin, 2004); words stemmed, Chinese by characters.
+    """Returns ROUGE-1, -2 and -L as F-measures, 0 to 100 (Lin, 2004), with stemmed words; Chinese is split into
+    characters.
 
-    Of several references the best counts. ROUGE-L is of the whole text as one sequence; papers on summaries of several sentences
-    often report `rougeLsum`. The library stems nothing unless told to; Lin's program does with `-m`. Not defined where no
-    reference has as many words, of those that the scorer reads, as it compares.
+    With several references, the best one counts. ROUGE-L treats the whole text as one sequence; papers on summaries of
+    several sentences often report `rougeLsum`. Lin's program stems with `-m`; the library stems only on request. It is
+    not defined if every reference has fewer words than the n-grams that are compared.
     """
     chinese = _mostly_chinese(references)
     words = {"rouge1": 1, "rouge2": 2, "rougeL": 1}
@@ -86,15 +88,17 @@ def rouge(hypotheses: Sequence[str], references: References, lowercase: bool, to
 
 
 class _Characters:
-    """For texts without spaces: the library's own tokenizer knows a to z only."""
+    """A tokenizer for texts without spaces; the library's own tokenizer knows only a to z."""
 
     def tokenize(self, text: str) -> list[str]:
         return [character for character in text if not character.isspace()]
 
 
 def squad(hypotheses: Sequence[str], references: References, lowercase: bool, tokenize: str):
-    """Exact match and F1 of words as SQuAD's own script has them (Rajpurkar et al., 2016, 2018), 0 to 1: the best over the
-    references, of which the ones without a word count only if all are."""
+    """Returns exact match and F1 of words as in SQuAD's script (Rajpurkar et al., 2016, 2018), 0 to 1.
+
+    The best reference counts. References without a word count only if all are without words.
+    """
     exact, f1 = [], []
     for output, known in zip(hypotheses, references, strict=True):
         found, answers = _answer(output), [answer for answer in map(_answer, known) if answer] or [[]]
@@ -118,7 +122,7 @@ def _word_f1(output: list[str], reference: list[str]) -> float:
 
 
 def accuracy(hypotheses: Sequence[str], references: References, lowercase: bool, tokenize: str):
-    """Share of labels that are right, 0 to 1."""
+    """Returns the share of correct labels, 0 to 1."""
     return {"accuracy": exact_match(hypotheses, references, lowercase, tokenize)["exact_match"]}
 
 
@@ -138,7 +142,7 @@ def macro_f1(hypotheses: Sequence[str], references: References, lowercase: bool,
 
 
 def gold_labels(hypotheses: Sequence[str], references: References) -> list[str]:
-    """One of several right labels for each example: the output if it is one of them, else the first."""
+    """Returns one of several correct labels for each example: the output if it is one of them, else the first."""
     return [output if output in known else known[0] for output, known in zip(hypotheses, references, strict=True)]
 
 
@@ -155,7 +159,7 @@ SCORES = {
 
 
 def check_tokenizer(name: str) -> None:
-    """Raises `UserError` where sacrebleu has no such tokenizer for BLEU, or it needs a package that is not there."""
+    """Raises `UserError` if sacrebleu has no such tokenizer for BLEU, or if it needs a package that is missing."""
     if name and name not in sacrebleu.BLEU.TOKENIZERS:
         raise UserError("--bleu_tokenize", f"{name!r} is unknown", nearest(name, sacrebleu.BLEU.TOKENIZERS))
     try:
@@ -172,11 +176,11 @@ def measure(
     lowercase: bool = False,
     tokenize: str = "",
 ) -> dict[str, Metric]:
-    """The named scores, keys of `SCORES`, of all outputs, by the figures' own names.
+    """Returns the named scores, keys of `SCORES`, of all outputs, by the names of their metrics.
 
-    The reference of an example is a text, or several texts of which any is right.
-    `tokenize` is sacrebleu's for BLEU; empty means `zh` where most references hold Chinese characters, else `13a`.
-    Lower-casing is for BLEU, chrF and TER alike.
+    The reference of an example is a text, or several texts of which each is correct. `tokenize` is sacrebleu's
+    tokenizer for BLEU; empty means `zh` if most references hold Chinese characters, else `13a`. Lower-casing applies to
+    BLEU, chrF and TER.
     """
     known = [(each,) if isinstance(each, str) else tuple(each) for each in references]
     found: dict[str, Metric] = {}
@@ -186,8 +190,10 @@ def measure(
 
 
 def figures(measured: dict[str, Metric]) -> dict[str, Any]:
-    """The values, and where there is one the signature: NAME_signature. A figure that is not defined is None, and `undefined`
-    has the reason."""
+    """Returns the values of metrics, and NAME_signature for those with a signature.
+
+    A metric without a defined value is None, and `undefined` has the reason.
+    """
     found: dict[str, Any] = {}
     for name, metric in measured.items():
         found[name] = metric.value
@@ -198,7 +204,7 @@ def figures(measured: dict[str, Metric]) -> dict[str, Any]:
 
 
 def joined(*parts: dict[str, Any]) -> dict[str, Any]:
-    """Figures from several places as one, with all that `undefined` says of them; the first to give a reason is right."""
+    """Returns several sets of metrics as one, with all reasons in `undefined`; the first reason of a metric is kept."""
     found: dict[str, Any] = {}
     for part in parts:
         undefined = part.get("undefined", {}) | found.get("undefined", {})
@@ -207,9 +213,9 @@ def joined(*parts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _sacrebleu(metric: Any, hypotheses: Sequence[str], references: References) -> tuple[Metric, list[Any]]:
-    """Returns the metric, and of each example what sacrebleu knows of its references."""
+    """Returns the metric, and sacrebleu's statistics of the references of each example."""
     columns = [[known[i] if i < len(known) else None for known in references] for i in range(max(map(len, references)))]
-    # What sacrebleu's own significance tests are made of; its public functions give the figure of all examples only.
+    # sacrebleu's significance tests use these statistics; its public functions return only the score of all examples.
     metric._ref_cache = metric._cache_references(columns)
     stats_ns = np.array(metric._extract_corpus_statistics(hypotheses, None), np.float64)
     signature = str(metric.get_signature()).replace("nrefs:var", f"n{_counted(references)}")
@@ -218,7 +224,7 @@ def _sacrebleu(metric: Any, hypotheses: Sequence[str], references: References) -
 
 
 def _counted(references: References) -> str:
-    """A field of a signature, where examples have several references: how many they have."""
+    """Returns the field of a signature with the number of references, if examples have several."""
     least, most = min(map(len, references)), max(map(len, references))
     return "" if most == 1 else f"refs:{most}" if least == most else f"refs:{least}-{most}"
 
@@ -228,7 +234,7 @@ def _undefined(metric: Metric, reason: str) -> Metric:
 
 
 def _with_text(metric: Metric, references: References) -> Metric:
-    """The metric, which is not defined where all references are empty."""
+    """Returns the metric, which is not defined if all references are empty."""
     if any(text.strip() for known in references for text in known):
         return metric
     return _undefined(metric, "every reference is empty")
@@ -237,7 +243,7 @@ def _with_text(metric: Metric, references: References) -> Metric:
 def confusion(
     labels: Sequence[str], hypotheses: Sequence[str], references: Sequence[str | Sequence[str]]
 ) -> list[list[int]]:
-    """Counts: a row for each gold label, a column for each predicted one."""
+    """Returns counts, with a row for each gold label and a column for each predicted one."""
     gold = gold_labels(hypotheses, [(each,) if isinstance(each, str) else each for each in references])
     counts = collections.Counter(zip(gold, hypotheses, strict=True))
     return [[counts[right, predicted] for predicted in labels] for right in labels]

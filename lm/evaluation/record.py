@@ -1,4 +1,4 @@
-"""The record of an evaluation, which lies in the run's directory."""
+"""The record of an evaluation, a file in the run's directory."""
 
 import dataclasses
 import json
@@ -15,14 +15,14 @@ from lm.evaluation.scoring import DATA, Asked, Evaluation
 from lm.runs import manifest, writing
 from lm.runs.run import Run
 
-_NUMBERS = ("exact_match", "nats_per_example", "floor_nats_per_example")  # that a table is made of
+_NUMBERS = ("exact_match", "nats_per_example", "floor_nats_per_example")  # numbers that tables read
 _FORM = {"split": str, "step": int, "run?": str} | {f"{name}?": float for name in _NUMBERS}
 
 
 def write(run: Run, found: Evaluation, asked: Asked) -> epath.Path:
-    """Writes `evaluations/SPLIT-STEP.json`, and returns where it lies; the name says what was asked for beside.
+    """Writes `evaluations/SPLIT-STEP.json` and returns its path. The name also holds options other than the defaults.
 
-    Of a source that is no split it is `data-NAME-FINGERPRINT-STEP.json`, NAME that of its file.
+    For a source that is not a split, the name is `data-NAME-FINGERPRINT-STEP.json`, where NAME is that of its file.
     """
     source = {"data": asked.data, "fingerprint": found.fingerprint} if asked.data else {}
     record = {"split": DATA if source else asked.split, **source, "step": run.step, **found.figures}
@@ -42,12 +42,12 @@ def write(run: Run, found: Evaluation, asked: Asked) -> epath.Path:
 
 
 def require_writable(run: Run) -> None:
-    """Raises `UserError` where `evaluations/` is a link out of the run's directory."""
+    """Raises `UserError` if `evaluations/` is a link out of the run's directory."""
     writing.require_inside(run.workdir, run.workdir / "evaluations")
 
 
 def latest(workdir: epath.Path, split: str) -> dict[str, Any] | None:
-    """Returns the last record of a run on a split, or None where it was not evaluated."""
+    """Returns the last record of a run on a split, or None if it was not evaluated."""
     found = sorted((workdir / "evaluations").glob(f"{split}-*.json"), key=str)
     if not found:
         return None
@@ -65,7 +65,7 @@ def _name(run: Run, asked: Asked, fingerprint: str) -> str:
     unusual = dict(asked.decoding)
     unusual |= {"lowercase": True} if asked.lowercase else {}
     unusual |= {"bleu_tokenize": asked.bleu_tokenize} if asked.bleu_tokenize else {}
-    # Strings may be long, or have what no file's name has.
+    # Strings may be long, or hold characters that file names cannot have.
     short = lambda value: f"{zlib.crc32(repr(value).encode()):08x}" if isinstance(value, list) else value
     data = [DATA, *filter(None, [_stem(asked.data)]), fingerprint[:8]] if asked.data else [asked.split]
     parts = [*data, str(run.step), *(f"{name}={short(value)}" for name, value in unusual.items())]
@@ -75,7 +75,7 @@ def _name(run: Run, asked: Asked, fingerprint: str) -> str:
 
 
 def _stem(source: str) -> str:
-    """The name of a source's first file, or of its data set, in characters that every file system has."""
+    """Returns the name of a source's first file, or of its data set, in characters that every file system allows."""
     first = re.split(r"\s[|+](?=\s)", source)[0].partition(":")[2]
     name = first.split(",")[0].rstrip("/").split("/")[-1].split(".")[0]
     return re.sub(r"[^A-Za-z0-9_]+", "-", name).strip("-")[:40]

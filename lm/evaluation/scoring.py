@@ -1,4 +1,4 @@
-"""Evaluates a run on a split: its likelihoods, its outputs and their scores, of all examples and of each source."""
+"""Evaluation of a run on a split: its likelihoods, its outputs and their scores, of all examples and of each source."""
 
 import contextlib
 import dataclasses
@@ -31,7 +31,7 @@ from lm.terminal import bar
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """What an evaluation is asked for, which its record names."""
+    """The request for an evaluation, which its record repeats."""
 
     split: str = "test"  # a split of the run, or DATA
     checkpoint: str = "best"
@@ -59,19 +59,19 @@ class Asked:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """Of a run on a split."""
+    """The result of an evaluation of a run on a split."""
 
-    figures: dict[str, Any]  # and signatures: NAME_signature; of a mixture `parts`: those of each source
-    measured: dict[str, Metric]  # the figures that have an interval
-    # Where the task generates: of each example its source, reference, output, and `references` where it has a list of them.
+    figures: dict[str, Any]  # values by name, with NAME_signature; for a mixture `parts` has the values of each source
+    measured: dict[str, Metric]  # the metrics with an interval
+    # If the task generates: source, reference and output of each example, and `references` if it has a list of them.
     outputs: list[dict[str, Any]]
     decoding: dict[str, Any] = dataclasses.field(default_factory=dict)  # how the outputs were chosen
-    confusion: list[list[int]] | None = None  # of labels: a row for each gold one, a column for each output
+    confusion: list[list[int]] | None = None  # counts, a row per gold label and a column per output
     fingerprint: str = ""  # of the examples
 
     @functools.cached_property
     def intervals(self) -> dict[str, statistics.Interval]:
-        """The 95 % interval of each figure that was measured."""
+        """The 95 % interval of each measured metric."""
         return {name: statistics.interval(metric) for name, metric in self.measured.items()}
 
 
@@ -79,7 +79,7 @@ DATA = "data"  # the name of examples that are no split of the run
 
 
 def split_of(run: Run, split: str, data: str = "") -> Split:
-    """The examples of a split, which are those that the run was started with; or those of the source `data`.
+    """Returns the examples of a split with which the run was started, or those of the source `data`.
 
     Raises:
         UserError: the run names no such split, or its data has changed.
@@ -91,7 +91,7 @@ def split_of(run: Run, split: str, data: str = "") -> Split:
         raise UserError("--split", f"{split!r} is a source, not a split", f"use lm.evaluate --data={split}")
     if split not in names:
         raise UserError("--split", f"the run has no {split!r} data", nearest(split, names))
-    read = names if split == "train" else (split,)  # what is dropped of the training data may depend on the others
+    read = names if split == "train" else (split,)  # cleaning the training data may depend on the others
     manifest.require_vouched(run.workdir, run.config.data, read, "name the data yourself: --data=SOURCE")
     loaded = splits.load_splits(run.config.data, (split,))[split]
     manifest.check_unchanged(run.workdir, {split: loaded.fingerprint})
@@ -99,7 +99,7 @@ def split_of(run: Run, split: str, data: str = "") -> Split:
 
 
 def _given(run: Run, data: str) -> Split:
-    """The examples of a source as the run reads them: its formats, its cleaning, its task. None of its own data is read."""
+    """Returns the examples of a source as the run reads them: with its formats, its cleaning and its task."""
     with _about_data(run):
         config = changed(run.config, {"data.test": data}).data
         return dataclasses.replace(splits.load_splits(config, ("test",))["test"], name=DATA)
@@ -107,7 +107,7 @@ def _given(run: Run, data: str) -> Split:
 
 @contextlib.contextmanager
 def _about_data(run: Run) -> Iterator[None]:
-    """Errors about a given source name the flag, and not the field or the task that another run could have."""
+    """Makes errors about a given source name the flag, and not a field of the run."""
     try:
         yield
     except UserError as error:
@@ -133,11 +133,11 @@ def evaluate(
     scores: tuple[str, ...] = (),
     data: str = "",
 ) -> Evaluation:
-    """Loss of a whole split, or of the source `data`, and its outputs' `scores` (none: the task's)."""
+    """Returns the evaluation of a split, or of the source `data`, with these `scores` (none: those of the task)."""
     task = TASKS[run.config.data.task]
     if scores and not task.scores:
         raise UserError("--scores", f"the task {run.config.data.task} has no outputs to score", "leave it out")
-    run.answer.answer(run.params, [], options)  # without prompts it only says what does not fit
+    run.answer.answer(run.params, [], options)  # without prompts it only checks that they fit
     loaded = split_of(run, split, data)
     evaluator = _evaluator(run, loaded)
     measured = evaluator.likelihoods(evaluator.devices.replicate(run.params))
@@ -164,9 +164,9 @@ def evaluate(
         found = {key: each._replace(stats_ns=each.stats_ns[rows.get(key, of)]) for key, each in measured.items()}
         found |= _signed(run, {key: found[key] for key in UNITS if key in found}, loaded, part.lost)
         share = statistics.quotient(part.target_bytes, found["bits_per_byte"].stats_ns[:, 1].sum())
-        for key in [key for key in found if UNITS.get(key) == "byte"]:  # whose bytes are shares of the whole's
+        for key in [key for key in found if UNITS.get(key) == "byte"]:  # a part has its share of the bytes
             found[key] = found[key]._replace(stats_ns=found[key].stats_ns * [1, share])
-        if outputs:  # what BLEU takes for a word depends on all of the references
+        if outputs:  # BLEU's tokenizer depends on all references
             found |= how(*_texts(outputs[of]))
         likelihoods = evaluator.figures(*found["loss"].stats_ns.sum(axis=0), part)
         parts[name] = metrics.joined(likelihoods, metrics.figures(found))
@@ -185,7 +185,7 @@ def _evaluator(run: Run, loaded: Split) -> Evaluator:
     return Evaluator(run.answer, run.config, Devices(jax.local_devices()), encoded)
 
 
-# What likelihoods are given for.
+# The unit of each likelihood.
 UNITS = {"loss": "token", "perplexity": "token", "bits_per_byte": "byte", "bits_per_byte_spelled": "byte"}
 
 
@@ -200,7 +200,7 @@ def _signed(run: Run, measured: dict[str, Metric], loaded: Split, lost: Unknown)
 
 
 def _generated(run: Run, evaluator: Evaluator, options: Options) -> tuple[list[Generation], dict[str, Metric]]:
-    """Returns an output for each example, and what the probabilities of labels are calibrated like."""
+    """Returns an output for each example, and metrics of the calibration of labels."""
     if run.labels:
         return evaluator.classes(run.params)
     prompts = [example.source for example in evaluator.encoded.split.examples]
@@ -213,7 +213,7 @@ def _texts(outputs: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[str | 
 
 
 def same_data(runs: Sequence[Run], asked: Asked) -> None:
-    """Raises `UserError` where two runs are evaluated on different data."""
+    """Raises `UserError` if two runs are evaluated on different data."""
     if len(runs) == 2 and len({split_of(run, asked.split, asked.data).fingerprint for run in runs}) > 1:
         reason = f"its {asked.split} data is not that of {runs[0].workdir}"
         if asked.data:

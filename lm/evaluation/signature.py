@@ -17,10 +17,11 @@ def signature(
     lost: Unknown | None = None,
     spelled: bool = False,
 ) -> str:
-    """What a likelihood depends on beside the model, as sacrebleu's signature says it of BLEU.
+    """Returns the signature of a likelihood, in the form of sacrebleu's signatures of BLEU.
 
-    Two figures with the same one can be compared; `tok` does not matter to the units byte and example if `unk` is 0, or all
-    unknown tokens are spelled out, and no text is altered: else the likelihoods are of other texts.
+    Two likelihoods with the same signature can be compared. For the units byte and example, `tok` may differ if no text
+    is altered, and if `unk` is 0 or all unknown tokens are spelled out. Otherwise they are likelihoods of different
+    texts.
     """
     task, data = TASKS[config.data.task], config.data
     paired, lost = task.has_source, lost or Unknown()
@@ -31,7 +32,7 @@ def signature(
             f"data:{fingerprint[:8]}",
             f"split:{split}",
             f"task:{data.task}",
-            f"among:{ANSWER_KINDS[answer_of(config)].among}",  # whose probabilities sum to one
+            f"among:{ANSWER_KINDS[answer_of(config)].among}",  # the set over which probabilities sum to one
             f"state:{'reset' if paired else 'carried'}",
             f"batch:{'pairs' if paired else f'{data.evaluation_streams}x{data.window}'}",
             f"weights:{weights.replace(' ', '-')}",

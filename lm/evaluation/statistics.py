@@ -1,4 +1,6 @@
-"""Figures with intervals, and tests of whether two differ: score and t intervals, the bootstrap, randomisation, calibration."""
+"""Metrics with intervals, and tests of whether two differ: score and t intervals, bootstrap, randomization,
+calibration.
+"""
 
 import math
 from collections.abc import Callable, Iterator
@@ -7,41 +9,41 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import special
 
-TRIALS = 1000  # of the bootstrap and of the randomisation; seeded, so that figures are the same again
+TRIALS = 1000  # of the bootstrap and of the randomization; they are seeded, so results are reproducible
 LEVEL = 0.975  # the quantile above which an interval of 95 % leaves out as much as below
 STRETCHES = 48  # of a language model's streams, that intervals are over
 BINS = 15  # of the expected calibration error
 
 
 class Metric(NamedTuple):
-    """One figure over n examples."""
+    """A metric over n examples."""
 
-    stats_ns: np.ndarray  # float64: what each example adds
-    of: Callable[[np.ndarray], float]  # sums_s -> the figure; not finite where it is not defined
+    stats_ns: np.ndarray  # float64: the statistics of each example, which are summed
+    of: Callable[[np.ndarray], float]  # sums_s -> the value; not finite if it is not defined
     signature: str = ""
-    bounds: tuple[float, float] = (-math.inf, math.inf)  # that the figure cannot leave
+    bounds: tuple[float, float] = (-math.inf, math.inf)  # of the value
     averaged: bool = False  # whether it is the mean of values between the bounds, which are the first column
-    reason: str = "there is nothing to divide by"  # why the figure is not defined, where it is not
+    reason: str = "there is nothing to divide by"  # why the value is not defined, if it is not
     unmeasured: str = ""  # why there is no interval; empty: there is one
 
     @property
     def value(self) -> float | None:
-        """The figure; None where it is not defined."""
+        """The value; None if it is not defined."""
         return defined(self.of(self.stats_ns.sum(axis=0)))
 
 
 def defined(figure: float) -> float | None:
-    """Returns the figure, or None where it is not finite, which JSON cannot say."""
+    """Returns the value, or None if it is not finite, as JSON has no such numbers."""
     return float(figure) if math.isfinite(figure) else None
 
 
 def quotient(numerator: float, denominator: float) -> float:
-    """Returns the quotient, NaN where the denominator is 0."""
+    """Returns the quotient, NaN if the denominator is 0."""
     return float(numerator) / float(denominator) if denominator else math.nan
 
 
 def exponential(nats: float) -> float:
-    """Returns exp(nats), infinite where that is no float."""
+    """Returns exp(nats), infinite if a float cannot hold it."""
     return math.exp(nats) if nats < 700 else nats if math.isnan(nats) else math.inf
 
 
@@ -52,7 +54,7 @@ def ratio(numerator_n: Any, denominator_n: Any = 1.0, scale: float = 1.0, signat
 
 
 def mean(values_n: Any, most: float = 1.0, signature: str = "") -> Metric:
-    """The mean of values between 0 and `most`, e.g. the share of what is right."""
+    """Returns the mean of values between 0 and `most`, e.g. the share of correct outputs."""
     return ratio(values_n, signature=signature)._replace(bounds=(0.0, most), averaged=True)
 
 
@@ -63,10 +65,10 @@ def perplexity(nats_n: Any, tokens_n: Any) -> Metric:
 
 
 def stretches(windows_wbs: np.ndarray) -> np.ndarray:
-    """Joins consecutive windows of each of the b streams of a language model, and returns what each stretch adds.
+    """Returns the sums over stretches of consecutive windows, for each of the b streams of a language model.
 
-    Neighbouring windows are alike, so they are no independent draws. Some `STRETCHES` stretches are long beside what each
-    shares with the next one (Carlstein, 1986).
+    Neighboring windows are similar, so they are not independent draws. About `STRETCHES` stretches are long compared
+    with the dependence between neighbors (Carlstein, 1986).
     """
     windows, streams, columns = windows_wbs.shape
     count = -(-windows * streams // STRETCHES)
@@ -77,7 +79,7 @@ def stretches(windows_wbs: np.ndarray) -> np.ndarray:
 
 
 class Interval(NamedTuple):
-    """A 95 % interval; without ends where there is none, and then the method says why."""
+    """A 95 % interval. Without an interval both ends are None, and the method gives the reason."""
 
     low: float | None
     high: float | None
@@ -89,14 +91,14 @@ class Interval(NamedTuple):
 
 
 METHODS = {
-    "wilson": "Wilson's score interval of a mean of values between 0 and 1; other values than these two count as more examples",
+    "wilson": "Wilson's score interval of a mean of values between 0 and 1; other values count as more examples",
     "hall": "Student's t with Hall's correction for skewness (1992), of the jackknife's pseudo-values",
     "paired": "Student's t of the differences by example, as if one more of them differed",
 }
 
 
 def interval(metric: Metric) -> Interval:
-    """Returns the 95 % interval of a figure; the examples are taken as independent draws."""
+    """Returns the 95 % interval of a metric; examples count as independent draws."""
     n = len(metric.stats_ns)
     if metric.value is None:
         return _none("the figure is not defined")
@@ -108,7 +110,9 @@ def interval(metric: Metric) -> Interval:
 
 
 def recorded(intervals: dict[str, Interval]) -> dict[str, dict[str, Any]]:
-    """Returns intervals as an evaluation's record has them: their ends, None where there are none, and their methods."""
+    """Returns intervals in the form of an evaluation's record: their ends, None if there are none, and their
+    methods.
+    """
     return {
         "intervals": {name: found.ends for name, found in intervals.items()},
         "interval_methods": {name: found.method for name, found in intervals.items()},
@@ -126,8 +130,11 @@ def _clipped(found: Interval, bounds: tuple[float, float]) -> Interval:
 
 
 def _wilson(metric: Metric) -> Interval:
-    """Wilson (1927). Values between 0 and 1 vary less than zeros and ones of the same mean: they count as more examples
-    (Korn and Graubard, 1998, do so for designs). Where all are alike they count as what they are."""
+    """Returns Wilson's interval (1927).
+
+    Values between 0 and 1 vary less than zeros and ones with the same mean, so they count as more examples (Korn and
+    Graubard, 1998, for designs). If all values are equal, each counts as one example.
+    """
     least, most = metric.bounds
     values_n = (metric.stats_ns[:, 0] - least) / (most - least)
     p, variance = values_n.mean(), values_n.var()
@@ -142,9 +149,11 @@ def _wilson(metric: Metric) -> Interval:
 
 
 def _hall(metric: Metric) -> Interval:
-    """Hall (1992), "On the removal of skewness by transformation": t becomes t + g (t^2 / 3 + 1 / 6) + g^2 t^3 / 27 with the
-    skewness g over the square root of n, which is a cube and so has an inverse. Of a figure that is no mean, the
-    pseudo-values of the jackknife stand for the values."""
+    """Returns the interval of Hall (1992), "On the removal of skewness by transformation".
+
+    t becomes t + g (t^2 / 3 + 1 / 6) + g^2 t^3 / 27, with g the skewness over the square root of n. This is a cube, so
+    it has an inverse. If the metric is no mean, the pseudo-values of the jackknife replace the values.
+    """
     n, total_s = len(metric.stats_ns), metric.stats_ns.sum(axis=0)
     without_n = np.array([metric.of(total_s - row_s) for row_s in metric.stats_ns])
     if not np.isfinite(without_n).all():
@@ -164,8 +173,11 @@ def _hall(metric: Metric) -> Interval:
 
 
 def _paired(difference_n: np.ndarray, most: float) -> Interval:
-    """Of differences that are mostly 0, as those of labels, too few may have been seen to know how they vary. As Bonett and
-    Price (2012) add a pair in favour of either system, the squares here count one more difference, as large as those seen."""
+    """Returns the interval of differences that are mostly 0, such as those of labels, of which few may differ.
+
+    Bonett and Price (2012) add a pair in favor of either system. Accordingly, the squares here count one more
+    difference, as large as those seen.
+    """
     n, differing = len(difference_n), int(np.count_nonzero(difference_n))
     squares = float(np.sum(difference_n**2))
     variance = (squares + (squares / differing if differing else most**2)) / n - difference_n.mean() ** 2
@@ -177,7 +189,7 @@ def _paired(difference_n: np.ndarray, most: float) -> Interval:
 
 
 class Comparison(NamedTuple):
-    """Of two systems on the same examples; b minus a."""
+    """The comparison of two systems on the same examples; b minus a."""
 
     difference: float
     interval: Interval  # of the difference
@@ -186,14 +198,16 @@ class Comparison(NamedTuple):
 
 
 def compare(a: Metric, b: Metric, trials: int = TRIALS) -> Comparison | None:
-    """Returns the difference with its interval, and two-sided tests of it: the paired bootstrap (Koehn, 2004) and
-    approximate randomisation (Riezler and Maxwell, 2005). None where one of the figures is not defined or has no interval
-    by its nature, as the calibration error, of which the difference is biased too.
+    """Returns the difference with its interval, and two tests of it; None if a metric is undefined or has no interval.
 
-    The bootstrap's p is the share of its differences that are as far from their mean as the real one is from 0; they are
-    spread by sqrt(n / (n - 1)), as n examples vary less about their own mean than about the true one. The randomisation's
-    is the share of random exchanges of outputs that make as large a difference. Both count the real one among them, so
-    none is 0. Where fewer than ten or so examples differ, both reject less often than 5 % of the time.
+    The tests are two-sided: the paired bootstrap (Koehn, 2004) and approximate randomization (Riezler and Maxwell,
+    2005). Calibration errors are not compared, as their difference is biased.
+
+    The bootstrap's p is the share of resampled differences that are as far from their mean as the observed one is from
+    0. They are widened by sqrt(n / (n - 1)), since n examples vary less about their own mean than about the true one.
+    The p of randomization is the share of random exchanges of outputs with as large a difference. Both count the
+    observed difference, so neither is 0. With fewer than about ten differing examples, both reject less often than 5 %
+    of the time.
     """
     if a.value is None or b.value is None or a.unmeasured:
         return None
@@ -224,7 +238,7 @@ def between(a: Metric, b: Metric) -> Interval:
 
 
 def _redrawn(stats: list[np.ndarray], trials: int) -> Iterator[list[np.ndarray]]:
-    """Sums of each system's statistics over the same n examples drawn with replacement, again and again."""
+    """Yields the sums of each system's statistics over the same n examples, drawn with replacement."""
     rng, n = np.random.default_rng(0), len(stats[0])
     for _ in range(trials):
         times_n = rng.multinomial(n, np.full(n, 1 / n)).astype(np.float64)
@@ -232,7 +246,7 @@ def _redrawn(stats: list[np.ndarray], trials: int) -> Iterator[list[np.ndarray]]
 
 
 def _exchanged(a_ns: np.ndarray, b_ns: np.ndarray, trials: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Sums of both systems, each example's outputs exchanged or not."""
+    """Yields the sums of both systems, with the outputs of each example exchanged at random."""
     rng, total_s = np.random.default_rng(0), a_ns.sum(axis=0) + b_ns.sum(axis=0)
     for _ in range(trials):
         kept_n = rng.integers(0, 2, len(a_ns)).astype(np.float64)
@@ -241,16 +255,16 @@ def _exchanged(a_ns: np.ndarray, b_ns: np.ndarray, trials: int) -> Iterator[tupl
 
 
 def calibration(probabilities_nl: np.ndarray, gold_n: np.ndarray) -> dict[str, Metric]:
-    """Expected calibration error and Brier score, 0 is best.
+    """Returns the expected calibration error and the Brier score; 0 is the best value of both.
 
-    The error (Guo et al., 2017) is of the most probable label, in `BINS` bins of equal width. It has no interval: where the
-    probabilities are right it is above 0 all the same, by the chance in each bin, and more so in a sample drawn again
-    (Kumar et al., 2019). The Brier score (1950) is
-    the squared distance of the probabilities from the gold label's, summed over the labels: 0 to 2.
+    The error (Guo et al., 2017) is that of the most probable label, in `BINS` bins of equal width. It has no interval.
+    Even for correct probabilities it is above 0, by chance in each bin, and it is larger in a resample (Kumar et al.,
+    2019). The Brier score (1950) is the squared distance of the probabilities from those of the gold label, summed over
+    the labels: 0 to 2.
 
     Args:
-        probabilities_nl: rows that sum to 1.
-        gold_n: the gold label's number; -1: it is none of them.
+        probabilities_nl: probabilities of each example, which sum to 1.
+        gold_n: the number of the gold label; -1 if it is none of them.
     """
     n = len(gold_n)
     top_n, confidence_n = probabilities_nl.argmax(axis=1), probabilities_nl.max(axis=1)

@@ -1,4 +1,4 @@
-"""Tables of evaluations, as lines: of one run, and of two beside each other."""
+"""Tables of evaluations, as lines: of one run, and of two side by side."""
 
 import json
 import math
@@ -12,11 +12,11 @@ from lm.evaluation.signature import fields, of_whole_texts
 from lm.evaluation.statistics import Metric
 from lm.runs.run import Run
 
-MOST_LABELS = 12  # whose confusion is a table that can be read
+MOST_LABELS = 12  # with more labels, the table of the confusion is not printed
 
 
 def lines(run: Run, found: Evaluation, asked: Asked) -> list[str]:
-    """Returns the figures of a run with their intervals, those of each source, and the confusion of labels."""
+    """Returns the metrics of a run with their intervals, those of each source, and the confusion of labels."""
     about = {"data": asked.data} if asked.data else {"split": asked.split}
     recorded = statistics.recorded(found.intervals)
     table = _figures({**about, "step": run.step, **found.figures, **recorded})
@@ -37,7 +37,7 @@ def lines(run: Run, found: Evaluation, asked: Asked) -> list[str]:
 
 
 def _figures(figures: dict[str, Any]) -> list[str]:
-    """Returns a line for each figure."""
+    """Returns a line for each metric."""
     found = []
     for name, value in figures.items():
         if isinstance(value, dict):
@@ -69,9 +69,9 @@ def differing(a: str, b: str) -> list[str]:
 
 
 def comparison(runs: Sequence[Run], both: Sequence[Evaluation]) -> list[str]:
-    """Returns the figures of two runs side by side, with tests where both have the same examples and units.
+    """Returns the metrics of two runs side by side, with tests if both have the same examples and units.
 
-    A figure is marked where its signatures differ, or where it is a likelihood of texts that are not known whole.
+    A metric is marked if its signatures differ, or if it is a likelihood of texts that are not fully known.
     """
     table = [f"{letter}  {run.workdir}, step {run.step}, {run.weights}" for letter, run in zip("AB", runs, strict=True)]
     table.append(f"{'':<24}{'A':>10}{'B':>12}{'B - A':>12}  {'95 % interval':<24}{'p bootstrap':>12}{'p random':>10}")
@@ -99,7 +99,7 @@ def comparison(runs: Sequence[Run], both: Sequence[Evaluation]) -> list[str]:
 
 
 def _measured(one: Evaluation) -> dict[str, Metric]:
-    """Its figures, in which bits per byte stand for those with unknown tokens spelled out where none is unknown."""
+    """Returns the metrics; without unknown tokens, bits_per_byte also serves as bits_per_byte_spelled."""
     if "bits_per_byte" not in one.measured:
         return one.measured
     found = {}
@@ -111,13 +111,13 @@ def _measured(one: Evaluation) -> dict[str, Metric]:
 
 
 def _lost(letter: str, one: Evaluation) -> Iterator[str]:
-    """Yields what the tokenizer of a run loses of the targets."""
+    """Yields lines about the parts of the targets that a run's tokenizer does not represent."""
     figures = one.figures
     if unknown := figures.get("unknown_tokens"):
         share = f"{unknown:,} of {figures['tokens']:,} target tokens are unknown, {figures['unknown_bytes']:,} bytes"
         yield f"* {letter}: {share}; its likelihoods are of the targets with any other words in their place"
     if altered := figures.get("altered_texts"):
-        yield f"* {letter}: its tokenizer alters {altered:,} targets; its likelihoods are of all texts that become the same"
+        yield f"* {letter}: its tokenizer alters {altered:,} targets; its likelihoods cover all texts that become equal"
 
 
 def of_scores(count: int, total: Score, spells: bool) -> str:

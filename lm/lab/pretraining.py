@@ -1,7 +1,7 @@
-"""Pretraining as an experiment: what tasks start from, the stages that this needs, and their runs.
+"""Pretraining as an experiment: the stages that tasks need, and their runs.
 
-The plan is a Python file: its `TASKS` name for each task the pretraining that it starts from, `BEFORE` has for a
-pretraining the stage that it starts from itself, `WRITES` for a stage a source of texts that its run answers.
+The plan is a Python file. Its `TASKS` names the pretraining that each task starts from. `BEFORE` names the stage that a
+pretraining starts from. `WRITES` names, for a stage, a source of texts that its run answers.
 """
 
 import dataclasses
@@ -29,12 +29,12 @@ from lm.terminal import output
 from lm.training import loop
 
 STARTS = ("scratch", "pretrained")
-READS = re.compile(r"\{workdir\}/([^/|]+)\.jsonl")  # in a source: what the stage of that name wrote
+READS = re.compile(r"\{workdir\}/([^/|]+)\.jsonl")  # in a source: the file that the stage of that name writes
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What the file names, each by the name of a stage."""
+    """The names of the file; stages are keys and values."""
 
     file: str
     tasks: dict[str, str]
@@ -43,7 +43,7 @@ class Plan:
 
 
 def planned(file: str) -> Plan:
-    """Raises `UserError` if the names are not of texts by text."""
+    """Returns the plan of a file; raises `UserError` if its names do not map texts to texts."""
     found = configuration.defined(file)
     named = {name: found.get(name, {}) for name in ("TASKS", "BEFORE", "WRITES")}
     for name, value in named.items():
@@ -57,10 +57,10 @@ def planned(file: str) -> Plan:
 
 
 def _pretrainings(plan: Plan, directory: epath.Path, tasks: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """What differs from the file in each that the tasks need, by name, after what it starts from and what it reads.
+    """Returns the pretrainings that the tasks need, each after those that it depends on, with the fields that differ.
 
     Raises:
-        UserError: one comes after itself, or reads what no stage writes.
+        UserError: one depends on itself, or reads a file that no stage writes.
     """
     found: dict[str, dict[str, Any]] = {}
 
@@ -76,7 +76,7 @@ def _pretrainings(plan: Plan, directory: epath.Path, tasks: Iterable[str]) -> di
             if other not in plan.writes:
                 reason = f"{name!r} reads what {other!r} wrote, which is none of WRITES"
                 raise UserError(plan.file, reason, nearest(other, plan.writes))
-        place = re.sub(r"(?<=\s)([|+])(?=\s)", r"\\\1", str(directory))  # a source is cut at these
+        place = re.sub(r"(?<=\s)([|+])(?=\s)", r"\\\1", str(directory))  # these separate the parts of a source
         changes = {"data.train": source.replace("{workdir}", place)}
         if before := plan.before.get(name):
             changes["training.init_from"] = str(directory / before)
@@ -91,7 +91,7 @@ def _pretrainings(plan: Plan, directory: epath.Path, tasks: Iterable[str]) -> di
 
 
 def _scratch(pretrained: epath.Path) -> dict[str, Any]:
-    """What differs without pretraining: nothing but the parameters, and what is said of those that were learned."""
+    """Returns the fields that differ without pretraining: none but those about the learned parameters."""
     return {
         "training.init_params": (),
         "training.init_mismatch": "refuse",
@@ -104,16 +104,16 @@ def _scratch(pretrained: epath.Path) -> dict[str, Any]:
 
 
 def stages(plan: Plan, directory: epath.Path, tasks: list[str], seeds: list[int]) -> dict[str, Config]:
-    """The configuration of each by the name of its run in `directory`, in order: what the tasks need, then the tasks.
+    """Returns the configuration of each run by its name in `directory`: first the pretrainings, then the tasks.
 
-    What breaks a rule in any of them is refused before hours of pretraining.
+    A broken rule in any of them is found here, before hours of pretraining.
     """
     known = _pretrainings(plan, directory, plan.tasks)
     for name in (*plan.before, *plan.writes):
         if name not in known:
             reason = f"{name!r} of BEFORE or WRITES is nothing that a task needs"
             raise UserError(plan.file, reason, nearest(name, known))
-    # The stage of the file and what differs from it, by the name of the run.
+    # For each run, by name: its stage in the file, and the fields that differ from it.
     given = {name: (name, changes) for name, changes in _pretrainings(plan, directory, tasks).items()}
     for task, seed, start in itertools.product(tasks, seeds, STARTS):
         pretrained = directory / plan.tasks[task]
@@ -131,7 +131,7 @@ def stages(plan: Plan, directory: epath.Path, tasks: list[str], seeds: list[int]
 
 
 def texts_of(spec: str) -> list[str]:
-    """What a stage is to answer."""
+    """Returns the texts that a stage answers."""
     try:
         (split,) = load_splits("", "", spec, ("test",)).values()
     except UserError as error:  # of a file, or of the field that such a source is usually in
@@ -142,7 +142,7 @@ def texts_of(spec: str) -> list[str]:
 
 
 def write(run: Run, texts: list[str], path: epath.Path) -> None:
-    """Pairs of the run's greedy answer and the text; one without an answer is left out."""
+    """Writes pairs of the run's greedy answer and the text; a text without an answer is left out."""
     begun = time.monotonic()
     answers = [found.output for (found,) in run.generate(texts, Options(temperature=0.0))]
     pairs = [
@@ -153,7 +153,7 @@ def write(run: Run, texts: list[str], path: epath.Path) -> None:
 
 
 def run_stage(directory: epath.Path, config: Config, asked: Asked) -> dict[str, Any]:
-    """Trains what is left of a run and evaluates it; returns the record of that, as it is written."""
+    """Trains the rest of a run and evaluates it; returns the record of the evaluation."""
     if record.latest(directory, asked.split) is None:
         loop.train(config, directory)
         run = load(str(directory), asked.checkpoint)
@@ -167,7 +167,7 @@ def run_stage(directory: epath.Path, config: Config, asked: Asked) -> dict[str, 
 def run_stages(
     plan: Plan, directory: epath.Path, configs: dict[str, Config], asked: Asked
 ) -> dict[str, dict[str, Any]]:
-    """Runs what is left of all stages in order, and returns the record of each by its name."""
+    """Runs the rest of all stages in order, and returns their records by name."""
     answered = {name: texts_of(spec) for name, spec in plan.writes.items() if name in configs}
     begun, records = time.monotonic(), {}
     for number, (name, config) in enumerate(configs.items(), 1):

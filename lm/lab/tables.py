@@ -1,11 +1,11 @@
-"""The table of an experiment: tasks from scratch and from what was pretrained, over seeds."""
+"""The table of an experiment: tasks from scratch and pretrained, over seeds."""
 
 import statistics
 from typing import Any
 
 from lm.lab.pretraining import STARTS
 
-ABSENT = "absent"  # of a figure that the task has not; one that is not defined is None
+ABSENT = "absent"  # a metric that the task lacks; an undefined one is None
 
 
 def _difference(a: float | str | None, b: float | str | None) -> float | str | None:
@@ -14,20 +14,23 @@ def _difference(a: float | str | None, b: float | str | None) -> float | str | N
 
 
 def _above_the_floor(record: dict[str, Any]) -> float | str | None:
-    """Unknown tokens are spelled out: the floor is that of whole texts."""
+    """Returns the distance to the floor, with unknown tokens spelled out, as the floor is that of whole texts."""
     nats = record.get("nats_per_example_spelled", record.get("nats_per_example", ABSENT))
     return _difference(nats, record.get("floor_nats_per_example", ABSENT))
 
 
-ERRORS = {  # of a record: what is less where the model is better
+ERRORS = {  # functions of a record that are smaller for a better model
     "error": lambda record: _difference(1, record.get("exact_match", ABSENT)),
     "nats above the floor": _above_the_floor,
 }
 
 
 def compared(records: dict[str, dict[str, Any]], tasks: list[str], seeds: list[int]) -> list[dict[str, Any]]:
-    """For each task and each of `ERRORS` that all its records have: values by seed, their mean and standard deviation, from
-    scratch and pretrained, and the ratio of the means."""
+    """Returns the rows of the table: for each task and each of `ERRORS`, the values by seed, mean and standard
+    deviation.
+
+    Both are given from scratch and pretrained, with the ratio of the means. A metric that a record lacks has no row.
+    """
     rows = []
     for task in tasks:
         for name, error in ERRORS.items():

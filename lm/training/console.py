@@ -1,4 +1,6 @@
-"""What the user of `train.py` sees: a header, progress, a line per evaluation, samples, what to type next."""
+"""The lines that `train.py` prints: a header, progress, a line per evaluation, samples, and the commands to run
+next.
+"""
 
 import shlex
 import sys
@@ -37,13 +39,13 @@ def header(
     groups: Sequence[Group],
     start: int,
 ) -> None:
-    """What will run, on what, where."""
+    """Prints the header: the run, its devices, model and data."""
     rows = [("run", str(directory) + (f", resumed after step {start:,}" if start else ""))]
     kinds = {device.device_kind for device in devices.devices}
     count = f"{len(devices)} x {', '.join(sorted(kinds))}"
     if jax.process_count() > 1:
         count += f" on {jax.process_count()} hosts"
-    rows.append(("devices", f"{count}, {config.training.parallel}, {config.data.batch_size} rows an update"))
+    rows.append(("devices", f"{count}, {config.training.parallel}, batch of {config.data.batch_size}"))
     sizes = {name: sum(np.size(leaf) for leaf in jax.tree.leaves(tree)) for name, tree in params.items()}
     modules = ", ".join(f"{name} {size:,}" for name, size in sizes.items())
     rows.append(("parameters", f"{sum(sizes.values()):,} ({modules})"))
@@ -74,7 +76,7 @@ def header(
     rows.append(("tokenizer", f"{tokenizer.kind}, {tokenizer.vocab_size:,} ids"))
     epochs = steps / data.steps_per_epoch
     padding = f", {data.padding:.0%} of positions are padding"
-    rows.append(("an epoch", f"{data.steps_per_epoch:,} steps, {data.tokens_per_epoch:,} target tokens{padding}"))
+    rows.append(("epoch", f"{data.steps_per_epoch:,} steps, {data.tokens_per_epoch:,} target tokens{padding}"))
     rows.append(("training", f"{steps:,} steps, {epochs:.3g} epochs"))
     for name, text in rows:
         say(f"{name:<11} {text}")
@@ -82,20 +84,21 @@ def header(
 
 
 def _recurrence(config: Config, devices: Devices) -> str:
-    """Which cell, and what runs it over time."""
+    """Returns the cell and the program that runs it over time, as text."""
     model, cell = config.model, CELLS[config.model.cell]
     units = model.hidden_dim // model.heads
-    cells = f"{model.cell}, {model.heads} heads of {units} units" if model.heads > 1 else f"{model.cell}, {units} units"
+    heads = f"{model.heads} heads of " if model.heads > 1 else ""
+    cells = f"{model.cell}, {heads}{units} hidden units"
     if not issubclass(cell, GatedCell):
         return f"{cells}, parallel over time"
     rows = config.data.batch_size // (len(devices) * config.training.accumulate)
     run = Execution(model.heads, model.dtype, model.backward, driver=model.driver)
     kernel = has_kernel(run, units, rows, devices.devices[0].platform)
-    return f"{cells}, {'one kernel a layer' if kernel else 'a loop over time'}"
+    return f"{cells}, {'a fused kernel' if kernel else 'a loop over time'}"
 
 
 def group_lines(groups: Sequence[Group], params: Any) -> list[str]:
-    """For each group of the optimizer, what it holds and how fast that learns."""
+    """Returns a line for each group of the optimizer: its parameters and their learning rate."""
     flat, group_of = flatten_dict(params, sep="/"), optimizers.assigned(groups, params)
     lines = []
     for group in groups:
@@ -107,7 +110,7 @@ def group_lines(groups: Sequence[Group], params: Any) -> list[str]:
 
 
 def transferred(where: str, report: dict[str, list[str]]) -> None:
-    """Which parameters came from another run."""
+    """Prints the names of the parameters that were loaded from another run."""
     say(f"from {where}: {len(report['loaded'])} parameters loaded")
     for kind, names in report.items():
         if names:
@@ -138,7 +141,7 @@ class Bar:
         return sum(tokens for _, tokens in self._recent[1:]) / max(elapsed, 1e-9)
 
     def line(self, record: dict[str, Any]) -> None:
-        """One line for a record of metrics; lines of training only where there is no bar."""
+        """Prints the line of a record of metrics; records of training only if there is no progress bar."""
         if record["split"] == "train" and not self._bar.disable:
             return
         say(f"step {record['step']:>7,}  {record['seconds']:>8.1f} s  {record['split']:<10}  {figures(record)}")
@@ -150,7 +153,7 @@ class Bar:
 
 
 def figures(record: dict[str, Any]) -> str:
-    """The numbers of a record in one line."""
+    """Returns the metrics of a record as one line."""
 
     def said(name: str, form: str) -> str:
         return "undefined" if record[name] is None else format(record[name], form)
@@ -181,13 +184,13 @@ def figures(record: dict[str, Any]) -> str:
     if record.get("nats_per_example") is not None:
         spelled = record.get("nats_per_example_spelled")
         above = (spelled or record["nats_per_example"]) - record["floor_nats_per_example"]
-        floor = f"{above:.2f} nats/example above the floor of {record['floor_nats_per_example']:.2f}"
+        floor = f"{above:.2f} nats per example above the floor of {record['floor_nats_per_example']:.2f}"
         shown.append(floor + ", unknown tokens spelled out" * bool(spelled))
     return ", ".join(shown)
 
 
 def samples(examples: Sequence[Example], generations: Sequence[Generation]) -> None:
-    """A few outputs; beside their references where there are."""
+    """Prints a few outputs, with their references if there are any."""
     say("")
     for one, example in zip(generations, examples, strict=True):
         if example.source is None:
@@ -199,7 +202,7 @@ def samples(examples: Sequence[Example], generations: Sequence[Generation]) -> N
 
 
 def best(records: list[dict[str, Any]]) -> None:
-    """The evaluation with the lowest loss: the checkpoint that `best` means."""
+    """Prints the evaluation with the lowest loss, whose checkpoint is `best`."""
     validation = [record for record in records if record["split"] == "validation" and record["loss"] is not None]
     if validation:
         chosen = min(validation, key=lambda record: record["loss"])
@@ -207,19 +210,25 @@ def best(records: list[dict[str, Any]]) -> None:
 
 
 def waited(waited: float, seconds: float) -> None:
-    """How long training stood still for want of a batch."""
-    say(f"\n{waited / max(seconds, 1e-9):.1%} of the {seconds:.1f} s of training were spent waiting for data")
+    """Prints the time that training waited for data."""
+    say(f"\nWaiting for data took {waited / max(seconds, 1e-9):.1%} of {seconds:.1f} s of training.")
 
 
 def saving(saving: float, seconds: float) -> None:
-    """How long training stood still for checkpoints, which are written while it goes on."""
-    say(f"Checkpoints delayed it by {saving:.1f} s, {saving / max(seconds, 1e-9):.1%}")
+    """Prints the time that training waited for checkpoints, most of which are written while it continues."""
+    say(f"Writing checkpoints took {saving:.1f} s, {saving / max(seconds, 1e-9):.1%}.")
+
+
+def beginning(text: str, most: int = 20) -> str:
+    """Returns the beginning of a text's first line, at most `most` characters, cut between words if it has spaces."""
+    line = text.split("\n")[0]
+    return line if len(line) <= most else line[: most + 1].rpartition(" ")[0] or line[:most]
 
 
 def commands(directory: epath.Path, prompt: str) -> None:
-    """What to type next."""
+    """Prints the commands to run next."""
     place = shlex.quote(str(directory))
-    script = sys.modules["__main__"].__spec__ is None  # a checkout's train.py, which has sample.py beside it
+    script = sys.modules["__main__"].__spec__ is None  # started as train.py of a checkout, which also has sample.py
     say("Next:")
     say(f"  python {'sample.py' if script else '-m lm.sample'} --workdir={place} --prompt={shlex.quote(prompt)}")
     say(f"  python -m lm.evaluate --workdir={place} --split=validation")

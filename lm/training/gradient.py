@@ -1,8 +1,8 @@
-"""The gradient of an update, as a function that another one can replace.
+"""The gradient of a step, as a replaceable function.
 
-The update (`lm/training/step.py`) divides sums by a count and knows nothing of how the sums were made. A gradient that is no
-plain sum, e.g. one that clips each example's gradient and adds noise for differential privacy, is another function here
-with the type `Gradient`; `lm/training/prepare.py` chooses which of them a run has.
+The step (`lm/training/step.py`) divides sums by a count and does not depend on how the sums are computed. A gradient
+that is not a plain sum would be another function here with the type `Gradient`, e.g. one that clips each example's
+gradient and adds noise for differential privacy. `lm/training/prepare.py` chooses the one that a run uses.
 """
 
 import jax
@@ -21,8 +21,9 @@ from lm.training.step import Gradient, TrainState
 def summed_gradient(answer: Answer, config: Config, devices: Devices) -> Gradient:
     """Returns the gradient of the summed loss, over all devices and all `training.accumulate` micro-batches.
 
-    Neither the number of devices nor that of micro-batches changes the sums: a row's dropout depends on the seed, the
-    step and the row's number in the global batch, and the candidates of a sampled softmax on the seed and the step.
+    Neither the number of devices nor the number of micro-batches changes the sums. The dropout of an example depends on
+    the seed, the step and its number in the global batch. The candidates of a sampled softmax depend on the seed and
+    the step.
     """
     training, groups = config.training, optimizers.groups_of(config)
 
@@ -30,7 +31,7 @@ def summed_gradient(answer: Answer, config: Config, devices: Devices) -> Gradien
         return answer.loss(optimizers.joined(learning, frozen), carry, batch, Noise(keys_b, candidates))
 
     def of_device(learning, replicated, divided, device):
-        """(sums, counts, carry) of one device's rows."""
+        """Returns (sums, counts, carry) of the examples on one device."""
         (frozen, step, seed), (carry, batch) = replicated, divided
         rows = batch.inputs_bt.shape[0]
         keys_b, candidates = _noise(config, answer.model.vocab_size, seed, step, device, rows)
@@ -54,13 +55,13 @@ def summed_gradient(answer: Answer, config: Config, devices: Devices) -> Gradien
 
 
 def _noise(config: Config, vocab_size: int, seed, step, device, rows: int):
-    """Returns (keys_b of the rows' dropout, candidates of the sampled softmax); None where the configuration has none."""
+    """Returns (keys_b for dropout, candidates of the sampled softmax); each is None if the configuration has none."""
     keys_b = candidates = None
     step_key = None if isinstance(seed, tuple) else jax.random.fold_in(jax.random.key(seed), step)
     if config.model.dropout:
         row_b = device * rows + jnp.arange(rows)
         keys_b = jax.vmap(lambda row: jax.random.fold_in(step_key, row))(row_b)
-    if config.training.sampled_softmax:  # the same candidates for all rows, by a key that is no row's
+    if config.training.sampled_softmax:  # the same candidates for all examples, from a key of their own
         key = jax.random.fold_in(step_key, 2**32 - 1)
         candidates = sampled_softmax.draw_candidates(key, vocab_size, config.training.sampled_softmax)
     return keys_b, candidates

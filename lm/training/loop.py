@@ -1,4 +1,4 @@
-"""Trains a run from its start, or from its latest checkpoint, to its last step."""
+"""The loop that trains a run from its start, or from its latest checkpoint, to its last step."""
 
 import contextlib
 import functools
@@ -55,7 +55,7 @@ def train(config: Config, directory: epath.Path, profile: tuple[int, int] | None
     devices = devices_for(config.data.batch_size, training.accumulate, training.parallel, training.shards)
     setup = prepare(config, directory, devices, profile, debug)
     with workdir.held(directory):
-        # Another process may have trained there while this one prepared: all that was found is looked for again.
+        # Another process may have trained there during the preparation, so everything is checked again.
         now = workdir.check(directory, config)
         if any(hosts.all_say("" if now == known else "changed")):
             setup = prepare(config, directory, devices, profile, debug)
@@ -86,7 +86,7 @@ def _note(directory: epath.Path, name: str, value: Any) -> None:
 
 
 def _begin(setup: Setup) -> None:
-    """Writes what a run has from its start on, and what was found in the data; says which parts were missing."""
+    """Writes the files that a run has from its start on, and prints findings about the data and missing parts."""
     config, directory, _, inputs, *_ = setup
     moved.check(directory, config, inputs.splits["train"], inputs.tokenizer)
     if hosts.is_first():
@@ -105,7 +105,7 @@ def _begin(setup: Setup) -> None:
 
 
 class Watch(NamedTuple):
-    """What the loop heeds beside the schedule. It outlasts a rewind."""
+    """The objects that the loop consults beside the schedule. They outlast a rewind."""
 
     stop: StopSignal
     vote: hosts.Vote
@@ -143,7 +143,7 @@ def _train_with_rewinds(setup: Setup, profile: tuple[int, int] | None, debug: bo
 
 
 def _attempt(setup: Setup, saved: Saved, watch: Watch, state: TrainState, progress: Progress) -> TrainState | Fault:
-    """Trains from `state` on; returns the state after the last step, or the fault that training cannot go on from."""
+    """Trains from `state`; returns the state after the last step, or the fault that ends this attempt."""
     config, directory, devices, _, learner, evaluator = setup
     schedule, start = learner.schedule, int(devices.first(state.step))
     batches, unknown = _batches(setup, progress.rewinds), _unknown_share(setup)
@@ -202,7 +202,9 @@ def _attempt(setup: Setup, saved: Saved, watch: Watch, state: TrainState, progre
 
 
 def _until_error(batches: Iterable[Batch], failed: list[Exception]) -> Iterator[Batch]:
-    """Yields the batches; an error of the data ends them and is put into `failed`, so that what was trained can be saved."""
+    """Yields the batches; an error of the data ends them and is added to `failed`, so that the state can be saved
+    first.
+    """
     try:
         yield from batches
     except Exception as error:
@@ -210,16 +212,16 @@ def _until_error(batches: Iterable[Batch], failed: list[Exception]) -> Iterator[
 
 
 class Due(NamedTuple):
-    """What an update is followed by, the same on every host."""
+    """The actions that follow a step, the same on every host."""
 
     evaluate: bool
     save: bool
     stop: int  # the number of the signal that a host received, else 0
-    trace: bool  # the trace ends here, or begins with the next update
+    trace: bool  # the trace ends here, or starts with the next step
 
 
 def _due_after(schedule: Schedule, saved: Saved, watch: Watch, step: int) -> Due | None:
-    """Returns what is due after `step`, or None for most steps."""
+    """Returns the actions that are due after `step`, or None for most steps."""
     stop, overdue = watch.vote(watch.stop.number, int(saved.overdue()))
     trace = watch.trace.ends(step) or watch.trace.begins(step + 1)
     due = Due(schedule.evaluates(step), schedule.saves(step) or bool(overdue), stop, trace)
@@ -234,11 +236,11 @@ def updates(
     due_after: Callable[[int], Due | None],
     fetch: Callable[[Metrics], Metrics],
 ) -> Iterator[tuple[int, TrainState | None, Metrics, Due | None]]:
-    """Yields (step, state, metrics, what is due) for the update by each batch, most of them one step late.
+    """Yields (step, state, metrics, due actions) for each batch, most of them one step late.
 
-    The metrics of a step are fetched when the next step has been dispatched, so that the devices do not wait for the host.
-    By then the next step has taken the memory of the state, which is None. After a step for which something is due,
-    nothing is dispatched before it is yielded, with its state.
+    The metrics of a step are fetched after the next step was dispatched, so that the devices do not wait for the host.
+    By then the next step has overwritten the state, which is yielded as None. After a step with due actions, the next
+    step waits until they are done, and the state is yielded.
     """
     late = None
     for step, batch in enumerate(batches, start=first):
@@ -254,7 +256,9 @@ def updates(
 
 
 def _batches(setup: Setup, rewinds: int) -> Callable[[int, int], Iterator[Batch]]:
-    """Returns the function (start, stop) -> batches `start` to `stop` of the data order after so many rewinds."""
+    """Returns the function (start, stop) -> batches `start` to `stop` in the data order after this number of
+    rewinds.
+    """
     config, _, devices, inputs, *_ = setup
     order = inputs.data
     if rewinds:
@@ -264,7 +268,9 @@ def _batches(setup: Setup, rewinds: int) -> Callable[[int, int], Iterator[Batch]
 
 
 def _unknown_share(setup: Setup) -> dict[str, float]:
-    """Returns the share of the training targets' tokens that are unknown, for records of the training loss, if there are any."""
+    """Returns the share of unknown tokens in the training targets, for records of the training loss; empty if there are
+    none.
+    """
     encoded = setup.inputs.encoded["train"]
     share = 0 if setup.learner.answer.tells_apart else encoded.lost.tokens / encoded.tokens
     return {"unknown_share": share} if share else {}
@@ -273,7 +279,7 @@ def _unknown_share(setup: Setup) -> dict[str, float]:
 def _count(
     config: Config, divergence: Divergence, bar: console.Bar, step: int, metrics: Metrics, progress: Progress
 ) -> Fault | None:
-    """Adds an update to `progress`, or counts it as skipped; returns a fault where it can be neither."""
+    """Adds a step to `progress`, or counts it as skipped; returns a fault if neither is possible."""
     mode, most = config.training.not_finite, config.training.not_finite_most
     if np.isfinite(metrics.loss_sum) and np.isfinite(metrics.grad_norm):
         progress.add(metrics)
@@ -291,7 +297,7 @@ def _count(
 
 
 def _rewound(fault: Fault, setup: Setup, saved: Saved, progress: Progress) -> tuple[TrainState, Progress]:
-    """Returns the last good state and the progress with it; raises `UserError` where the run ends instead."""
+    """Returns the last good state with its progress; raises `UserError` if the run ends instead."""
     mode, most = setup.config.training.not_finite, setup.config.training.not_finite_most
     saved.wait()  # a checkpoint that is still being written is a good one
     if mode != "rewind" or progress.rewinds >= most:
@@ -313,7 +319,7 @@ def _rewound(fault: Fault, setup: Setup, saved: Saved, progress: Progress) -> tu
 
 
 def closing(directory: epath.Path, evaluator: Evaluator, params: Any) -> None:
-    """Says a few samples, the best evaluation, and what to type next."""
+    """Prints a few samples, the best evaluation, and the commands to run next."""
     first = evaluator.encoded.split.examples[0]
     if first.source is not None:
         console.samples(*evaluator.shown(params, 4))
@@ -322,4 +328,4 @@ def closing(directory: epath.Path, evaluator: Evaluator, params: Any) -> None:
         console.samples([first] * 2, evaluator.answer.answer(params, [""], how)[0])
     console.best(log.read_metrics(directory))
     _draw(directory)
-    console.commands(directory, first.target[:20].split("\n")[0] if first.source is None else first.source)
+    console.commands(directory, console.beginning(first.target) if first.source is None else first.source)

@@ -1,4 +1,4 @@
-"""Optax chains from the configuration, and which parameters learn how fast."""
+"""Optax optimizers from the configuration, and the groups of parameters with their learning rates."""
 
 import re
 from collections.abc import Sequence
@@ -15,18 +15,18 @@ from lm.models.names import name_of
 
 
 def schedule(config: OptimizerConfig, warmup: int, steps: int) -> optax.Schedule:
-    """update number (from 0) -> learning rate. `warmup` and `steps` are in updates."""
+    """Returns the learning rate as a function of the step (from 0). `warmup` and `steps` are in steps."""
     peak, final = config.learning_rate, config.final_fraction
     rest = max(steps - warmup, 1)
     after = {
         "constant": optax.constant_schedule(peak),
         "linear": optax.linear_schedule(peak, peak * final, rest),
         "cosine": optax.cosine_decay_schedule(peak, rest, alpha=final),
-        # Continuous at the end of the warm-up (Vaswani et al., 2017); without one, from the first update on.
-        # Counts below 0 are the warm-up's: optax asks both schedules and takes one answer.
+        # Continuous at the end of the warm-up (Vaswani et al., 2017); without a warm-up, from the first step on.
+        # Optax evaluates both schedules and selects one; counts below 0 belong to the warm-up.
         "inverse_sqrt": lambda count: peak * (max(warmup, 1) / (jnp.maximum(count, 0) + max(warmup, 1))) ** 0.5,
     }[config.schedule]
-    # The first update is already a step: its rate is peak / warmup, not 0.
+    # The first step already changes parameters: its learning rate is peak / warmup, not 0.
     ramp = optax.linear_schedule(peak / max(warmup, 1), peak, max(warmup - 1, 1))
     return optax.join_schedules([ramp, after], [warmup])
 
@@ -51,7 +51,9 @@ LORA = (Group(".*_lora_[ab]", 1.0), Group(".*", 0.0))
 
 
 def groups_of(config: Config) -> tuple[Group, ...]:
-    """Those of the configuration; without any, all parameters are one, or adapters learn and all else is frozen."""
+    """Returns the groups of the configuration. The default is one group of all parameters; with LoRA only the adapters
+    learn.
+    """
     given = tuple(map(parse_group, config.optimizer.groups))
     return given or (LORA if config.model.lora_rank else (ALL,))
 
@@ -78,7 +80,7 @@ def assigned(groups: Sequence[Group], params: Any) -> dict[str, Group]:
 
 
 def split(groups: Sequence[Group], params: Any) -> tuple[Any, Any]:
-    """(those that learn, at once or later; those that are frozen), each a part of the tree."""
+    """Returns the parts of the tree that learn, at once or later, and that are frozen."""
     flat, group_of = flatten_dict(params, sep="/"), assigned(groups, params)
     learning = {name: leaf for name, leaf in flat.items() if group_of[name].factor}
     frozen = {name: leaf for name, leaf in flat.items() if name not in learning}
@@ -86,20 +88,22 @@ def split(groups: Sequence[Group], params: Any) -> tuple[Any, Any]:
 
 
 def joined(one: Any, other: Any) -> Any:
-    """The whole of two parts of a tree; where both have a parameter, that of `one`."""
+    """Returns the union of two parts of a tree; a parameter of both is that of `one`."""
     return unflatten_dict(flatten_dict(other, sep="/") | flatten_dict(one, sep="/"), sep="/")
 
 
 def optimizer(
     config: OptimizerConfig, rate: optax.Schedule, params: Any, groups: Sequence[Group] = (ALL,)
 ) -> optax.GradientTransformation:
-    """Clipping, the named rule and the groups' factors, for the part of `params` (arrays or shapes) that learns.
+    """Returns the optimizer for the parameters that learn: clipping, the named rule and the factors of the groups.
 
-    The decay of adamw is multiplied by the learning rate, as in Optax and PyTorch; Loshchilov and Hutter (2019) multiply it by the
-    schedule alone. sgd with momentum is PyTorch's, without dampening: the rate multiplies the sum of gradients.
+    The decay of adamw is multiplied by the learning rate, as in Optax and PyTorch; Loshchilov and Hutter (2019)
+    multiply it by the schedule alone. sgd with momentum is PyTorch's, without dampening: the learning rate multiplies
+    the sum of gradients.
 
-    `params` are all. `Group.begin` is in updates. A group that has not begun counts for nothing in the norm that is
-    clipped, and its moments are those of an optimizer that starts when it does; the learning rate is that of all.
+    `params` are all parameters, as arrays or shapes. `Group.begin` is in steps. Before a group begins, it does not
+    count for the norm that is clipped. Its moments are those of an optimizer that starts with it; all groups share the
+    learning rate.
     """
     group_of, (learning, _) = assigned(groups, params), split(groups, params)
     of_each = lambda reason: jax.tree_util.tree_map_with_path(lambda path, _: reason(group_of[name_of(path)]), learning)
@@ -130,10 +134,11 @@ def optimizer(
 
 
 def at_step(state: optax.OptState, step: jax.Array) -> optax.OptState:
-    """Returns the optimizer's state with its schedules at update `step` (from 0).
+    """Returns the optimizer's state with its schedules at `step` (from 0).
 
-    A skipped update leaves the optimizer's state as it was: moments and their bias correction count the updates that were
-    made. The learning rate and the beginning of groups are of the run's steps, so that the schedule ends with the run.
+    A skipped step leaves the optimizer's state unchanged, so moments and their bias correction count only the steps
+    that were made. The learning rate and the start of groups follow the steps of the run, so that the schedule ends
+    with the run.
     """
     counting = (optax.ScaleByScheduleState, optax.ConditionallyMaskState)
 

@@ -1,4 +1,4 @@
-"""What a run needs before its first update: data, tokenizer, model, optimizer, parameters."""
+"""The preparation of a run before its first step: data, tokenizer, model, optimizer, parameters."""
 
 import functools
 from collections.abc import Callable
@@ -33,10 +33,10 @@ from lm.training.step import Metrics, TrainState, initial_state, make_train_step
 
 
 class Inputs(NamedTuple):
-    """What a run reads."""
+    """The data, labels and tokenizer of a run."""
 
     splits: dict[str, sources.Split]
-    labels: tuple[str, ...]  # the labels that a task ranks; () where it ranks none
+    labels: tuple[str, ...]  # the labels that the task ranks; () if it ranks none
     origin: transfer.Origin | None  # the run that `init_from` names
     tokenizer: Tokenizer
     encoded: dict[str, encoding.Encoded]
@@ -45,18 +45,18 @@ class Inputs(NamedTuple):
 
 
 class Learner(NamedTuple):
-    """What learns, and how."""
+    """The model, the optimizer and the step."""
 
     schedule: Schedule
     rate: optax.Schedule
     answer: Answer
     optimizer: optax.GradientTransformation
-    params: Any  # on the host: what the run begins with where it has no checkpoint
-    update: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]  # on all devices; takes the memory of its state
+    params: Any  # on the host: the initial parameters, used if the run has no checkpoint
+    update: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]  # the step on all devices; overwrites its state
 
 
 class Setup(NamedTuple):
-    """What a run has before its first update, and keeps as it is until its last."""
+    """Everything that a run needs before its first step, and does not change until its last."""
 
     config: Config
     directory: epath.Path
@@ -69,7 +69,7 @@ class Setup(NamedTuple):
 def prepare(
     config: Config, directory: epath.Path, devices: Devices, profile: tuple[int, int] | None, debug: bool
 ) -> Setup:
-    """Returns all that `lm.training.loop.train` sets out with. Writes nothing in `directory`.
+    """Returns the setup for `lm.training.loop.train`. Writes nothing in `directory`.
 
     Raises:
         UserError: data, tokenizer, model and configuration do not fit each other, or the model does not fit in memory.
@@ -81,7 +81,9 @@ def prepare(
 
 
 def read_inputs(config: Config, directory: epath.Path) -> Inputs:
-    """Returns data and tokenizer: the run's own tokenizer, else that of `init_from`, else one made of the training data."""
+    """Returns data and tokenizer: the run's own tokenizer, else that of `init_from`, else one trained on the training
+    data.
+    """
     with hosts.first_then_others():
         splits = load_splits(config.data)
         labels = ANSWERS[answer_of(config)].labels_of(splits["train"].examples)
@@ -104,9 +106,9 @@ def read_inputs(config: Config, directory: epath.Path) -> Inputs:
 
 
 def build(config: Config, inputs: Inputs, devices: Devices, profile: tuple[int, int] | None, debug: bool) -> Learner:
-    """Returns model, optimizer, update and first parameters, once it is known that they fit in memory.
+    """Returns model, optimizer, step and initial parameters, after a check that they fit in memory.
 
-    With `debug` an update leaves the memory of its state as it is: JAX runs it again where it made a NaN.
+    With `debug` a step does not overwrite its state, as JAX runs a step again if it computed a NaN.
     """
     training, vocab_size = config.training, inputs.tokenizer.vocab_size
     schedule = Schedule(config, inputs.data, profile)
@@ -126,7 +128,7 @@ def build(config: Config, inputs: Inputs, devices: Devices, profile: tuple[int, 
 def first_params(config: Config, inputs: Inputs, answer: Answer, schedule: Schedule) -> Any:
     """Returns the parameters that a run begins with, on the host."""
     params, loaded = jax.device_get(initial_params(answer.model, config.seed)), []
-    # A run goes on from its own latest checkpoint. Without one it starts from the run that `init_from` names. Without
+    # A run resumes from its own latest checkpoint. Without one it starts from the run that `init_from` names. Without
     # either it starts from scratch, which is its seed; word vectors take the place of an embedding that was not loaded.
     if inputs.resumed:
         return params  # `Saved.latest` has the checkpoint's

@@ -1,4 +1,4 @@
-"""What a run counts on the host: losses, tokens, seconds and faults, and what JAX has compiled."""
+"""The counters of a run on the host: losses, tokens, seconds and faults, and the programs that JAX has compiled."""
 
 import dataclasses
 import functools
@@ -14,17 +14,19 @@ from lm.training.step import Metrics
 
 @dataclasses.dataclass
 class Progress:
-    """What the loop counts. Every checkpoint has it, as JSON with these names, so that a resumed run counts on."""
+    """The counters of the loop. Every checkpoint stores them, as JSON with these names, so that a resumed run continues
+    them.
+    """
 
     loss_sum: float = 0.0  # since the last record of training metrics, as are `tokens`
     tokens: float = 0.0
-    grad_norm: float = 0.0  # of the last update
+    grad_norm: float = 0.0  # of the last step
     seconds: float = 0.0  # of training, with compilation, without evaluation and saving
     logged_seconds: float = 0.0  # `seconds` at the last record
     waited: float = 0.0  # the part of `seconds` that was spent waiting for data
     logged_waited: float = 0.0  # `waited` at the last record
     saving: float = 0.0  # seconds that training stood still for checkpoints
-    skipped: int = 0  # updates left out because their loss or gradient was not finite
+    skipped: int = 0  # steps left out because their loss or gradient was not finite
     rewinds: int = 0  # returns to a checkpoint because a number was not finite; each gives the data another order
     best_loss: float | None = None  # of the validation data, and its step
     best_step: int = 0
@@ -59,7 +61,7 @@ class Progress:
         return record
 
     def evaluated(self, step: int, loss: float) -> bool:
-        """Notes a loss on validation data; returns whether it is the lowest so far."""
+        """Records a loss on validation data; returns whether it is the lowest so far."""
         best = self.best_loss is None or loss < self.best_loss
         if best:
             self.best_loss, self.best_step = loss, step
@@ -67,18 +69,18 @@ class Progress:
 
 
 class Clock:
-    """Adds the seconds of training, and those of waiting for data, to a `Progress`."""
+    """Adds the seconds of training, and of waiting for data, to a `Progress`."""
 
     def __init__(self, progress: Progress):
         self._progress = progress
         self.restart()
 
     def restart(self) -> None:
-        """Leaves out what passed since the last lap."""
+        """Ignores the time since the last lap."""
         self._since, self._waited = time.perf_counter(), 0.0
 
     def lap(self) -> None:
-        """Counts what passed since the last lap or restart."""
+        """Counts the time since the last lap or restart."""
         self._progress.seconds += time.perf_counter() - self._since
         self._progress.waited += self._waited
         self.restart()

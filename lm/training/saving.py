@@ -1,4 +1,4 @@
-"""What is saved of a run, and where training goes on from."""
+"""The checkpoints that training writes and resumes from."""
 
 import functools
 import time
@@ -16,7 +16,7 @@ from lm.training.watch import Fault, all_finite
 
 
 class Saved:
-    """The checkpoints of a run: each holds a state, all of whose parameters are finite, and the progress at its step."""
+    """The checkpoints of a run. Each holds a state with finite parameters, and the progress at its step."""
 
     def __init__(self, setup: Setup):
         self._setup, training = setup, setup.config.training
@@ -24,7 +24,9 @@ class Saved:
         self.restart()
 
     def latest(self) -> tuple[TrainState, Progress]:
-        """Returns the state of the latest checkpoint, on the host, and its progress; without one, those of the start."""
+        """Returns the state of the latest checkpoint, on the host, and its progress; without a checkpoint, the initial
+        ones.
+        """
         config, learner = self._setup.config, self._setup.learner
         start = functools.partial(initial_state, learner.answer, learner.optimizer, config)
         shapes = jax.eval_shape(start, learner.params)
@@ -35,7 +37,7 @@ class Saved:
         return whole(config, learner.schedule.groups, params, rest, progress.skipped), progress
 
     def save(self, step: int, state: TrainState, progress: Progress) -> Fault | None:
-        """Begins to write a checkpoint, unless a parameter is not finite, which is returned."""
+        """Starts to write a checkpoint. If a parameter is not finite, it writes nothing and returns a fault."""
         paused = time.perf_counter()
         if not all_finite(state.params):
             return Fault(step, "a parameter")

@@ -1,4 +1,4 @@
-"""When a run logs, evaluates, saves and ends, in whole updates."""
+"""The steps at which a run logs, evaluates, saves and ends."""
 
 from lm.config import Config, in_steps
 from lm.data import feed
@@ -7,7 +7,7 @@ from lm.training import optimizers
 
 
 class Schedule:
-    """The durations of the configuration in whole updates."""
+    """The durations of the configuration as whole steps."""
 
     def __init__(self, config: Config, data: feed.TrainingData, profile: tuple[int, int] | None = None):
         def steps(duration, where):
@@ -34,7 +34,9 @@ class Schedule:
             raise UserError("--profile", reason, "give steps that are trained")
 
     def beyond_the_end(self) -> str:
-        """Returns in one line what the configuration puts after the last step, and what comes of it; empty if nothing."""
+        """Returns one line about durations of the configuration that exceed the run, with their effect; empty if there
+        are none.
+        """
         later = [name for name in ("log_every", "eval_every", "checkpoint_every") if getattr(self, name) > self.steps]
         said = [f"{name} ({getattr(self, name):,} steps: once, at the end)" for name in later]
         if self.warmup > self.steps:

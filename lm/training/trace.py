@@ -1,4 +1,4 @@
-"""A profile of some updates, for TensorBoard or Perfetto."""
+"""A profile of some steps, for TensorBoard or Perfetto."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ from lm.training.step import TrainState
 
 
 class Trace:
-    """Traces the updates from the first to the last of `steps` into `directory`; no update where `steps` is None."""
+    """Traces the steps from the first to the last of `steps` into `directory`; none if `steps` is None."""
 
     def __init__(self, steps: tuple[int, int] | None, directory: epath.Path):
         self._first, self._last = steps or (0, 0)
@@ -20,21 +20,21 @@ class Trace:
         self._running = False
 
     def begins(self, step: int) -> bool:
-        """Returns whether the trace begins before update `step`: in a resumed run it may be one after the first."""
+        """Returns whether the trace starts before `step`. In a resumed run that may be a step after the first one."""
         return self._first <= step <= self._last and not self._running
 
     def ends(self, step: int) -> bool:
-        """Returns whether the trace ends after update `step`."""
+        """Returns whether the trace ends after `step`."""
         return step == self._last and self._running
 
     def begin(self, step: int) -> None:
-        """Begins the trace, if `begins(step)`."""
+        """Starts the trace, if `begins(step)`."""
         if self.begins(step):
             jax.profiler.start_trace(str(self._directory))
             self._running = True
 
     def end(self, update: Callable, state: TrainState, batch: Batch) -> None:
-        """Writes the trace, and says what a device holds of the state and what the compiled update takes beside it."""
+        """Writes the trace, and prints the memory of the state and of the compiled step on a device."""
         jax.profiler.stop_trace()
         self._running = False
         output.say(f"steps {self._first} to {self._last} are traced in {self._directory}")

@@ -1,4 +1,4 @@
-"""What the loop watches for: numbers that are not finite, a loss that rises, a signal to stop."""
+"""The conditions that the loop watches for: numbers that are not finite, a rising loss, a signal to stop."""
 
 import math
 import signal
@@ -21,7 +21,7 @@ def all_finite(tree: Any) -> bool:
 
 
 class Fault(NamedTuple):
-    """A number that is not finite, for which training cannot go on from this state."""
+    """A number that is not finite, so that training cannot continue from this state."""
 
     step: int
     which: str
@@ -31,10 +31,12 @@ class Fault(NamedTuple):
 
 
 class Divergence:
-    """Sees a loss that rises and stays up: every one of the last steps is far above the lowest mean of as many steps so far.
+    """Detects a loss that rises and stays up: each of the last steps is far above the lowest mean of as many steps so
+    far.
 
-    The mean of the last steps would not do: a batch of short texts may have a fraction of the loss of a batch of long
-    texts. With such batches a loss that doubles goes unseen, and a loss that does not come down is seen.
+    A mean of the last steps would not do. A batch of short texts may have a fraction of the loss of a batch of long
+    texts. With such batches, a loss that doubles would be missed, and a loss that merely does not fall would be
+    reported.
     """
 
     STEPS, FACTOR = 20, 1.5
@@ -45,7 +47,7 @@ class Divergence:
         self._said = False
 
     def seen(self, loss: float) -> str:
-        """Returns what to say after a step with this loss (nats per token): a text once for each rise, else an empty one."""
+        """Returns a warning after a step with this loss (nats per token), once for each rise; else an empty text."""
         self._recent = [*self._recent[1 - self.STEPS :], loss]
         if len(self._recent) < self.STEPS:
             return ""
@@ -57,8 +59,8 @@ class Divergence:
             return ""
         self._said = True
         return (
-            f"the loss of the last {self.STEPS} steps is at least {least:.3f}, and was {self._lowest:.3f}: training diverges; "
-            "a lower learning rate, more warm-up or clip_norm may help"
+            f"the loss of the last {self.STEPS} steps is at least {least:.3f}, and was {self._lowest:.3f}: "
+            "training diverges; a lower learning rate, more warm-up or clip_norm may help"
         )
 
 

@@ -228,7 +228,7 @@ def test_training_says_how_much_of_its_loss_is_of_unknown_tokens(sources):
     assert f"{lost.tokens} of {record['tokens']} tokens unknown ({lost.bytes} bytes)" in line
     assert f"{record['bits_per_byte_spelled']:.3f} bits/byte with them spelled out" in line
     record |= {"nats_per_example": 2.0, "nats_per_example_spelled": 5.0, "floor_nats_per_example": 1.0}
-    assert "4.00 nats/example above the floor of 1.00, unknown tokens spelled out" in console.figures(record)
+    assert "4.00 nats per example above the floor of 1.00, unknown tokens spelled out" in console.figures(record)
     trained = {"split": "train", "loss": 1.0, "tokens_per_second": 1, "learning_rate": 1, "grad_norm": 1}
     assert "loss 1.0000 (2.50% of tokens unknown)" in console.figures(trained | {"unknown_share": 0.025})
     assert "unknown" not in console.figures(trained)

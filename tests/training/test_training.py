@@ -436,6 +436,20 @@ def test_what_lies_beyond_the_end_is_said_in_one_line(short):
         assert Schedule(beyond, data).beyond_the_end() == f"beyond the end, step 24: {text}"
 
 
+@pytest.mark.parametrize(
+    "text, beginning",
+    [
+        ("It was a bright cold day in April", "It was a bright cold"),
+        ("It was a bright colder day", "It was a bright"),
+        ("short\nsecond line", "short"),
+        ("x" * 30, "x" * 20),
+        ("", ""),
+    ],
+)
+def test_a_proposed_prompt_ends_between_words(text, beginning):
+    assert console.beginning(text) == beginning
+
+
 def test_changed_data_is_refused(short, uninterrupted, tmp_path):
     copy, data = tmp_path / "run", tmp_path / "story.txt"
     shutil.copytree(uninterrupted["streams"], copy)
