@@ -1,5 +1,6 @@
-"""Contestants side by side: each in a process of its own, one measured at a time, in turns, so that a busy moment of the
-machine is nobody's own. Medians, ratios of medians, a table, and JSON with versions and device.
+"""Contestants side by side, each in its own process and measured in turns, so that a busy moment affects all of them.
+
+Results are medians, ratios of medians, a table, and JSON with versions and device.
 """
 
 import importlib.metadata

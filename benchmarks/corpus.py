@@ -1,10 +1,9 @@
-"""python -m benchmarks.corpus [--megabytes=100,1000] [--json=FILE]: what a corpus costs that memory could not hold.
+"""python -m benchmarks.corpus [--megabytes=100,1000] [--json=FILE]: the cost of a corpus that does not fit in memory.
 
-Writes lines of random words of random syllables, so many megabytes of them, and takes each text through the whole way, in
-a process of its own: read, cut into pieces, a tenth held out, overlap counted, tokenised with 16,000 unigram pieces,
-cached, and 200 batches of 64 x 256 tokens made. Prints for each size the peak of the process's memory, and megabytes of
-text a second: of reading into the cache, and of tokenising. Needs disk space of about five times the text in the
-temporary directory.
+Writes lines of random words of random syllables, and takes each text through all stages in a process of its own:
+reading, division into pieces, holding out a tenth, counting overlap, tokenization with 16,000 unigram pieces, caching,
+and 200 batches of 64 x 256 tokens. For each size it prints the peak memory of the process, and megabytes of text per
+second for reading into the cache and for tokenization. The temporary directory needs about five times the text.
 """
 
 import json

@@ -1,9 +1,10 @@
-"""python -m benchmarks.coverage [--repeats=2000]: how often the 95 % intervals that lm.evaluate prints cover the truth.
+"""python -m benchmarks.coverage [--repeats=2000]: the share of lm.evaluate's 95 % intervals that cover the true value.
 
-From populations whose figure is known, `n` examples are drawn again and again, as a test split is; each time the interval is
-computed as lm.evaluate does. Numbers of examples with a star are too few for that population. A line has the share of intervals that cover the truth, its Monte Carlo error (one standard
-deviation), and how often the truth lies below and above; or, of comparisons without a difference, how often each test rejects at
-5 %. Where the interval is not defined in a draw, and so not printed, that draw is not counted; `printed` is the share of others.
+It draws `n` examples many times from populations with a known value, and computes the interval as lm.evaluate does. A
+star marks numbers of examples that are too few for a population. A line has the share of intervals that cover the true
+value, its Monte Carlo error (one standard deviation), and the shares that lie above and below it. For comparisons
+without a difference it has the share of tests that reject at 5 %. Draws without a defined interval are not counted;
+`printed` is the share of the others.
 """
 
 import functools
@@ -248,7 +249,7 @@ def coverages(repeats: int) -> Iterator[Covered]:
 
 
 def rejections(repeats: int, trials: int) -> Iterator[tuple[str, int, float, float]]:
-    """Yields (name, n, shares of comparisons in which the bootstrap and randomisation reject) where there is no difference."""
+    """Yields (name, n, shares of rejections by bootstrap and by randomization) for comparisons without a difference."""
     for name, (draw, sizes) in ALIKE.items():
         for n in sizes:
             rng = np.random.default_rng(n)

@@ -1,8 +1,8 @@
-"""python -m benchmarks.data [--text=SPEC] [--pairs=SPEC] [--json=FILE]: what batches cost, once their ids are cached.
+"""python -m benchmarks.data [--text=SPEC] [--pairs=SPEC] [--json=FILE]: the cost of batches from cached ids.
 
-Prints, and with --json writes: tokens a second that one core makes into ready batches, read from the cache, in each layout,
-of both sides and of targets alone; and the share of positions that are padding. Batches are of TinyWorld by default;
-`--pairs=parallel:train.de,train.en --pieces=5000` measures other pairs. What it costs to cache ids: see `corpus.py`.
+Prints, and writes with --json, the tokens per second that one core makes into batches, for each layout, of both sides
+and of targets alone, and the share of positions that are padding. Batches are of TinyWorld by default;
+`--pairs=parallel:train.de,train.en --pieces=5000` measures other pairs. `corpus.py` measures the cost of caching ids.
 """
 
 import importlib.metadata

@@ -1,8 +1,8 @@
 """python -m benchmarks.head [--peers=PYTHON] [--rounds=11] [--json=FILE]
 
-Cross-entropy of a dense head, loss and gradients of features, kernel and bias: ours, in chunks fused with the head, beside
-the plain way in JAX (all logits, Optax's cross-entropy) and PyTorch's `nn.Linear` with `cross_entropy`; and the peak of
-temporary memory, by the compiler's own account, of those in JAX. At 250,000 words both beside a sampled softmax
+Cross-entropy of a dense head, loss and gradients of features, kernel and bias: ours, in chunks fused with the head,
+beside the plain way in JAX (all logits, Optax's cross-entropy) and PyTorch's `nn.Linear` with `cross_entropy`; and the
+peak of temporary memory, by the compiler's own account, of those in JAX. At 250,000 words both beside a sampled softmax
 (`training.sampled_softmax`), which never has all logits of any position.
 """
 

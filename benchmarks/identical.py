@@ -1,8 +1,9 @@
 """python -m benchmarks.identical BEFORE AFTER [--folder=F]
 
-Shows whether two checkouts compute the same, bit for bit: five short runs in each, one for each kind of task, are trained, sampled
-from and evaluated. Compares `config.json`, the tokenizer, every array of every checkpoint, `metrics.jsonl` and the evaluation without
-what a clock says, and the samples. Runs that are in F already are not run again, so a checkout that is changed needs another F.
+Shows whether two checkouts compute the same, bit for bit. In each it trains five short runs, one for each kind of task,
+samples from them and evaluates them. It compares `config.json`, the tokenizer, every array of every checkpoint,
+`metrics.jsonl` and the evaluation without times, and the samples. Runs that are in F are not run again, so a changed
+checkout needs another F.
 """
 
 import json
@@ -60,7 +61,7 @@ def run(checkout: pathlib.Path, folder: pathlib.Path, name: str) -> pathlib.Path
 
 
 def contents(directory: pathlib.Path) -> dict[str, object]:
-    """All that is compared of a run, by name."""
+    """Returns everything of a run that is compared, by name."""
     found: dict[str, object] = {"samples": (directory / "samples.jsonl").read_text()}
     for path in (directory / "config.json", *sorted((directory / "tokenizer").iterdir())):
         found[path.name] = path.read_bytes()

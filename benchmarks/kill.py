@@ -39,13 +39,13 @@ TIMES = {
     "saving",
     "tokens_per_second",
     "waiting_for_data",
-}  # what may differ between two runs of one configuration
+}  # these may differ between two runs of one configuration
 LAYOUTS = ("streams", "buckets")
 EVAL_EVERY = 70
 
 
 def layouts(flag: str) -> tuple[str, ...]:
-    """Those that a --layout flag means."""
+    """Returns the layouts that a --layout flag names."""
     if flag not in (*LAYOUTS, "both"):
         raise UserError("--layout", f"{flag!r} is unknown", "choose streams, buckets or both")
     return LAYOUTS if flag == "both" else (flag,)
@@ -129,7 +129,7 @@ def run(command: list[str], environment: dict[str, str], hosts: int, log: pathli
 
 
 class Life:
-    """What is known of a life from those before it, in seconds; of the first nothing: it ends while it trains."""
+    """The durations of earlier lives of a run, in seconds. The first life is unknown; it ends during training."""
 
     startup = 0.0  # until the first line of metrics
     pace = 0.01  # of a step
@@ -150,9 +150,9 @@ def run_killed(
     hosts: int = 1,
     life: Life | None = None,
 ) -> list[str]:
-    """Runs to the end, killed `kills` times on the way, of several hosts one; returns where each kill hit.
+    """Runs to the end, killed `kills` times on the way (one of several hosts); returns the phase of each kill.
 
-    A moment is uniform over what is expected of a life: its start-up, and twice its share of the steps that are left.
+    The moment is uniform over the expected time of a life: its start, and twice its share of the remaining steps.
     """
     rng, life = np.random.default_rng(seed), life or Life()
     hits: list[str] = []
@@ -212,7 +212,7 @@ def _steps_in(log: pathlib.Path) -> list[int]:
 
 
 def _moment_in(log: pathlib.Path) -> str:
-    """What the process was at when it wrote the last line."""
+    """Returns the phase of the process when it wrote the last line."""
     if not (lines := _lines_in(log)):
         return "in start-up" + ("" if "\ncompiling" in log.read_text() else ", before the model was there")
     step, split = lines[-1]
@@ -231,7 +231,9 @@ def _half_written(workdir: pathlib.Path) -> bool:
 
 
 def differences(one: pathlib.Path, other: pathlib.Path) -> list[str]:
-    """What two runs' directories differ in: configuration, tokenizer, metrics and checkpoints, bit for bit but for times."""
+    """Returns the differences of two runs' directories: configuration, tokenizer, metrics without times, and
+    checkpoints.
+    """
     found = []
     for pattern in ("config.json", "tokenizer/*"):
         names = {path.relative_to(base) for base in (one, other) for path in base.glob(pattern)}
@@ -254,7 +256,7 @@ def differences(one: pathlib.Path, other: pathlib.Path) -> list[str]:
 
 
 def close(one: pathlib.Path, other: pathlib.Path, tolerance: float) -> list[str]:
-    """As `differences`, of runs whose devices add in another order: losses of every line within the relative tolerance."""
+    """Returns the `differences` of runs whose devices add in another order: losses may differ by the tolerance."""
     records, others = ([_timeless(r) for r in read_metrics(epath.Path(base))] for base in (one, other))
     lines = [[(record["step"], record["split"]) for record in each] for each in (records, others)]
     if lines[0] != lines[1]:
@@ -275,7 +277,7 @@ def _timeless(record: dict) -> dict:
 
 
 def _leaves(checkpoint: pathlib.Path) -> dict[str, object]:
-    """All that a checkpoint keeps, by name: arrays as (type, shape, bytes), and what is counted."""
+    """Returns everything that a checkpoint keeps, by name: arrays as (type, shape, bytes), and counters."""
     found: dict[str, object] = dict(_timeless(json.loads((checkpoint / "progress" / "metadata").read_text())))
     saved = Checkpoints(epath.Path(checkpoint.parent))
     for item in ("params", "rest"):

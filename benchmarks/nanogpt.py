@@ -1,14 +1,14 @@
 """python -m benchmarks.nanogpt --checkout=DIR --text=FILE [--python=PYTHON] [--runs=3]
 
-Characters of tiny Shakespeare: nanoGPT with its README's settings for a CPU to its end, then configs/shakespeare.py until
-its validation loss is as low as nanoGPT's lowest, one after the other, several times. Prints seconds of training,
+Characters of tiny Shakespeare: nanoGPT with its README's settings for a CPU to its end, then configs/shakespeare.py
+until its validation loss is as low as nanoGPT's lowest, one after the other, several times. Prints seconds of training,
 compilation included and evaluation not, and the ratio of the medians.
 
 The two are not scored alike: ours reads the whole validation text, its state carried; nanoGPT takes the mean of 20
 batches of 12 windows of 64 characters, drawn at random, each without what came before it.
 
-DIR is a checkout of github.com/karpathy/nanoGPT whose data/shakespeare_char/prepare.py has been run on FILE; PYTHON is an
-interpreter with torch.
+DIR is a checkout of github.com/karpathy/nanoGPT whose data/shakespeare_char/prepare.py has been run on FILE; PYTHON is
+an interpreter with torch.
 """
 
 import os

@@ -1,7 +1,8 @@
 """python -m benchmarks.orders [--rounds=11] [--json=FILE]
 
-Whether the second memory order of the gated engine (`BatchMajor` in `lm/recurrence/gated/order.py`) earns its keep on a CPU: whole
-training steps of `benchmarks.train` with it and without it, with one device and with a simulated device for each core, in turns.
+Measures the second memory order of the gated engine (`BatchMajor` in `lm/recurrence/gated/order.py`) on a CPU: whole
+training steps of `benchmarks.train` with it and without it, with one device and with a simulated device per core, in
+turns.
 """
 
 import functools

@@ -1,8 +1,9 @@
 """python -m benchmarks.recurrence [--peers=PYTHON] [--rounds=11] [--json=FILE]
 
 Forward and backward of one recurrent layer: every cell of ours, beside the gradient that JAX takes of a plain scan over
-the LSTM's step, and PyTorch's `nn.LSTM` and `nn.GRU`. Where there is an NVIDIA GPU, the shape of FlashRNN's chart instead, and
-a longer one: an LSTM of one head, one of 12 by XLA's loop and as a kernel, linear cells, and cuDNN's through PyTorch.
+the LSTM's step, and PyTorch's `nn.LSTM` and `nn.GRU`. Where there is an NVIDIA GPU, the shape of FlashRNN's chart
+instead, and a longer one: an LSTM of one head, one of 12 by XLA's loop and as a kernel, linear cells, and cuDNN's
+through PyTorch.
 """
 
 import functools

@@ -1,7 +1,7 @@
 """python -m benchmarks.sample [--peers=PYTHON] [--rounds=11] [--json=FILE]
 
-Sampling 256 tokens from a 2-layer LSTM language model of 256 ids at temperature 1: our compiled loop beside PyTorch's usual
-one, which calls `nn.LSTM` for each token. Milliseconds for all tokens.
+Sampling 256 tokens from a 2-layer LSTM language model of 256 ids at temperature 1: our compiled loop beside PyTorch's
+usual one, which calls `nn.LSTM` for each token. Milliseconds for all tokens.
 """
 
 import json

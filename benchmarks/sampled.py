@@ -1,8 +1,9 @@
 """python -m benchmarks.sampled --text=TRAIN,VALIDATION [--candidates=0,512,2048,8192] [--steps='6 epochs']
 
-What a sampled softmax costs in quality: the same LSTM of whole words, a line a document, is trained with each number of
-candidates; 0 is the softmax over all words. Prints nats a word of the last evaluation, which is over all words in any case, how
-much more that is than with the first number, seconds of training, and how many words of the evaluation are unknown.
+Measures the cost of a sampled softmax in quality. The same LSTM over whole words, one document per line, is trained
+with each number of candidates; 0 is the softmax over all words. Prints nats per word of the last evaluation, which is
+always over all words, the difference to the first number, seconds of training, and the number of unknown words in the
+evaluation.
 """
 
 import tempfile

@@ -1,7 +1,7 @@
 """python -m benchmarks.scaling [--rounds=11] [--json=FILE]
 
-How cost grows: forward and backward of one layer against time and batch, for an LSTM and a linear cell, as nanoseconds for
-each position; and peak temporary memory, by the compiler's account, of recurrence (each choice of
+How cost grows: forward and backward of one layer against time and batch, for an LSTM and a linear cell, as nanoseconds
+for each position; and peak temporary memory, by the compiler's account, of recurrence (each choice of
 `config.model.backward`) and head.
 """
 

@@ -1,7 +1,7 @@
 """python -m benchmarks.start [--config=configs/tinyworld.py] [--rounds=3]
 
-How long `train.py` takes from its start as a process to its first update, in a new run each time: with an empty
-compilation cache once, then with what that left there. The data is prepared before. Prints medians, in seconds.
+Measures the time from the start of `train.py` to its first step, in a new run each time: once with an empty compilation
+cache, then with a filled one. The data is prepared before. Prints medians, in seconds.
 """
 
 import os

@@ -1,8 +1,8 @@
 """python -m benchmarks.train [--peers=PYTHON] [--rounds=11] [--json=FILE] [--parts]
 
-Whole training steps of a 2-layer LSTM language model, Adam included: ours beside PyTorch (`nn.LSTM`, fused Adam), Keras 3
-on TensorFlow and Flax (`nn.RNN(OptimizedLSTMCell)`), on the same shapes and ids, in turns. On a CPU ours is there twice, "by cores"
-with a simulated device for each. With --parts also where our time goes, and what the matrix products alone take.
+Measures whole training steps of a 2-layer LSTM language model with Adam: ours, PyTorch (`nn.LSTM`, fused Adam), Keras 3
+on TensorFlow and Flax (`nn.RNN(OptimizedLSTMCell)`), on the same shapes and ids, in turns. On a CPU, "by cores" is ours
+with a simulated device per core. With --parts it also measures the parts of our step, and its matrix products alone.
 """
 
 import functools

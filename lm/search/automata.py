@@ -1,7 +1,7 @@
-"""Strings that a text must hold, or must not, or ends before, as automata over the ids of a tokenizer.
+"""Strings that a text must contain, must not contain, or ends before, as automata over the ids of a tokenizer.
 
-They read the bytes of each token, so it does not matter how a string is cut: one that is banned comes in no
-segmentation, and any segmentation of one that is forced will do.
+They read the bytes of each token, so the segmentation of a string does not matter: a banned string appears in no
+segmentation, and a forced one may appear in any.
 """
 
 import dataclasses
@@ -31,9 +31,13 @@ def build(
     stops: Sequence[str],
     forbidden: Collection[int],
 ) -> Automata | None:
-    """Returns the automata of all strings, or None where there are none.
+    """Returns the automata of all strings, or None if there are none.
 
     Args:
+        tokenizer: the tokenizer.
+        banned: strings that no text contains.
+        forced: strings that every text contains.
+        stops: strings that end a text.
         forbidden: ids that are never generated.
 
     Raises:
@@ -50,7 +54,7 @@ def of_bytes(
     stops: Sequence[bytes],
     forbidden: Collection[int],
 ) -> Automata | None:
-    """As `build`, of the bytes of each token."""
+    """Returns the automata of strings given as bytes; `tokens` are the bytes of each token. See `build`."""
     groups = [*([banned] if banned else []), *([text] for text in forced), *([stops] if stops else [])]
     if not groups:
         return None
@@ -83,7 +87,7 @@ def of_bytes(
 
 
 def _after(automata: Automata, states_x: np.ndarray) -> np.ndarray:
-    """As `constraints.states_after`, on the host."""
+    """Computes `constraints.states_after` on the host."""
     if automata.table_sv is not None:
         return np.asarray(automata.table_sv)[states_x]
     next_sc, states_xu = np.asarray(automata.next_sc), np.repeat(states_x[..., None], len(automata.places_v), axis=-1)
@@ -93,10 +97,11 @@ def _after(automata: Automata, states_x: np.ndarray) -> np.ndarray:
 
 
 def _reading(strings: Sequence[bytes]) -> np.ndarray:
-    """int32 (s, 257), the automaton of Aho and Corasick (1975): the states after each byte, and after `NOTHING`.
+    """Returns int32 (s, 257), the automaton of Aho and Corasick (1975): the states after each byte, and after
+    `NOTHING`.
 
-    A state is the longest beginning of a string that the text ends with. The last one, which is never left, says that the text
-    holds a string.
+    A state is the longest prefix of a string that the text ends with. The last state is never left; it means that the
+    text contains a string.
     """
     children: list[dict[int, int]] = [{}]  # the beginnings as a tree
     whole = [False]
@@ -110,7 +115,7 @@ def _reading(strings: Sequence[bytes]) -> np.ndarray:
         whole[state] = True
     next_sc = np.zeros((len(children), NOTHING + 1), np.int32)
     shorter, order = np.zeros(len(children), np.int32), [0]  # the longest other beginning that a state's text ends with
-    for state in order:  # the shortest first, so that what comes shorter is known
+    for state in order:  # the shortest first, so that all shorter states are known
         next_sc[state] = next_sc[shorter[state]]
         for byte, child in children[state].items():
             shorter[child] = next_sc[state, byte] if state else 0
@@ -133,12 +138,14 @@ def _by_place(tokens: Sequence[bytes]) -> tuple[np.ndarray, ...]:
 
 
 def _usable(size: int, forbidden: Collection[int]) -> np.ndarray:
-    """bool (v,): the tokens that a text may be made of."""
+    """Returns bool (v,), the tokens that a text may contain."""
     return ~np.isin(np.arange(size), [*forbidden, EOS])
 
 
 def _distances(automata: Automata, states_s: np.ndarray, usable_v: np.ndarray) -> np.ndarray:
-    """int32 (s,): the fewest tokens from each state of an automaton to its last one; as many as states where there is no way."""
+    """Returns int32 (s,), the fewest tokens from each state of an automaton to its last one; unreachable: the number of
+    states.
+    """
     count, block = len(states_s), max(1, SMALL // len(usable_v))
     leads_ss = np.zeros((count, count), bool)
     for at in range(0, count, block):
@@ -153,9 +160,9 @@ def _distances(automata: Automata, states_s: np.ndarray, usable_v: np.ndarray) -
 
 
 def fewest_tokens(automata: Automata, forbidden: Collection[int]) -> int | None:
-    """Returns the number of tokens that a text has at least before it may end, or None where no text may.
+    """Returns the fewest tokens of a text before it may end, or None if no text may end.
 
-    It is exact but for very many states, where it is a lower bound.
+    The number is exact unless there are very many states; then it is a lower bound.
     """
     usable_v = _usable(len(automata.places_v), forbidden)
     last_p, size = np.asarray(automata.last_p), len(automata.next_sc)
@@ -188,7 +195,7 @@ def may_begin(automata: Automata, forbidden: Collection[int]) -> bool:
 
 
 def before_stop(tokenizer: Tokenizer, ids: Sequence[int], stops: Sequence[str]) -> tuple[str, str]:
-    """Returns the text of ids up to the stop string that is complete first, and that string; it is empty where none comes."""
+    """Returns the text of ids up to the first complete stop string, and that string; it is empty if there is none."""
     tokens = [surfaces_of(tokenizer)[i] for i in ids]
     whole = b"".join(tokens)
     found = [(place + len(stop), place, text) for text in stops if (place := whole.find(stop := text.encode())) >= 0]

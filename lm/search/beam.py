@@ -1,4 +1,4 @@
-"""Beam search, diverse and grid beam search, and the coverage penalty. See `step_function.py` for shapes and arguments."""
+"""Beam search, diverse and grid beam search, and the coverage penalty. `step_function.py` has shapes and arguments."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,21 +10,21 @@ from jax import lax
 from lm.search.constraints import Constraints, ended, or_end, permitted, progress, read, unread
 from lm.search.step_function import StepFn, checked_step
 
-STUCK = 1e6  # what a hypothesis that ended for want of any token ranks behind those that ended as they may
+STUCK = 1e6  # subtracted from the score of a hypothesis that ended since no token was permitted
 FEW = 32  # beams of a grid that are each searched for by themselves
 
 
 class Beams(NamedTuple):
-    """The best hypotheses of each row, best score first.
+    """The best hypotheses of each sequence, best score first.
 
-    A slot that no hypothesis fills has log-probability and score of -inf, length 0 and ids 0; this happens
-    only where fewer than k sequences are possible.
+    An empty slot has log-probability and score of -inf, length 0 and ids 0. It occurs only if fewer than k sequences
+    are possible.
     """
 
     ids_bkl: jax.Array  # int32, as in Generated
     lengths_bk: jax.Array  # int32
     log_prob_bk: jax.Array  # float32, nats, the plain sum
-    scores_bk: jax.Array  # float32, log_prob_bk over the length penalty; less STUCK where no token was left
+    scores_bk: jax.Array  # float32, log_prob_bk over the length penalty, minus STUCK if no token was permitted
     ended_bk: jax.Array  # bool, as in Generated
 
 
@@ -44,41 +44,39 @@ def beam_search(
     diversity_penalty: float | jax.Array = 0.0,
     bonus_fn: Callable[[Any], jax.Array] | None = None,
 ) -> Beams:
-    """The k sequences of each row that beam search finds most probable (Sutskever et al. 2014, section 3.2).
+    """Returns the k most probable sequences that beam search finds for each row (Sutskever et al., 2014, section 3.2).
 
-    Each step keeps the k most probable extensions of all that is in the beam; those that end in EOS leave it
-    for the finished set, which keeps the k best scores and loses none of them to a hypothesis still in the
-    beam. The beam fills up again from what is left in it, so a beam of 1 is greedy search whatever the length
-    penalty. The score is the log-probability over ((5 + tokens) / 6) ** length_penalty, EOS counted, plus the
-    bonus (Wu et al. 2016, "Google's Neural Machine Translation System", equation 14).
+    Each step keeps the k most probable extensions of all hypotheses in the beam. Those that end in EOS move to the
+    finished set, which keeps the k best scores. The beam is filled up from the remaining extensions, so a beam of 1 is
+    greedy search for any length penalty. The score is the log-probability over ((5 + tokens) / 6) ** length_penalty,
+    EOS counted, plus the bonus (Wu et al., 2016, "Google's Neural Machine Translation System", equation 14).
 
-    Where words must come, there is a beam for each number of tokens by which a hypothesis is nearer to having
-    them, so that one that pays for a word competes with those that pay as much (grid beam search, Hokamp and Liu
-    2017). With groups, each of them is a beam of k / groups; they take turns at each step, and a token costs
-    `diversity_penalty` nats for each time that groups before have taken it at this step (diverse beam search,
-    Vijayakumar et al. 2018, Hamming diversity). That decides what stays in a beam, and is no part of a score.
+    With forced words, there is a beam for each number of tokens that a hypothesis has completed of them, so that
+    hypotheses compete with those at the same stage (grid beam search, Hokamp and Liu, 2017). With groups, each is a
+    beam of k / groups. The groups take turns at each step, and a token costs `diversity_penalty` nats for each earlier
+    group that chose it at this step (diverse beam search, Vijayakumar et al., 2018, Hamming diversity). This affects
+    the choice within a beam, but not the score.
 
-    A row stops when nothing in its beams can still beat the worst of k finished: log-probabilities only fall,
-    so a hypothesis's score is bounded by its present log-probability at the penalty of the row's limit.
-    Stopping thus changes no result. At the limit, unfinished hypotheses fill the slots, if any, that finished
-    ones leave free, and are ranked among them by score. A hypothesis that lacks a word, or that ended because the
-    constraints left it no token, comes only where there is nothing else.
+    A row stops when no hypothesis in its beams can beat the worst of k finished ones. Log-probabilities only fall, so a
+    score is bounded by the present log-probability at the penalty of the row's limit; stopping thus changes no result.
+    At the limit, unfinished hypotheses fill free slots and are ranked by score. A hypothesis that lacks a forced word,
+    or that ended since no token was permitted, appears only if there are no others.
 
     Args:
-        step_fn: called with b * m rows, m = `beams(beam_size, constraints)`, row-major: beam j of row i is row
-            i * m + j. The state is tiled and reordered here; what `step_fn` closes over for each row (an encoder's
-            memory) the caller passes through `tile_beams`.
+        step_fn: called with b * m rows, m = `beams(beam_size, constraints)`, row-major: beam j of row i is row i * m +
+            j. The state is tiled and reordered here. The caller passes arrays that `step_fn` closes over (an encoder's
+            memory) through `tile_beams`.
         beam_size: k, static, at least 1.
         length_penalty: at least 0; 0 ranks by log-probability. The other arguments: see the module.
-        groups: static, a divisor of k; 1 where words must come.
-        bonus_fn: the state after a step -> float32 of shape (n,), at most 0: what a hypothesis's score gains, such
-            as a coverage penalty.
+        groups: static, a divisor of k; 1 with forced words.
+        bonus_fn: maps the state after a step to float32 of shape (n,), at most 0: an addition to the score, such as a
+            coverage penalty.
     """
     b, width = ids_b.shape[0], beam_size // groups
     m = beams(width, constraints)
     if beam_size % groups or groups > 1 and m != width:
         raise ValueError(f"{groups} groups of a beam of {beam_size}, with {m} beams of {width}")
-    # A group is a row of its own, but for what its tokens cost.
+    # A group is searched like a separate sequence, except for the diversity penalty.
     rows = b * groups
     limits_r = jnp.repeat(jnp.minimum(limits_b, length), groups)
 
@@ -88,7 +86,7 @@ def beam_search(
     def open_rows(step, alive, finished):
         attainable_r = jnp.max(alive.log_prob_bk, axis=1) / penalty(limits_r)
         open_r = (step < limits_r) & (attainable_r > finished.scores_bk[:, -1])
-        # Groups stop together: what one takes has a price for the others as long as they go on.
+        # Groups stop together, since the tokens of one are penalized in the others.
         return jnp.repeat(jnp.any(open_r.reshape(b, groups), axis=1), groups)
 
     def unfinished(carry):
@@ -130,7 +128,7 @@ def beam_search(
         )
         new_alive = _only(extended, ~extended.ended_bk)
         new_finished = _best(width, finished, _only(extended, extended.ended_bk))
-        # A row that has stopped waits for the others unchanged: at its limit it may not grow.
+        # A sequence that has stopped stays unchanged until the others have stopped.
         open_r = open_rows(step, alive, finished)
         alive = jax.tree.map(lambda new, old: _where(open_r, new, old), new_alive, alive)
         finished = jax.tree.map(lambda new, old: _where(open_r, new, old), new_finished, finished)
@@ -147,7 +145,7 @@ def beam_search(
 
 
 def beams(beam_size: int, constraints: Constraints) -> int:
-    """How many beams `beam_search` steps for each row."""
+    """Returns the number of beams that `beam_search` steps for each row."""
     return beam_size * (1 + (constraints.automata.furthest if constraints.automata else 0))
 
 
@@ -156,12 +154,12 @@ def coverage(
 ) -> Callable[[Any], jax.Array]:
     """Returns the bonus for `beam_search` that adds penalty * sum_s log(min(attention paid to s, 1)) to a score.
 
-    Wu et al. (2016), equation 14.
+    See Wu et al. (2016), equation 14.
 
     Args:
-        paid_fn: the state after a step -> float32 of shape (n, s), the attention that was paid to each position so far. A step
-            function that covers adds the weights that it attended with to its state.
-        mask_ns: where the source is real.
+        paid_fn: maps the state after a step to float32 of shape (n, s), the attention paid to each position so far. A
+            step function for it adds its attention weights to its state.
+        mask_ns: True at the positions of the source.
         penalty: at least 0.
     """
 
@@ -207,7 +205,7 @@ def _take_turns(candidates_bgkv: jax.Array, diversity_penalty) -> tuple[jax.Arra
 
 
 def _blank(rows: int, k: int, length: int) -> Beams:
-    """Slots that no hypothesis fills yet."""
+    """Returns empty slots."""
     return Beams(
         ids_bkl=jnp.zeros((rows, k, length), jnp.int32),
         lengths_bk=jnp.zeros((rows, k), jnp.int32),
@@ -218,9 +216,9 @@ def _blank(rows: int, k: int, length: int) -> Beams:
 
 
 def _ranked(alive: Beams, finished: Beams, width: int) -> Beams:
-    """The `width` best hypotheses of each row at the end of the search, unfinished ones in the slots that are left free.
+    """Returns the `width` best hypotheses of each row at the end of the search, with unfinished ones in free slots.
 
-    Finished comes first in all merges, so a slot that nothing fills is one of the blanks that it began with.
+    Finished ones come first in all merges, so an empty slot is one of the blanks that it started with.
     """
     rows, m = alive.scores_bk.shape
     rank_k = jnp.arange(width)
@@ -235,7 +233,7 @@ def _ranked(alive: Beams, finished: Beams, width: int) -> Beams:
 
 
 def _only(beams: Beams, keep_bk: jax.Array) -> Beams:
-    """Empties the slots that are not kept."""
+    """Returns the beams with all slots emptied that are not kept."""
     return beams._replace(
         log_prob_bk=jnp.where(keep_bk, beams.log_prob_bk, -jnp.inf),
         scores_bk=jnp.where(keep_bk, beams.scores_bk, -jnp.inf),
@@ -250,5 +248,5 @@ def _best(k: int, *sets: Beams) -> Beams:
 
 
 def _where(condition: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
-    """`jnp.where` for a condition on the leading axes."""
+    """Returns `jnp.where` for a condition on the leading axes."""
     return jnp.where(condition.reshape(condition.shape + (1,) * (new.ndim - condition.ndim)), new, old)

@@ -1,4 +1,4 @@
-"""Which tokens a search may generate at all."""
+"""The tokens that a search may generate."""
 
 from dataclasses import dataclass, field
 
@@ -12,12 +12,12 @@ NOTHING = 256  # the byte of a token that has ended
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Automata:
-    """The strings that a text must not hold, must hold, and ends before, as deterministic automata.
+    """The strings that a text must not contain, must contain, and ends before, as deterministic automata.
 
-    They read the bytes of every token, one automaton after the other in the axis p: first one for all banned strings if there are
-    any, then one for each forced string, then one for all stop strings if there are any. Each has states of its own, and a last one
-    that it never leaves: the text holds a string then. The arrays are linear in the strings and in the vocabulary; `table_sv` is
-    their product, and is there only where that is small.
+    They read the bytes of every token. The axis p holds one automaton for all banned strings if there are any, then one
+    per forced string, then one for all stop strings if there are any. Each has its own states, and a last one that is
+    never left: then the text contains a string. The arrays are linear in the strings and in the vocabulary. `table_sv`
+    is their product, and exists only if it is small.
     """
 
     first_p: jax.Array  # int32, the state before the first byte
@@ -26,7 +26,7 @@ class Automata:
     progress_s: (
         jax.Array
     )  # int32, how many tokens a state of a forced string is nearer than the first one to the last one
-    bytes_lu: tuple[jax.Array, ...]  # int16, the l-th bytes of all tokens that have so many, the longest token first
+    bytes_lu: tuple[jax.Array, ...]  # int16, the l-th bytes of all tokens with at least l, the longest token first
     places_v: jax.Array  # int32, the place of each token in that order
     table_sv: jax.Array | None  # int32, the state after each token
     bans: bool = field(metadata={"static": True})  # whether the first automaton is of banned strings
@@ -37,9 +37,9 @@ class Automata:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Constraints:
-    """What may be generated at all. Where a row is left without any token, EOS ends it.
+    """The constraints on generated tokens. If a sequence has no permitted token, EOS ends it.
 
-    A token that completes a stop string ends a text as EOS does, and may come only where EOS may.
+    A token that completes a stop string ends a text as EOS does, and is permitted only where EOS is.
     """
 
     min_length: int | jax.Array = 0  # tokens before EOS may come
@@ -48,7 +48,7 @@ class Constraints:
 
 
 def permitted(constraints, ids_nl, step, states_np, logits_nv, eos_id, forbidden) -> jax.Array:
-    """bool (n, v): the tokens that may follow `step` generated ones; none where the constraints leave none."""
+    """Returns bool (n, v): the tokens that may follow `step` generated ones; none if the constraints permit none."""
     tokens_v = jnp.arange(logits_nv.shape[1])
     possible_v = ~jnp.isin(tokens_v, jnp.array(forbidden, jnp.int32))
     permitted_nv = possible_v & jnp.isfinite(logits_nv)
@@ -70,19 +70,19 @@ def permitted(constraints, ids_nl, step, states_np, logits_nv, eos_id, forbidden
 
 
 def or_end(permitted_nv: jax.Array, eos_id: int) -> jax.Array:
-    """The permitted tokens, and EOS in rows that are left without any."""
+    """Returns the permitted tokens, with EOS in rows without any."""
     nothing_n1 = ~jnp.any(permitted_nv, axis=1, keepdims=True)
     return permitted_nv | nothing_n1 & (jnp.arange(permitted_nv.shape[1]) == eos_id)
 
 
 def ended(constraints: Constraints, states_np: jax.Array, ids_n: jax.Array, eos_id: int) -> jax.Array:
-    """bool (n,): whether a token, after which the automata have the given states, was the last one of its text."""
+    """Returns bool (n,): whether the token that led to these states of the automata was the last one of its text."""
     stopped = constraints.automata is not None and constraints.automata.stops
     return (ids_n == eos_id) | (states_np[:, -1] == constraints.automata.last_p[-1] if stopped else False)
 
 
 def _repeating(ids_nl: jax.Array, step: jax.Array, size: int | jax.Array, v: int) -> jax.Array:
-    """bool (n, v): the tokens that would end `size` tokens which are there already."""
+    """Returns bool (n, v): the tokens that would complete an n-gram of `size` tokens a second time."""
     n, length = ids_nl.shape
     at_l = jnp.arange(length)
 
@@ -95,24 +95,24 @@ def _repeating(ids_nl: jax.Array, step: jax.Array, size: int | jax.Array, v: int
 
 
 def marked(ids_nl: jax.Array, which_nl: jax.Array, v: int) -> jax.Array:
-    """bool (n, v): the tokens that stand at the given places."""
+    """Returns bool (n, v): the tokens at the marked positions."""
     n = ids_nl.shape[0]
     return jnp.zeros((n, v), bool).at[jnp.arange(n)[:, None], ids_nl].max(which_nl)
 
 
 def unread(constraints: Constraints, n: int) -> jax.Array:
-    """The states of the automata of n rows before the first token."""
+    """Returns the states of the automata of n rows before the first token."""
     first_p = jnp.zeros(0, jnp.int32) if constraints.automata is None else constraints.automata.first_p
     return jnp.broadcast_to(first_p, (n, len(first_p)))
 
 
 def states_after(automata: Automata, states_x: jax.Array) -> jax.Array:
-    """int32 (..., v): the states after each token."""
+    """Returns int32 (..., v): the states after each token."""
     return walked(automata, states_x) if automata.table_sv is None else automata.table_sv[states_x]
 
 
 def walked(automata: Automata, states_x: jax.Array) -> jax.Array:
-    """As `states_after`, byte by byte."""
+    """Computes `states_after` byte by byte."""
     size = len(automata.places_v)
     bytes_lv = jnp.stack([jnp.pad(u, (0, size - len(u)), constant_values=NOTHING) for u in automata.bytes_lu])
     states_xv = jnp.broadcast_to(states_x[..., None], (*states_x.shape, size))
@@ -131,11 +131,11 @@ def read(constraints: Constraints, states_np: jax.Array, ids_n: jax.Array) -> ja
             for bytes_u in automata.bytes_lu
         ]
     )
-    # A loop for XLA too: it would fuse a chain of look-ups, each of which is computed anew for every one after it.
+    # A loop in XLA: it would fuse a chain of look-ups and recompute each of them for every later one.
     step = lambda place, states_np: automata.next_sc[states_np, bytes_ln[place][:, None]]
     return lax.fori_loop(0, len(bytes_ln), step, states_np)
 
 
 def progress(constraints: Constraints, states_np: jax.Array) -> jax.Array:
-    """int32 (n, v): how far a row is after each token, as `Automata.progress_s` has it."""
+    """Returns int32 (n, v): the progress of a row after each token, see `Automata.progress_s`."""
     return jnp.sum(constraints.automata.progress_s[states_after(constraints.automata, states_np)], axis=1)

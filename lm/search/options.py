@@ -16,11 +16,12 @@ def _option(default: Any, text: str) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Never bound to training. What is said of tokens and strings is said of the output. Raises `UserError` by name.
+    """The options of decoding. Tokens and strings are those of the output. Raises `UserError` with the name of an
+    option.
 
-    `length_penalty` a divides the log-probability of n tokens, the end counted, by ((5 + n) / 6)^a, after Wu et al. (2016). Hugging
-    Face divides by n^a, so the same a ranks otherwise. `repetition_penalty` is that of Keskar et al. (2019), of the output
-    alone; in Hugging Face a decoder's prompt counts too.
+    `length_penalty` a divides the log-probability of n tokens, the end counted, by ((5 + n) / 6)^a, after Wu et al.
+    (2016). Hugging Face divides by n^a, so the same a ranks differently. `repetition_penalty` is that of Keskar et al.
+    (2019), applied to the output alone; in Hugging Face a decoder's prompt counts as well.
     """
 
     num_samples: int = _option(1, "outputs for each prompt; with a beam, its n best")
@@ -123,12 +124,12 @@ class Options:
 
     @property
     def constrains(self) -> bool:
-        """Whether an output may fail what is asked of it (`Generation.satisfied`)."""
+        """Whether there are constraints that an output may fail to meet (`Generation.satisfied`)."""
         return bool(self.ban or self.force or self.min_new_tokens)
 
 
 def _typed(name: str, value: Any, default: Any) -> Any:
-    """The value of an option, in the type of its default: one string counts as a tuple of one."""
+    """Returns the value of an option in the type of its default; one string counts as a tuple of one."""
     if isinstance(default, tuple):
         value = (value,) if isinstance(value, str) else value
         if not isinstance(value, (tuple, list)) or not all(isinstance(text, str) for text in value):

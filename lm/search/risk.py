@@ -5,9 +5,10 @@ from collections.abc import Sequence
 
 
 def minimum_bayes_risk(texts: Sequence[str]) -> list[int]:
-    """Numbers of the texts, those first that have most in common with all: the mean of chrF against each.
+    """Returns the numbers of the texts in the order of their mean chrF against all texts, the highest first.
 
-    Eikema and Aziz (2020), "Is MAP Decoding All You Need?", section 5, with chrF as the utility.
+    This is minimum Bayes risk with chrF as the utility (Eikema and Aziz, 2020, "Is MAP Decoding All You Need?", section
+    5).
     """
     import sacrebleu  # few outputs are chosen so, and opening a run would import all its scores
 

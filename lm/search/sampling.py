@@ -1,4 +1,6 @@
-"""Draws a continuation of each row, one token a step. See `step_function.py` for shapes and arguments."""
+"""Sampling: it draws a continuation of each row, one token per step. See `step_function.py` for shapes and
+arguments.
+"""
 
 import math
 from dataclasses import dataclass
@@ -15,17 +17,22 @@ from lm.search.step_function import StepFn, checked_step
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is drawn. A pytree: pass it through `jit`, and new values compile nothing anew.
+    """The way in which the next token is drawn. It is a pytree: pass it through `jit`, and new values compile nothing
+    again.
 
-    In this order: `repetition_penalty` divides the positive logits of tokens that were generated before, and
-    multiplies the negative ones (Keskar et al. 2019, "CTRL"); the logits are divided by `temperature`; `top_k` keeps the k most probable tokens (Fan et
-    al. 2018, "Hierarchical Neural Story Generation"); of these, renormalised, `top_p` keeps the fewest most
-    probable whose probabilities reach p (Holtzman et al. 2020, "The Curious Case of Neural Text
-    Degeneration"); of these, `min_p` keeps those at least p times as probable as the most probable (Nguyen et
-    al. 2024, "Turning Up the Heat: Min-p Sampling"); of these, renormalised, `typical_p` keeps the fewest whose
-    probabilities reach p, those first whose surprise is nearest to the entropy (Meister et al. 2023, "Locally
-    Typical Sampling"). At least one token always stays, and but for `typical_p` it is the most probable. Of equal
-    tokens the lower id counts as the more probable, so `top_k=1` is greedy whatever the ties.
+    The filters apply in this order. At least one token always stays; except with `typical_p` it is the most probable.
+    Among equal tokens the lower id counts as more probable, so `top_k=1` is greedy also with ties.
+
+    - `repetition_penalty` divides the positive logits of tokens that were generated before, and multiplies the negative
+      ones (Keskar et al., 2019, "CTRL").
+    - `temperature` divides the logits.
+    - `top_k` keeps the k most probable tokens (Fan et al., 2018, "Hierarchical Neural Story Generation").
+    - `top_p` keeps, of the renormalized rest, the fewest most probable tokens whose probabilities reach p (Holtzman et
+      al., 2020, "The Curious Case of Neural Text Degeneration").
+    - `min_p` keeps the tokens that are at least p times as probable as the most probable one (Nguyen et al., 2024,
+      "Turning Up the Heat: Min-p Sampling").
+    - `typical_p` keeps, of the renormalized rest, the fewest tokens whose probabilities reach p, in the order of the
+      distance of their surprise to the entropy (Meister et al., 2023, "Locally Typical Sampling").
     """
 
     temperature: float | jax.Array = 1.0  # 0 is greedy: the most probable token, whatever the filters
@@ -33,11 +40,11 @@ class Sampling:
     top_p: float | jax.Array = 1.0  # 1 is off
     min_p: float | jax.Array = 0.0  # 0 is off
     typical_p: float | jax.Array = 1.0  # 1 is off
-    repetition_penalty: float | jax.Array = 1.0  # 1 is off; greedy heeds it too
+    repetition_penalty: float | jax.Array = 1.0  # 1 is off; it applies to greedy decoding, too
 
 
 class Generated(NamedTuple):
-    """What `sample` generated for each row, without the prompt."""
+    """The tokens that `sample` generated for each row, without the prompt."""
 
     ids_bl: jax.Array  # int32, EOS included where it was reached, 0 (PAD) after
     lengths_b: jax.Array  # int32, tokens generated, EOS counted
@@ -58,11 +65,11 @@ def sample(
     forbidden: tuple[int, ...],
     constraints: Constraints = Constraints(),  # noqa: B008  (it never changes)
 ) -> Generated:
-    """Draws a continuation of each row, one token a step; greedy where the temperature is 0.
+    """Draws a continuation of each row, one token per step; greedily if the temperature is 0.
 
     Args:
-        keys_b: one random key for each row. Token t of row r is drawn with `fold_in(keys_b[r], t)`, so a
-            row's tokens do not depend on the batch it is in.
+        keys_b: one random key per row. Token t of row r is drawn with `fold_in(keys_b[r], t)`, so the tokens of a row
+            do not depend on its batch.
         options: see `Sampling`. The other arguments: see the module.
     """
     limits_b = jnp.minimum(limits_b, length)
@@ -106,7 +113,7 @@ def sample(
 
 
 def _penalised(logits_bv, ids_bl, step, penalty: float | jax.Array) -> jax.Array:
-    """The logits, those of tokens that were generated before made less."""
+    """Returns the logits, with lower ones for tokens that were generated before."""
 
     def penalise():
         used_bv = marked(ids_bl, jnp.broadcast_to(jnp.arange(ids_bl.shape[1]) < step, ids_bl.shape), logits_bv.shape[1])
@@ -116,7 +123,7 @@ def _penalised(logits_bv, ids_bl, step, penalty: float | jax.Array) -> jax.Array
 
 
 def _choose(logits_bv: jax.Array, keys_b: jax.Array, options: Sampling) -> jax.Array:
-    """The next token of each row."""
+    """Returns the next token of each row."""
 
     def greedy():
         return jnp.argmax(logits_bv, axis=1).astype(jnp.int32)
@@ -130,10 +137,11 @@ def _choose(logits_bv: jax.Array, keys_b: jax.Array, options: Sampling) -> jax.A
 
 
 def _drawn(weights_bv: jax.Array, keys_b: jax.Array) -> jax.Array:
-    """An id of each row, as likely as its weight, and none of weight 0.
+    """Draws an id for each row in proportion to its weight.
 
-    By inversion: a block of ids first, then one of these. That takes two random numbers, where the maximum of Gumbel
-    noise (`jax.random.categorical`) takes one for each id: on a CPU much of a small model's time.
+    It inverts the cumulative distribution, first over blocks of ids and then within one. This needs two random numbers
+    per row. The maximum of Gumbel noise (`jax.random.categorical`) needs one per id, which on a CPU is much of the time
+    of a small model.
     """
     b, v = weights_bv.shape
     width = math.isqrt(v - 1) + 1
@@ -141,7 +149,7 @@ def _drawn(weights_bv: jax.Array, keys_b: jax.Array) -> jax.Array:
     uniform_2b = jax.vmap(lambda key: jax.random.uniform(key, (2,)), out_axes=1)(keys_b)
 
     def first_above(weights_bn, uniform_b):
-        # Rounding must not choose what has no weight, so the sum up to there does not count.
+        # Rounding must not select an id of weight 0, so its cumulative sum does not count.
         sums_bn = jnp.where(weights_bn > 0, jnp.cumsum(weights_bn, axis=1), 0)
         return jnp.argmax(sums_bn > uniform_b[:, None] * jnp.max(sums_bn, axis=1, keepdims=True), axis=1)
 
@@ -151,7 +159,7 @@ def _drawn(weights_bv: jax.Array, keys_b: jax.Array) -> jax.Array:
 
 
 def _filter(behind_bv: jax.Array, options: Sampling) -> jax.Array:
-    """Which tokens may be drawn, given how far each is behind the most probable, in nats."""
+    """Returns the tokens that may be drawn, given the distance of each to the most probable one in nats."""
     ratio_bv = jnp.exp(-behind_bv)  # to the most probable token's probability
     everything_bv = jnp.ones_like(behind_bv, bool)
 
@@ -179,10 +187,10 @@ def _filter(behind_bv: jax.Array, options: Sampling) -> jax.Array:
 
 
 def _fewest_that_reach(behind_bv: jax.Array, mass_bv: jax.Array, target_b1: jax.Array) -> jax.Array:
-    """The fewest tokens, least behind first and lower id first among equals, whose mass reaches the target.
+    """Returns the fewest tokens whose mass reaches the target, in the order of their distance, then of their id.
 
-    Finds the last such token's distance bit by bit (the bits of non-negative floats are ordered as they are):
-    31 sums over the vocabulary, an eighth of a sort's time on a CPU at 50,000 tokens.
+    It finds the distance of the last such token bit by bit, as the bits of non-negative floats have the order of the
+    floats. This takes 31 sums over the vocabulary, an eighth of the time of a sort on a CPU at 50,000 tokens.
     """
     target_b1 = jnp.maximum(target_b1, jnp.finfo(jnp.float32).tiny)  # so that at least one token is needed
     bits_bv = lax.bitcast_convert_type(jnp.abs(behind_bv), jnp.int32)  # -0.0 would come before all

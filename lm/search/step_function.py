@@ -1,22 +1,22 @@
 """The contract of all searches: `step_fn(ids, state) -> (logits, state)`.
 
-Nothing here knows the model. `step_fn` takes the last token of each row, int32 of shape (b,), and a `state`,
-any pytree whose leaves have a leading batch axis; it returns the next token's logits, float32 of shape
-(b, v), and the new state. Both searches are meant to be called inside the caller's `jit` and stop as soon as
-every row has; a row's result does not depend on the other rows of its batch.
+Nothing here depends on the model. `step_fn` takes the last token of each row, int32 of shape (b,), and a `state`, any
+pytree whose leaves have a leading batch axis. It returns the next token's logits, float32 of shape (b, v), and the new
+state. Both searches are called inside the caller's `jit`, and stop when every row has stopped. The result of a row does
+not depend on the other rows of its batch.
 
-Arguments that both share:
-    ids_b: the last token already known of each row (BOS, or the last of the prompt), not yet consumed.
-    state: what `step_fn` carries, having consumed all that comes before `ids_b`.
-    length: static; the width l of the buffers of generated ids.
-    limits_b: int32, the most tokens each row may generate, EOS counted; what exceeds `length` is cut to it.
-    eos_id: the token that ends a sequence.
-    forbidden: ids that are never generated (PAD, BOS, UNK). Some other id must have a finite logit.
+Arguments of both searches:
 
-    constraints: see `Constraints`; they hold of what is generated, and know nothing of the prompt.
+- ids_b: the last known token of each row (BOS, or the last of the prompt), which `step_fn` has not read yet.
+- state: the state of `step_fn` before `ids_b`.
+- length: static; the width l of the buffers of generated ids.
+- limits_b: int32, the most tokens that each row may generate, EOS counted, at most `length`.
+- eos_id: the token that ends a sequence.
+- forbidden: ids that are never generated (PAD, BOS, UNK). Some other id must have a finite logit.
+- constraints: see `Constraints`; they apply to generated tokens, not to the prompt.
 
-Log-probabilities are nats under the model's own distribution: the softmax of its logits as they are, with
-nothing forbidden, filtered, penalised or tempered. So they equal what teacher forcing of the sequence gives.
+Log-probabilities are nats under the model's own distribution: the softmax of its logits, without filters, penalties or
+temperature. They equal the log-probabilities under teacher forcing.
 
 Shape letters: b batch, k beam, n rows of a step, l generated time, v vocabulary, p automata, s their states.
 """
@@ -41,7 +41,9 @@ def checked_step(step_fn: StepFn, ids_b: jax.Array, state: Any) -> tuple[jax.Arr
 
 
 def ensemble(*step_fns: StepFn) -> StepFn:
-    """One step of several models: the mean of their probabilities; the state is a tuple of theirs."""
+    """Returns one step of several models, with the mean of their probabilities; its state is the tuple of their
+    states.
+    """
 
     def step_fn(ids_b, states):
         stepped = [checked_step(step, ids_b, state) for step, state in zip(step_fns, states, strict=True)]

@@ -1,4 +1,4 @@
-"""The options of decoding that a task has where nothing else is asked for."""
+"""The default options of decoding of each task."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -28,5 +28,5 @@ def for_task(task: str, asked: Mapping[str, Any]) -> Options:
         raise UserError("--beam_size", "contradicts the flags for drawing", "give one of them")
     cold = greedy or (TASKS[task].has_source and not drawing)
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in asked.items()}
-    # Where a task chooses, its n best are no draws.
+    # If the answer is chosen, its n best are not drawn.
     return Options(**({} if chooses else {"temperature": 0.0 if cold else 1.0}) | values)
