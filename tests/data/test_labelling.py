@@ -113,14 +113,14 @@ def test_what_looks_like_a_mistake_is_said():
         "labels that train has and validation lacks: 'b'",
         "labels that validation has and train lacks: 'c'",
     ]
-    assert said(["a", "nan", "NULL"] * 9) == ["labels that are written for a missing value: 'NULL', 'nan'"]
+    assert said(["a", "nan", "NULL"] * 9) == ["labels that usually mean a missing value: 'NULL', 'nan'"]
     assert said(["1", "-1", "0"] * 9) == []
-    assert said(["yes", "-1", "no"] * 9) == ["labels that are written for a missing value: '-1'"]
+    assert said(["yes", "-1", "no"] * 9) == ["labels that usually mean a missing value: '-1'"]
     (line,) = said([f"a long text {i}" for i in range(30)])
     assert line.startswith("30 labels for 30 training examples look like texts: check which side is the label")
     known = Vocabulary("words", ("a",))
     assert said(["a", "one", "two"] * 9, tokenizer=known) == [
-        "labels with the same ids, which no model can tell apart: 'one', 'two'"
+        "labels with the same ids, which a model cannot distinguish: 'one', 'two'"
     ]
 
 
