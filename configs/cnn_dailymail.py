@@ -1,11 +1,12 @@
-"""News articles and their highlights, by a pointer-generator with coverage (See et al., 2017, arXiv:1704.04368).
+"""Summarization of news articles: a pointer-generator with coverage (See et al., 2017, arXiv:1704.04368).
 
     python train.py --config=configs/cnn_dailymail.py
 
-No score is claimed: the data set has not been downloaded where this was written. A test runs it on a tiny data set with the
+No score is claimed: this config has not been trained on the real data set. A test runs it on a tiny data set with the
 same features.
 
-Articles longer than 800 tokens are left out of training, not of evaluation.
+The targets are the highlights of CNN and Daily Mail articles. Articles longer than 800 tokens are left out of training,
+but not out of evaluation.
 """
 
 from lm.config import Config, DataConfig, ModelConfig, OptimizerConfig, TokenizerConfig, TrainingConfig

@@ -1,11 +1,12 @@
-r"""Conversations at a market stall on TinyWorld, of which the model says the seller's part.
+r"""Dialogue on TinyWorld: conversations at a market stall, in which the model is the seller.
 
     python train.py --config=configs/dialogue.py
     python sample.py --workdir=runs/dialogue --interactive \
       --prompt='Good morning, Anna. Today there are two eggs at 3 coins each and four pears at 1 coin each.'
 
-One CPU core that did other work besides, seed 0, after 1,691 seconds of training: 0.88 nats an example above the floor of 0.28 on
-1,000 test examples, 60.0 % of them exact.
+Result on 1,000 test examples, with seed 0, after 1,691 seconds of training on one CPU core with other load: the loss is
+0.88 nats per example above the floor of 0.28, and 60.0 % of the replies are exact. The floor is the entropy of the
+process that generates the replies, the lowest mean loss that any model can reach.
 """
 
 from lm.config import Config, DataConfig, ModelConfig, OptimizerConfig, TokenizerConfig, TrainingConfig

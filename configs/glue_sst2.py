@@ -1,12 +1,13 @@
-"""Sentiment of sentences from film reviews (Socher et al., 2013), as GLUE has it.
+"""Sentiment of sentences from film reviews: SST-2 (Socher et al., 2013) in the version of GLUE.
 
     python train.py --config=configs/glue_sst2.py
     python train.py --config=configs/glue_sst2.py --config.model.pool=mean   # a head on the pooled encoder
 
-No score is claimed: the data set has not been downloaded where this was written. A test runs it on a tiny data set with the
+No score is claimed: this config has not been trained on the real data set. A test runs it on a tiny data set with the
 same features.
 
-GLUE hides the labels of its test split, so the validation split is the measure, and validation is held out of training.
+GLUE does not publish the labels of its test split. So its validation split is the test split here, and validation data
+is held out of the training split.
 """
 
 from lm.config import Config, DataConfig, ModelConfig, OptimizerConfig, TokenizerConfig, TrainingConfig

@@ -1,11 +1,12 @@
-"""Sentiment of film reviews (Maas et al., 2011): the label's word is what the decoder writes.
+"""Sentiment of film reviews (Maas et al., 2011): the decoder ranks the label words by their likelihood.
 
     python train.py --config=configs/imdb_reviews.py
 
-No score is claimed: the data set has not been downloaded where this was written. A test runs it on a tiny data set with the
+No score is claimed: this config has not been trained on the real data set. A test runs it on a tiny data set with the
 same features.
 
-Reviews hold HTML, which is cleaned away; one longer than 512 tokens is left out of training, not of evaluation.
+Reviews contain HTML, which a cleaning step removes. Reviews longer than 512 tokens are left out of training, but not
+out of evaluation.
 """
 
 from lm.config import Config, DataConfig, ModelConfig, OptimizerConfig, TokenizerConfig, TrainingConfig

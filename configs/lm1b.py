@@ -2,11 +2,11 @@
 
     python train.py --config=configs/lm1b.py
 
-No score is claimed: the data set has not been downloaded where this was written. A test runs it on a tiny data set with the
+No score is claimed: this config has not been trained on the real data set. A test runs it on a tiny data set with the
 same features.
 
-Its test split is the held-out data of the benchmark; validation is a twentieth of the training sentences, chosen by hash.
-Sentences are packed, several a row, as each stands alone: the state is cleared between them.
+The test split is the held-out data of the benchmark. Validation data is a twentieth of the training sentences, chosen
+by hash. Each sentence stands alone, so sentences are packed, several per sequence, and the state is reset between them.
 """
 
 from lm.config import Config, DataConfig, ModelConfig, OptimizerConfig, TokenizerConfig, TrainingConfig

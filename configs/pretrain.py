@@ -1,10 +1,11 @@
-r"""An encoder-decoder pretrained on TinyWorld's stories: it fills in the spans that were taken out of them.
+r"""An encoder-decoder that is pretrained on TinyWorld's stories: it restores spans that were removed from them.
 
     python train.py --config=configs/pretrain.py
     python train.py --config=configs/tinyworld.py --workdir=runs/tuned --config.training.init_from=runs/pretrain \
       --config.model.embed_dim=192 --config.model.hidden_dim=192 --config.model.tied=true
 
-What starts from it needs a model of the same widths. `configs/pipelines/tinyworld.py` pretrains on the texts of all tasks.
+A run that starts from it needs a model of the same dimensions, as in the second command.
+`configs/pipelines/tinyworld.py` pretrains on the texts of all tasks.
 """
 
 from lm.config import Config, DataConfig, ModelConfig, NoiseConfig, OptimizerConfig, TokenizerConfig, TrainingConfig

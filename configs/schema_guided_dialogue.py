@@ -1,12 +1,12 @@
-"""Conversations with an assistant that books and looks up (Rastogi et al., 2020, arXiv:1909.05855); the model says its part.
+"""Conversations with an assistant that books and looks things up (Rastogi et al., 2020, arXiv:1909.05855).
 
     python train.py --config=configs/schema_guided_dialogue.py
     python sample.py --workdir=runs/schema_guided_dialogue --interactive --prompt='I need a table for two in San Jose.'
 
-No score is claimed: the data set has not been downloaded where this was written. A test runs it on a tiny data set with the
+No score is claimed: this config has not been trained on the real data set. A test runs it on a tiny data set with the
 same features.
 
-Each reply of the assistant is an example, whose source is the eight turns before it.
+The model is the assistant. Each of its replies is an example, with the eight turns before it as the source.
 """
 
 from lm.config import Config, DataConfig, ModelConfig, OptimizerConfig, TokenizerConfig, TrainingConfig

@@ -1,10 +1,11 @@
-"""Sentiment of short texts on TinyWorld: the decoder ranks the labels by their likelihood.
+"""Sentiment of short reviews on TinyWorld: the decoder ranks the labels by their likelihood.
 
     python train.py --config=configs/sentiment.py
     python train.py --config=configs/sentiment.py --config.model.pool=mean   # a head on the pooled encoder
 
-The first, seed 0, on one core in 150 s of training: 97.2 % of the validation split right, 0.05 nats an example above the floor of
-0.03, which is the tosses of a coin (TinyWorld 1.1).
+Result of the first command on the validation split of TinyWorld 1.1, with seed 0, after 150 s of training on one core:
+97.2 % of the labels are correct, and the loss is 0.05 nats per example above the floor of 0.03. The floor is not 0
+because the label of a review with equal praise and blame is drawn at random.
 """
 
 from lm.config import Config, DataConfig, ModelConfig, OptimizerConfig, TokenizerConfig, TrainingConfig

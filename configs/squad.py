@@ -1,14 +1,17 @@
-"""Questions about a paragraph (Rajpurkar et al., 2016), the answer generated.
+"""Questions about a paragraph: SQuAD (Rajpurkar et al., 2016); the answer is generated.
 
     python train.py --config=configs/squad.py
-    python train.py --config=configs/squad.py --config.data.task=extract --config.model.tied=false   # a span of the source
+    python train.py --config=configs/squad.py --config.data.task=extract --config.model.tied=false   # answers are spans
 
-No score is claimed: the data set has not been downloaded where this was written. A test runs it on a tiny data set with the
+No score is claimed: this config has not been trained on the real data set. A test runs it on a tiny data set with the
 same features.
 
-Outputs are scored over all the given answers, as the official script does; training reads the first. The validation split is
-the measure, as the test split is not published; validation is held out of training. Of SQuAD 2.0 (--config.data.train=tfds:squad/v2.0:train
---config.data.test=tfds:squad/v2.0:validation) a question without an answer has an empty target.
+Outputs are scored against all given answers, as in the official script; training uses the first one. The test split is
+not published. So the validation split is the test split here, and validation data is held out of the training split.
+
+In SQuAD 2.0, a question without an answer has an empty target:
+
+    --config.data.train=tfds:squad/v2.0:train --config.data.test=tfds:squad/v2.0:validation
 """
 
 from lm.config import Config, DataConfig, ModelConfig, OptimizerConfig, TokenizerConfig, TrainingConfig

@@ -2,10 +2,13 @@
 
     python train.py --config=configs/summaries.py
 
-One CPU core that did other work besides, seed 0, after 2,138 seconds of training: 0.85 nats an example above the floor of 0.89 on
-validation data, 0.88 above that of 0.91 on test data, 48.4 % of 1,000 test examples exact. Validation loss still fell a
-little at the end. Ten epochs of 20,000 examples with 128 units end at 1.26: it needs other examples, not the same ones
-again.
+Result with seed 0, after 2,138 seconds of training on one CPU core with other load: the loss is 0.85 nats per example
+above the floor of 0.89 on validation data, and 0.88 above the floor of 0.91 on test data. Of 1,000 test examples,
+48.4 % are exact. The floor is the entropy of the process that generates the summaries, the lowest mean loss that any
+model can reach.
+
+The validation loss was still decreasing slightly at the end. Ten epochs of 20,000 examples with 128 hidden units end at
+1.26, so the model gains from new examples, not from repeating the same ones.
 """
 
 from lm.config import Config, DataConfig, ModelConfig, OptimizerConfig, TokenizerConfig, TrainingConfig
@@ -18,7 +21,7 @@ def get_config() -> Config:
             validation="tfds:tinyworld/summaries",
             test="tfds:tinyworld/summaries",
             task="seq2seq",
-            # A first name has another id after a space, and only an id of the source can be copied.
+            # A name has another id after a space. Copying needs an id of the source, so targets start with a space.
             source_format="{source}",
             target_format=" {target}",
             batch_size=64,

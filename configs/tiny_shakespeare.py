@@ -1,11 +1,12 @@
-"""Tiny Shakespeare as TFDS has it, characters; `configs/shakespeare.py` reads the same text from a file of yours.
+"""A language model of characters on tiny Shakespeare in the version of TFDS.
 
     python train.py --config=configs/tiny_shakespeare.py
 
-No score is claimed: the data set has not been downloaded where this was written. A test runs it on a tiny data set with the
+No score is claimed: this config has not been trained on the real data set. A test runs it on a tiny data set with the
 same features.
 
-TFDS cuts it in 90, 5 and 5 per cent, so figures differ from those on the last tenth.
+TFDS splits the text into 90, 5 and 5 per cent, so scores differ from those on its last tenth. `configs/shakespeare.py`
+reads the same text from your own file.
 """
 
 from lm.config import Config, DataConfig, ModelConfig, OptimizerConfig, TokenizerConfig, TrainingConfig

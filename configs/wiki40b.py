@@ -2,11 +2,11 @@
 
     python train.py --config=configs/wiki40b.py
 
-No score is claimed: the data set has not been downloaded where this was written. A test runs it on a tiny data set with the
+No score is claimed: this config has not been trained on the real data set. A test runs it on a tiny data set with the
 same features.
 
-Articles keep the data set's markers (`_START_ARTICLE_` and its like), which are pieces of the vocabulary; another
-language is another config: `--config.data.train=tfds:wiki40b/de:train`, and so on.
+Articles keep the markers of the data set (`_START_ARTICLE_` and others), which are pieces of the vocabulary. Another
+language is another config of the data set: `--config.data.train=tfds:wiki40b/de:train`, and so on.
 """
 
 from lm.config import Config, DataConfig, ModelConfig, OptimizerConfig, TokenizerConfig, TrainingConfig

@@ -1,11 +1,11 @@
-"""German to English of WMT 2014, with attention and one vocabulary.
+"""German to English of WMT 2014, with attention and one vocabulary for both languages.
 
     python train.py --config=configs/wmt14.py
 
-No score is claimed: the data set has not been downloaded where this was written. A test runs it on a tiny data set with the
+No score is claimed: this config has not been trained on the real data set. A test runs it on a tiny data set with the
 same features.
 
-For the other direction exchange the two formats. Pairs are packed; those of very unequal length are dropped.
+For the other direction, exchange the two formats. Pairs are packed; pairs of very unequal length are dropped.
 """
 
 from lm.config import Config, DataConfig, ModelConfig, OptimizerConfig, TokenizerConfig, TrainingConfig

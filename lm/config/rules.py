@@ -66,7 +66,7 @@ def _data_rules(config: Config) -> Rules:
         not data.turns or task.pairs,
         "data.turns",
         f"are given, but the task {data.task} has no replies",
-        "use config.data.task=seq2seq",
+        "use config.data.task=seq2seq, extract or classify",
     )
     yield (
         data.layout in ("", *task.layouts),

@@ -228,8 +228,8 @@ class DataConfig(_Section):
     )
     max_length: int = _field(
         128,
-        "not lm: most tokens of the source and of the target in training. Longer pairs are left out; prefix and "
-        "denoise split longer texts. Evaluation keeps pairs of any length.",
+        "not lm: most tokens of the source and of the target in training, each with its end token. Longer pairs are "
+        "left out; prefix and denoise split longer texts. Evaluation keeps pairs of any length.",
         low=1,
     )
     buckets: int = _field(

@@ -1,8 +1,11 @@
-"""python -m lm.data SPEC [--config.section.field=value ...]: what a configuration's data looks like.
+"""python -m lm.data SPEC [--config.section.field=value ...]
 
-SPEC is a config file (`configs/translate.py`, or `FILE:TEXT` as for train.py), the directory of a run, or a source (`tsv:pairs.tsv`).
-Prints how many examples there are, their lengths, what cleaning did, what is unknown, twice there, or in evaluation data too,
-how much of the batches is padding, and the first examples as text and as ids. Writes the cache of ids; nothing else.
+Describes the data of a configuration. SPEC is a config (`translate`, `configs/translate.py`, or `FILE:TEXT` as for
+train.py), the directory of a run, or a source (`tsv:pairs.tsv`).
+
+Prints for each split the number of examples and duplicates, a histogram of lengths, the number of unknown tokens, and
+the first examples as text and as ids. For the training data it also prints the effect of cleaning, the overlap with
+evaluation data, and the share of padding in the batches. The program writes nothing but the cache of ids.
 """
 
 import pathlib
@@ -20,14 +23,14 @@ from lm.errors import UserError
 from lm.runs import manifest, workdir
 from lm.terminal.program import program
 
-FIRST = flags.DEFINE_integer("first", 2, "how many examples of each split are shown", lower_bound=0)
-# What is shown of a source: all of it, by character.
+FIRST = flags.DEFINE_integer("first", 2, "number of examples of each split to print", lower_bound=0)
+# A source that is not in a config is described in full and in characters.
 SHOWN = {"data.tokenizer.kind": "characters", "data.max_length": 2**20}
 FORMATS = ("data.source_format", "data.target_format", "data.turns", "data.history")
 
 
 def read_config(spec: str, values: dict[str, Any]) -> Config:
-    """The configuration that SPEC names, with other values at dotted paths."""
+    """Returns the configuration that SPEC names, with `values` at their dotted paths."""
     path, name = pathlib.Path(spec).expanduser(), spec.partition(":")[0]
     if (path / "config.json").is_file():
         config = workdir.read_config(epath.Path(path))
@@ -37,10 +40,10 @@ def read_config(spec: str, values: dict[str, Any]) -> Config:
     if name.endswith(".py") or name in named():
         return changed(from_file(spec), values)
     if name not in sources.SCHEMES and "*" not in spec:
-        reason = f"{spec!r} is no config file, no run and no source"
+        reason = f"{spec!r} is not a config, a run or a source"
         raise UserError("SPEC", reason, "give e.g. configs/translate.py, runs/de-en or tsv:pairs.tsv")
     source = {"data.train": spec, **SHOWN}
-    if "data.task" not in values:  # lm for texts, seq2seq for pairs
+    if "data.task" not in values:  # the examples decide: lm for texts, seq2seq for pairs
         written = {name: value for name, value in values.items() if name in FORMATS}
         formats = formats_of(changed(Config(), {**source, "data.task": "seq2seq", **written}).data)
         train = values.get("data.train", spec)
@@ -64,7 +67,7 @@ def take_arguments(argv: list[str]) -> tuple[list[str], list[str], dict[str, str
 def main(specs: list[str], texts: dict[str, str]) -> None:
     if len(specs) != 1:
         reason = f"is given {len(specs)} times" if specs else "is missing"
-        raise UserError("SPEC", reason, "give one config file, run or source, e.g. configs/tinyworld.py")
+        raise UserError("SPEC", reason, "give one config, run or source, e.g. configs/tinyworld.py")
     run, values = epath.Path(*specs).expanduser(), {path: from_text(path, text) for path, text in texts.items()}
     tokenizer = workdir.read_tokenizer(run) if (run / "tokenizer").is_dir() else None
     print("\n".join(described(read_config(*specs, values), tokenizer, FIRST.value)))

@@ -1,4 +1,4 @@
-"""What a configuration's data looks like, as lines: counts, lengths, what cleaning did, padding, the first examples."""
+"""The description of a configuration's data, as lines: counts, lengths, cleaning, padding and the first examples."""
 
 from collections.abc import Iterator
 
@@ -11,13 +11,16 @@ from lm.data.encoding import Encoded
 from lm.data.splits import load_splits
 from lm.data.text.tokenizers.tokenizer import Tokenizer
 
-BINS = 10
+BINS = 10  # of a histogram of lengths
 
 
 def described(config: Config, tokenizer: Tokenizer | None, first: int) -> Iterator[str]:
-    """Yields the lines of all splits, each as soon as it is known, with the `first` examples of each.
+    """Yields the lines of all splits, each as soon as it is known.
 
-    Without a tokenizer one is made of the training data.
+    Args:
+        config: names the data.
+        tokenizer: the tokenizer of a run; None: one is trained on the training data.
+        first: number of examples of each split that are printed as text and as ids.
     """
     splits = load_splits(config.data)
     tokenizer = tokenizer or encoding.make_tokenizer(config.data, splits["train"])
@@ -39,29 +42,29 @@ def described(config: Config, tokenizer: Tokenizer | None, first: int) -> Iterat
             yield from (f"  {line}" for line in split.report.lines())
         if name == "train":
             data = feed.training_data(encoded, config.data, config.seed)
-            yield f"  batches     {data.steps_per_epoch:,} an epoch, {data.padding:.1%} of positions are padding"
+            yield f"  batches     {data.steps_per_epoch:,} per epoch, {data.padding:.1%} of positions are padding"
             if data.left_out:
-                yield f"  left out    {data.left_out:,} longer than {config.data.max_length} tokens"
+                yield f"  left out    {data.left_out:,} longer than {config.data.max_length} tokens, end token included"
         for number in range(min(first, len(encoded.corpus))):
             yield from _example(encoded, number, tokenizer)
 
 
 def _counts(encoded: Encoded, config: Config) -> Iterator[str]:
-    """Yields counts, and a histogram of the lengths of each side."""
+    """Yields the counts of a split, and a histogram of the lengths of each side."""
     examples, lengths = encoded.split.examples, encoded.corpus.lengths(0)
     tokens = int(lengths.sum())
     twice = len(examples) - len(np.unique(examples.hashes))
-    yield f"  examples    {len(examples):,}, {twice:,} of them again what another is; {encoded.split.fingerprint}"
+    yield f"  examples    {len(examples):,}, {twice:,} of them duplicates; fingerprint {encoded.split.fingerprint}"
     if examples.table[:, 2].any():
-        yield f"              they are pieces of {int(np.sum(examples.table[:, 2] == 0)):,} documents"
-    yield f"  tokens      {tokens:,} (without the ends), {encoded.unknown:,} unknown ({encoded.unknown / tokens:.3%})"
+        yield f"              pieces of {int(np.sum(examples.table[:, 2] == 0)):,} documents"
+    yield f"  tokens      {tokens:,} (without end tokens), {encoded.unknown:,} unknown ({encoded.unknown / tokens:.3%})"
     if lost := encoded.lost.tokens:
-        yield f"              {lost:,} unknown in targets, where they stand for {encoded.lost.bytes:,} bytes"
+        yield f"              {lost:,} unknown in targets, for {encoded.lost.bytes:,} bytes of text"
     if encoded.unpointed:
-        yield f"  left out    {encoded.unpointed:,} whose target is no span of their source"
+        yield f"  left out    {encoded.unpointed:,} whose target is not a span of their source"
     yield f"  bytes       {encoded.target_bytes:,} of targets"
     if encoded.floor is not None:
-        yield f"  floor       {encoded.floor:.3f} nats an example"
+        yield f"  floor       {encoded.floor:.3f} nats per example"
     sides = ("source", "target") if TASKS[config.data.task].has_source else ("text",)
     for side, sizes in zip(sides, lengths.T[-len(sides) :], strict=True):
         median, most = np.percentile(sizes, 50), sizes.max()
@@ -73,13 +76,13 @@ def _counts(encoded: Encoded, config: Config) -> Iterator[str]:
 
 
 def _edges(most: int) -> np.ndarray:
-    """At most `BINS` whole bins that hold 0 to `most`."""
+    """Returns the edges of at most `BINS` bins of equal whole width that hold 0 to `most`."""
     width = -(-(most + 1) // BINS)
     return np.arange(0, most + 1 + width, width)
 
 
 def _example(encoded: Encoded, number: int, tokenizer: Tokenizer) -> Iterator[str]:
-    """Yields an example as what the model reads and writes: text and ids."""
+    """Yields one example as the model reads and writes it: text, ids and pieces."""
     for side, ids in zip(("source", "target"), encoded.corpus.take([number], 0)[0], strict=True):
         if len(ids):
             text = tokenizer.decode(ids[:60])

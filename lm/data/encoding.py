@@ -1,4 +1,4 @@
-"""The ids of a split, and what the task makes of them."""
+"""The ids of a split, and the corpus of texts or pairs that the task makes from them."""
 
 import dataclasses
 import functools
@@ -27,43 +27,46 @@ from lm.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-    """A split as ids, and what its figures are divided by."""
+    """A split as ids, with the counts that its metrics are divided by."""
 
     split: Split
-    corpus: Corpus  # what the task reads: texts, or pairs
-    unknown: int  # ids that are UNK, of sources and targets
+    corpus: Corpus  # texts or pairs, as the task reads them
+    unknown: int  # UNK ids in sources and targets
     target_bytes: int  # UTF-8 bytes of the targets
-    floor: float | None = None  # mean of -log p of the examples under their source (nats), where the data know it
-    unpointed: int = 0  # examples that are not in the corpus, as their target is no span of their source
-    # int: the fields of `Unknown` for the target of each example; of targets that an objective makes, for all together
+    # The floor: nats per example, the mean of -log p under the process that generated the examples. It is the lowest
+    # mean loss that any model can reach. None if the data does not give these probabilities.
+    floor: float | None = None
+    unpointed: int = 0  # examples that are left out of the corpus because their target is not a span of their source
+    # int [n, 3]: the fields of `Unknown` for the target of each example. If an objective makes the targets, there is
+    # one row with the sums over all of them.
     lost_n3: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((1, 3), int))
-    pointed: np.ndarray | None = None  # the numbers of those that are, where targets must be spans
+    pointed: np.ndarray | None = None  # if targets must be spans: the numbers of the examples that are in the corpus
 
     @property
     def documents(self) -> int:
-        """Examples, those that continue one another counted once."""
+        """The number of documents; examples that continue one another are one document."""
         return int(np.sum(self.corpus.closed))
 
     @property
     def lost(self) -> Unknown:
-        """The unknown tokens of all targets."""
+        """The counts of unknown tokens, summed over all targets."""
         return Unknown.total(self.lost_n3)
 
     @property
     def tokens(self) -> int:
-        """Target tokens, each example's EOS included (at most: `prefix` draws how many)."""
+        """The number of target tokens, the EOS of each document included."""
         return int(np.sum(self.corpus.lengths(0)[:, 1]) + np.sum(self.corpus.closed))
 
 
 def make_tokenizer(config: DataConfig, train: Split) -> Tokenizer:
-    """Trained on the training split only, on sources and targets alike."""
+    """Returns a tokenizer that is trained on the sources and targets of the training split alone."""
     texts = (text for example in train.examples for text in (example.source, example.target) if text is not None)
     sentinels = config.tokenizer.sentinels or _sentinels(config)
     return train_tokenizer(config.tokenizer, texts, sentinels, train.examples.fingerprint)
 
 
 def _sentinels(config: DataConfig, longest: int | None = None) -> int:
-    """How many the noise of the task can need, in texts of at most so many ids; None: of all that there is room for."""
+    """Returns the most sentinels that the noise needs in texts of `longest` ids; None: texts that fill `max_length`."""
     if config.task != "denoise":
         return 0
     if config.noise.kind == "bart":
@@ -73,9 +76,20 @@ def _sentinels(config: DataConfig, longest: int | None = None) -> int:
 
 
 def encode(split: Split, tokenizer: Tokenizer, config: DataConfig, seed: int = 0, training: bool = False) -> Encoded:
-    """The ids of a split, from the cache or made now, and what the task makes of them.
+    """Returns the corpus of a split; its ids are read from the cache, or computed and cached.
 
-    With `data.tokenizer.sampling` training data has several segmentations; nothing else has.
+    With `data.tokenizer.sampling`, training data has `data.tokenizer.copies` sampled segmentations, one per epoch in
+    turn. Other splits have one segmentation.
+
+    Args:
+        split: the examples.
+        tokenizer: makes ids from texts.
+        config: names the task, and the limits of its sources and targets.
+        seed: seed of the noise of `denoise` and of the splits of `prefix`.
+        training: whether the split is training data.
+
+    Raises:
+        UserError: no target is a span of its source, or the tokenizer has too few sentinels.
     """
     sampled = config.tokenizer.copies if training and config.tokenizer.sampling else 0
     versions = [_records(split, tokenizer, config, copy) for copy in (range(sampled) or [None])]
@@ -90,21 +104,21 @@ def encode(split: Split, tokenizer: Tokenizer, config: DataConfig, seed: int = 0
     target_bytes, lost_n3 = int(records.total("target_bytes")), records.table[:, 3:]
     if task.has_source and not task.pairs:
         texts, corpus = corpus, pretraining_pairs(config, tokenizer, corpus, seed)
-        if training:  # whose targets are drawn anew in each epoch: their share of the texts
+        if training:  # targets differ from epoch to epoch, so estimate: unknown tokens in proportion to their length
             share = np.sum(corpus.lengths(0)[:, 1]) / max(np.sum(texts.lengths(0)[:, 1]), 1)
             lost_n3 = np.array([[round(min(share, 1) * count) for count in Unknown.total(lost_n3)]])
         else:
             target_bytes, lost_n3 = _of_made(corpus, tokenizer, Unknown.total(lost_n3))
-        floor = None  # that of the texts is not that of what is made of them
+        floor = None  # the floor of the texts is not the floor of the pairs
     unpointed, pointed = 0, None
     if ANSWER_KINDS[task.answer].located:
         counts = np.min([corpus.lengths(variant)[:, 1] for variant in range(corpus.variants)], axis=0)
-        # No text at all is an answer, which the end of the source stands for.
+        # An empty target is a valid answer: the model points at the end of the source.
         pointed = np.flatnonzero((counts > 0) | (split.examples.table[:, 1] == 0))
         if not len(pointed):
-            reason = f"no target is a span of at most {config.span} tokens of its source"
+            reason = f"has no target that is a span of at most {config.span} tokens of its source"
             raise UserError(
-                f"config.data.{split.name}", reason, "use config.data.task=seq2seq, or tokenizer.kind=bytes"
+                f"config.data.{split.name}", reason, "use config.data.task=seq2seq, or config.data.tokenizer.kind=bytes"
             )
         unpointed = len(corpus) - len(pointed)
         corpus, floor = (Subset(corpus, pointed), None) if unpointed else (corpus, floor)
@@ -113,9 +127,9 @@ def encode(split: Split, tokenizer: Tokenizer, config: DataConfig, seed: int = 0
 
 
 def _of_made(corpus: Corpus, tokenizer: Tokenizer, lost: Unknown) -> tuple[int, np.ndarray]:
-    """Returns (UTF-8 bytes, `lost_n3`) of targets that an objective makes of texts.
+    """Returns (UTF-8 bytes, `lost_n3`) of targets that an objective makes from texts.
 
-    Which bytes of the text an UNK of such a target stands for is not known: it is given the mean of all UNKs of the texts.
+    An UNK in such a target cannot be traced back to its bytes in the text, so it counts as the mean over all UNKs.
     """
     sentinels = range(tokenizer.own_size, tokenizer.own_size + tokenizer.sentinels)
     targets = (target[~np.isin(target, sentinels)] for _, target in corpus.take(range(len(corpus)), 0))
@@ -129,12 +143,12 @@ def _of_made(corpus: Corpus, tokenizer: Tokenizer, lost: Unknown) -> tuple[int, 
 
 
 def _dtype(tokenizer: Tokenizer) -> str:
-    """Of ids on disk."""
+    """Returns the dtype of ids on disk."""
     return "<u2" if tokenizer.vocab_size <= 2**16 else "<u4"
 
 
 def _records(split: Split, tokenizer: Tokenizer, config: DataConfig, copy: int | None = None) -> Records:
-    """A split's ids in the cache; `copy` numbers a sampled segmentation."""
+    """Returns the records of a split's ids; `copy` is the number of a sampled segmentation, None the usual one."""
     alpha, examples, dtype = config.tokenizer.sampling if copy is not None else 0, split.examples, _dtype(tokenizer)
     versions = [ENCODING, importlib.metadata.version("sentencepiece")]
     task = TASKS[config.task]
@@ -159,14 +173,14 @@ def _records(split: Split, tokenizer: Tokenizer, config: DataConfig, copy: int |
             known = [example.references for example in chosen]
             spanned = map(spans.first, found, sources_, known, itertools.repeat(config.span))
             texts, targets = map(list, zip(*spanned, strict=True))
-        else:  # a label is one of a list, so it has one segmentation
+        else:  # a label is an item of a fixed list, so its segmentation is never sampled
             targets = tokenizer.encode_batch(texts) if answer.among == "labels" else ids(texts, seed)
         lost = [
             spans.unknown(text, target) if spans else unknown_of(tokenizer, text, target)
             for text, target in zip(texts, targets, strict=True)
         ]
         log_probs = [example.log_prob for example in chosen if example.log_prob is not None]
-        goes_on = examples.table[numbers.start + 1 : numbers.stop + 1, 2]  # whether the next one continues it
+        goes_on = examples.table[numbers.start + 1 : numbers.stop + 1, 2]  # whether the next example continues this one
         closed = 1 - np.append(goes_on, np.zeros(len(numbers) - len(goes_on), np.int32))
         note = {
             "unknown": sum(map(front_end.unknown, sources_)) + sum(each.tokens for each in lost),
@@ -192,19 +206,19 @@ def _records(split: Split, tokenizer: Tokenizer, config: DataConfig, copy: int |
     return store.stored(key, make, f"encoding {split.name}", len(examples)).check()
 
 
-ENCODING = 2  # raise it when the same examples and tokenizer give other records
+ENCODING = 2  # part of the cache key: raise it when the same examples and tokenizer give other records
 
 
 def pretraining_pairs(config: DataConfig, tokenizer: Tokenizer, corpus: Corpus, seed: int) -> Corpus:
-    """What a task that has texts and an encoder makes of them."""
+    """Returns the pairs that a task with an encoder (`prefix`, `denoise`) makes from a corpus of texts."""
 
     def longest(sizes: Callable[[int], tuple[int, int]]) -> int:
-        """What is made of a piece, EOS included, must have room on both sides."""
+        """Returns the longest piece whose source and target, with EOS, both fit into `max_length`."""
         return next((n for n in range(config.max_length - 1, 0, -1) if max(sizes(n)) < config.max_length), 1)
 
     def check_sentinels(most: int) -> None:
         if (needed := _sentinels(config, most)) > tokenizer.sentinels:
-            reason = f"the sentinels that noise needs are {needed}, the tokenizer has {tokenizer.sentinels}"
+            reason = f"needs {needed} sentinels, and the tokenizer has {tokenizer.sentinels}"
             raise UserError("config.data.noise", reason, f"give config.data.tokenizer.sentinels={needed}")
 
     noise = config.noise
@@ -232,6 +246,6 @@ def pretraining_pairs(config: DataConfig, tokenizer: Tokenizer, corpus: Corpus, 
 
 
 def sentence_ends(tokenizer: Tokenizer) -> np.ndarray:
-    """bool [vocab]: ids whose text ends a sentence."""
+    """Returns bool [vocab]: whether the text of an id ends a sentence."""
     pieces = tokenizer.pieces(range(tokenizer.vocab_size))
     return np.array([piece.endswith((".", "!", "?", "\n", "<0x0A>", "\u3002", "\uff01", "\uff1f")) for piece in pieces])

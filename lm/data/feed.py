@@ -1,4 +1,4 @@
-"""Batches on their way to the device: laid out, made ahead."""
+"""The feed: creates the layout of a configuration, and prepares its batches ahead of training."""
 
 import dataclasses
 import functools
@@ -24,11 +24,11 @@ from lm.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class TrainingData:
-    """Training batches by index, and how long an epoch is."""
+    """Training batches by index, and the size of an epoch."""
 
     batches: Layout
-    left_out: int  # pairs longer than `max_length`
-    workers: int = 0  # processes that make batches; 0: a thread of this one
+    left_out: int  # pairs that are longer than `max_length`
+    workers: int = 0  # processes that create batches; 0: a thread of this process
 
     @property
     def steps_per_epoch(self) -> int:
@@ -36,12 +36,12 @@ class TrainingData:
 
     @property
     def tokens_per_epoch(self) -> int:
-        """Real target tokens."""
+        """The number of target tokens in an epoch, without padding."""
         return self.batches.tokens_per_epoch
 
     @property
     def padding(self) -> float:
-        """The share of positions that hold no token, 0 to 1."""
+        """The share of positions that are padding, 0 to 1."""
         return self.batches.padding
 
     def iterate(
@@ -53,15 +53,23 @@ class TrainingData:
         hosts: int = 1,
         say: Callable[[str], None] = print,
     ) -> Iterator[Batch]:
-        """Batches `start` to `stop`, made ahead; `put` moves a batch to the devices, `say` tells of a worker that died.
+        """Returns an iterator over batches `start` to `stop - 1`, which are prepared ahead.
 
-        Of `hosts` processes each gets its equal, consecutive share of the rows of every batch, and reads no more.
+        Each of several hosts gets an equal, consecutive share of the examples of every batch, and reads no others.
+
+        Args:
+            start: index of the first batch.
+            stop: index after the last batch.
+            put: moves a batch to the devices.
+            host: index of this host.
+            hosts: number of hosts; must divide the batch size.
+            say: logs a line when a worker process died.
         """
         share = self.batches.batch_size // hosts
         make = functools.partial(_share, self.batches, range(host * share, (host + 1) * share))
         if self.workers and stop > start:
             make = Workers(make, start, stop, self.workers, say).take
-        # One thread, so that batches are asked for in order.
+        # One thread, as `Workers.take` needs the batches to be requested in order.
         made = grain.MapDataset.range(start, stop).map(make).map(put)
         return iter(made.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)))
 
@@ -71,7 +79,11 @@ def _share(layout: Layout, rows: range, index: int) -> Batch:
 
 
 def training_data(encoded: Encoded, config: DataConfig, seed: int) -> TrainingData:
-    """The layout of the configuration over a split."""
+    """Returns the training batches of a split, in the layout of the configuration.
+
+    Raises:
+        UserError: no pair fits into `data.max_length`.
+    """
     corpus, layout, has_source = encoded.corpus, layout_of(config), TASKS[config.task].has_source
     front_end = FRONT_ENDS.get(TASKS[config.task].source)
     if layout == "streams":
@@ -83,7 +95,7 @@ def training_data(encoded: Encoded, config: DataConfig, seed: int) -> TrainingDa
         longest = np.max([corpus.lengths(v).max(axis=1) for v in range(corpus.variants)], axis=0)
         fitting = np.flatnonzero(longest < config.max_length)
         if not len(fitting):
-            reason = f"no training pair has at most {config.max_length} tokens on both sides"
+            reason = f"is {config.max_length}, and every training pair is longer, its end token included"
             raise UserError("config.data.max_length", reason, "raise it")
         left_out = len(corpus) - len(fitting)
         corpus = Subset(corpus, fitting) if left_out else corpus
@@ -98,13 +110,13 @@ def training_data(encoded: Encoded, config: DataConfig, seed: int) -> TrainingDa
 
 
 def numbered_evaluation_batches(encoded: Encoded, config: DataConfig) -> Iterator[tuple[np.ndarray, Batch]]:
-    """One pass over a split of a task with a source: (numbers of the examples, their batch)."""
+    """Yields (numbers of the examples, their batch) in one pass over a split of a task with a source."""
     front_end = FRONT_ENDS[TASKS[config.task].source]
     return buckets.evaluation_buckets(encoded.corpus, config.batch_size, config.buckets, front_end)
 
 
 def evaluation_batches(encoded: Encoded, config: DataConfig) -> Iterator[Batch]:
-    """One pass over a split, every token once, whatever the layout of training."""
+    """Yields the batches of one pass over a split, with each token once, whatever the layout of training."""
     if TASKS[config.task].has_source:
         for _, batch in numbered_evaluation_batches(encoded, config):
             yield batch

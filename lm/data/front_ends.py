@@ -1,7 +1,7 @@
 """Front ends: how the source of an example becomes values, and the values of a batch become a padded `Source`.
 
-A front end here works on the host. Its other half, which makes vectors of the values on the device, is the entry of the same
-name in `INPUTS` (`lm/models/inputs.py`). A task names its front end (`Task.source`).
+A front end works on the host. The module that turns the values into vectors on the device is the entry of the same name
+in `INPUTS` (`lm/models/inputs.py`). A task names its front end (`Task.source`).
 """
 
 from collections.abc import Callable, Sequence
@@ -13,37 +13,37 @@ from lm.data.text.tokenizers.tokenizer import Tokenizer
 
 
 class FrontEnd:
-    """The contract of a front end. In a batch each source is followed by one more position, which ends it."""
+    """The contract of a front end. In a batch one position after each source marks its end."""
 
     def encode(
         self, sources: Sequence[str], tokenizer: Tokenizer, ids: Callable[[list[str]], list[np.ndarray]]
     ) -> list[np.ndarray]:
-        """Returns the values of each source, [length, ...]; `ids` makes ids of texts as training data has them."""
+        """Returns the values of each source, [length, ...]; `ids` tokenizes texts, in training perhaps by sampling."""
         raise NotImplementedError
 
     def prompt(self, source: str, tokenizer: Tokenizer) -> np.ndarray:
-        """Returns the values of a source that a user typed."""
+        """Returns the values of a source that a user typed, [length, ...]."""
         raise NotImplementedError
 
     def to_bytes(self, values: np.ndarray, dtype: str) -> bytes:
-        """Returns the values as a record holds them; `dtype` is that of ids on disk."""
+        """Returns the values as the bytes of a record; `dtype` is the type of ids on disk."""
         raise NotImplementedError
 
     def from_bytes(self, record: bytes, dtype: str) -> np.ndarray:
-        """The inverse of `to_bytes`."""
+        """Returns the values of a record; the inverse of `to_bytes`."""
         raise NotImplementedError
 
     def pad(self, values: Sequence[np.ndarray], row_k: np.ndarray, shape: tuple[int, int]) -> Source:
-        """Returns a source of `shape` (rows, positions): example k stands in row `row_k[k]`, after those before it."""
+        """Returns a `Source` of `shape` (sequences, positions), with `values[k]` in sequence `row_k[k]`, in order."""
         raise NotImplementedError
 
     def unknown(self, values: np.ndarray) -> int:
-        """Returns how many of the values stand for something that the tokenizer does not know."""
+        """Returns the number of values that mark an unknown part of the source; by default 0."""
         return 0
 
 
 class Text(FrontEnd):
-    """Text as ids. EOS ends each source, and `PAD` is where there is nothing."""
+    """Text as ids. Each source ends with EOS; positions after the last source are PAD."""
 
     def encode(self, sources, tokenizer, ids):
         return ids(list(sources))
@@ -66,9 +66,14 @@ class Text(FrontEnd):
 
 
 def end_to_end(texts: Sequence[np.ndarray], row_k: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Returns int32 `shape`: the texts, each ended by EOS, one after the other in the rows `row_k`, ascending.
+    """Returns int32 ids of `shape` (sequences, positions), filled with texts, one after the other.
 
-    All at once, as an assignment for each short text takes longer than all else.
+    One assignment fills all sequences, since one assignment per short text would take most of the time.
+
+    Args:
+        texts: ids without EOS; each text is followed by EOS, and PAD fills the rest of a sequence.
+        row_k: the sequence of each text, ascending.
+        shape: the numbers of sequences and of positions.
     """
     size_k = np.fromiter(map(len, texts), np.int64, len(texts)) + 1
     end_k = np.cumsum(size_k)

@@ -1,4 +1,4 @@
-"""The labels of classified examples: how often each split has each of them, and what looks like a mistake."""
+"""The labels of classification: their counts in each split, and warnings about labels that look like mistakes."""
 
 import collections
 import decimal
@@ -12,21 +12,21 @@ from lm.data.read import store
 from lm.data.read.examples import Examples
 from lm.data.text.tokenizers.tokenizer import Tokenizer
 
-MOST_LABELS = 1000  # that a task may rank
-LISTED, NAMED, WIDTH = 20, 5, 40  # labels in a list with counts, labels in a sentence, characters of a label
-NO_VALUE = frozenset({"nan", "null", "n/a", "na", "<na>", "#n/a", "nil", "-1"})  # that programs write for a missing one
+MOST_LABELS = 1000  # the most labels that a task may rank
+LISTED, NAMED, WIDTH = 20, 5, 40  # most labels in a list with counts, labels in a sentence, characters of a label
+NO_VALUE = frozenset({"nan", "null", "n/a", "na", "<na>", "#n/a", "nil", "-1"})  # for a missing value
 
 
 class Counts(NamedTuple):
-    """The labels of some examples."""
+    """The counts of the labels of a split."""
 
     examples: int
-    different: int  # labels
-    each: dict[str, int]  # the examples of each label, at most of `MOST_LABELS`, the most frequent first
+    different: int  # number of distinct labels
+    each: dict[str, int]  # examples per label, the most frequent first, at most `MOST_LABELS`
 
 
 def counted(examples: Examples) -> Counts:
-    """Returns how often each target is there; all of the text is read for it, once."""
+    """Returns the number of examples of each target; the first call reads all the text, later ones the cache."""
 
     def found() -> list:
         counts = collections.Counter(example.target for example in examples)
@@ -37,20 +37,20 @@ def counted(examples: Examples) -> Counts:
 
 
 def of_splits(config: Config, splits: Mapping[str, Examples]) -> dict[str, Counts]:
-    """Returns the counts of each split; of none where the answers of a configuration are no labels."""
+    """Returns the counts of each split, or an empty dict if the answers of the configuration are not labels."""
     if ANSWER_KINDS[answer_of(config)].among != "labels":
         return {}
     return {name: counted(examples) for name, examples in splits.items()}
 
 
 def listing(counts: Counts) -> str:
-    """Returns the labels with their counts, in one line."""
+    """Returns one line with the number of labels, and the most frequent ones with their counts."""
     shown = [f"{quoted(label)} {count:,}" for label, count in list(counts.each.items())[:LISTED]]
     return f"{counts.different:,}: {_and_more(shown, counts.different)}"
 
 
 def warnings(splits: Mapping[str, Counts], tokenizer: Tokenizer) -> list[str]:
-    """Returns a sentence for each thing about the labels that looks like a mistake; () of splits that have no labels."""
+    """Returns one sentence for each likely mistake in the labels; an empty list for splits without labels."""
     if not splits:
         return []
     train = splits["train"]
@@ -63,11 +63,11 @@ def warnings(splits: Mapping[str, Counts], tokenizer: Tokenizer) -> list[str]:
     labels = dict.fromkeys(label for counts in splits.values() for label in counts.each)
     found += _alike(labels)
     same = _groups(labels, lambda label: tuple(tokenizer.encode(label).tolist()))
-    found += [f"labels with the same ids, which no model can tell apart: {_named(group)}" for group in same]
+    found += [f"labels with the same ids, which a model cannot distinguish: {_named(group)}" for group in same]
     numbers = [label for label in labels if _number(label) is not None]
     missing = [label for label in labels if label.lower() in NO_VALUE and (label not in numbers or len(numbers) == 1)]
     if missing:
-        found.append(f"labels that are written for a missing value: {_named(missing)}")
+        found.append(f"labels that usually mean a missing value: {_named(missing)}")
     return found if texts else found + _lacking(splits)
 
 
@@ -85,7 +85,7 @@ def _alike(labels: Iterable[str]) -> list[str]:
 
 
 def _lacking(splits: Mapping[str, Counts]) -> list[str]:
-    """Of labels that are in training or in another split, and not in both."""
+    """Returns sentences about labels that either the training split or another split lacks."""
     if max(counts.different for counts in splits.values()) > MOST_LABELS:
         return []
     found = []
@@ -97,8 +97,10 @@ def _lacking(splits: Mapping[str, Counts]) -> list[str]:
 
 
 def written_alike(label: str) -> str:
-    """Returns what a label has in common with those that differ from it in case, white space, Unicode form or, of a number,
-    in its digits alone."""
+    """Returns a form that labels share if they differ only in case, white space or Unicode form.
+
+    For example, "Good" and "good " share a form. The form of a number is its value, so 1 and 1.0 share it too.
+    """
     if (number := _number(label)) is not None:
         return f"number {number.normalize()}"
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", label).casefold())
@@ -114,7 +116,7 @@ def _number(label: str) -> decimal.Decimal | None:
 
 
 def _groups(labels: Iterable[str], key) -> list[list[str]]:
-    """Labels that have one key, where there are several."""
+    """Returns the groups of two or more labels that have the same key."""
     groups = collections.defaultdict(list)
     for label in labels:
         groups[key(label)].append(label)
@@ -123,7 +125,7 @@ def _groups(labels: Iterable[str], key) -> list[list[str]]:
 
 def _named(labels: Iterable[str]) -> str:
     labels = list(labels)
-    same = len({unicodedata.normalize("NFC", label) for label in labels}) < len(labels)  # to look at
+    same = len({unicodedata.normalize("NFC", label) for label in labels}) < len(labels)  # they would look the same
     return _and_more([ascii(label) if same else quoted(label) for label in labels[:NAMED]], len(labels))
 
 
@@ -132,5 +134,5 @@ def _and_more(shown: list[str], of: int) -> str:
 
 
 def quoted(label: str) -> str:
-    """Returns a label as it is shown: in quotes, so that spaces are seen, and of at most `WIDTH` characters."""
+    """Returns a label for display: in quotes, so that spaces are visible, and truncated to `WIDTH` characters."""
     return repr(label if len(label) <= WIDTH else label[: WIDTH - 1] + "…")

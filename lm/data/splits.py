@@ -1,4 +1,4 @@
-"""The splits of a configuration: examples that are read, cleaned and checked."""
+"""The splits of a configuration: reads, checks and cleans their examples."""
 
 import dataclasses
 from collections.abc import Collection
@@ -13,10 +13,16 @@ from lm.errors import UserError
 
 
 def load_splits(config: DataConfig, wanted: Collection[str] = ("train", "validation", "test")) -> dict[str, Split]:
-    """The wanted splits of a configuration, cleaned; every example must fit the task."""
+    """Returns the wanted splits of a configuration by name, cleaned.
+
+    Validation and test data keep all their examples; cleaning only changes their texts.
+
+    Raises:
+        UserError: a source cannot be read, an example does not fit the task, or cleaning drops all training examples.
+    """
     steps.parse(config.cleaning)
     formats = formats_of(config)
-    # What is dropped of the training data may depend on the others.
+    # Cleaning the training data may need the other splits, e.g. to drop examples that they contain.
     read = ("train", "validation", "test") if "train" in wanted else wanted
     splits = sources.load_splits(config.train, config.validation, config.test, read, formats)
     for split in splits.values():
@@ -29,6 +35,6 @@ def load_splits(config: DataConfig, wanted: Collection[str] = ("train", "validat
         evaluation = Joined([split.examples for name, split in splits.items() if name != "train"])
         kept, report = cleaner.cleaned(splits["train"].examples, config.cleaning, evaluation)
         if not len(kept):
-            raise UserError("config.data.cleaning", "drops every training example", "take a step out of it")
+            raise UserError("config.data.cleaning", "drops every training example", "remove a step from it")
         splits["train"] = dataclasses.replace(splits["train"], examples=kept, report=report)
     return {name: split for name, split in splits.items() if name in wanted}

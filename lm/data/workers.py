@@ -1,7 +1,7 @@
-"""Processes that make batches ahead, and that can die: batch i is a function of i, so another process makes it again.
+"""Worker processes that prepare batches ahead. Batch i depends on i alone, so a new process replaces one that died.
 
-Each worker writes to a pipe of its own whose other end the run alone holds. So the end of either is noticed at once: a
-worker that dies, even with half a batch in the pipe, ends its pipe, and one whose run was killed cannot write any more.
+Each worker has a pipe to the run, and no other process holds an end of it. If a worker dies, even in the middle of a
+batch, the run reads the end of the pipe. If the run is killed, the worker's next write fails, and the worker ends.
 """
 
 import multiprocessing
@@ -18,29 +18,33 @@ import cloudpickle
 from lm.batch import Batch
 from lm.errors import UserError
 
-MOST_DEATHS = 3  # of workers that make one batch; then it is not the worker
-# A signal to a whole group, as from Ctrl-C, is for the run, which may need batches until it is saved; workers end with it.
+MOST_DEATHS = 3  # of workers at the same batch; then the batch is at fault, or the memory
+# A signal to the whole process group, e.g. by Ctrl-C, is for the run, which may need batches until it has saved.
+# Workers block it, and end with the run.
 BLOCKED = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU}
 
 
 class Workers:
-    """Makes batches `start` to `stop`, worker w of n every n-th from `start + w` on; `take` gives them in order."""
+    """Creates batches `start` to `stop - 1`; of n workers, worker w creates every n-th batch from `start + w` on.
+
+    `take` returns the batches in order.
+    """
 
     def __init__(self, make: Callable[[int], Batch], start: int, stop: int, count: int, say: Callable[[str], None]):
         self._make, self._start, self._stop, self._say = cloudpickle.dumps(make), start, stop, say
         self._count, self._failed = min(count, stop - start), None
-        resource_tracker.ensure_running()  # which unblocks signals when it starts
+        resource_tracker.ensure_running()  # it unblocks signals when it starts, so it must start first
         self._running = [self._started(start + worker) for worker in range(self._count)]
-        # With this object, and before the usual end of Python, which would wait for them.
+        # Ends the workers together with this object, and before Python exits, which would wait for them.
         util.Finalize(self, _end, (self._running,), exitpriority=10)
 
     def _started(self, first: int) -> tuple[SpawnProcess, Connection]:
-        """A worker that makes batch `first` and its later ones."""
+        """Returns a new worker, which creates batch `first` and every `count`-th batch after it, and its pipe."""
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe(duplex=False)
         indices = range(first, self._stop, self._count)
         process = context.Process(target=_work, args=(theirs, self._make, indices), daemon=True)
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED)  # which a process inherits
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED)  # a process inherits the mask
         try:
             process.start()
         finally:
@@ -49,11 +53,11 @@ class Workers:
         return process, ours
 
     def take(self, index: int) -> Batch:
-        """Returns batch `index`; indices are asked for one after the other, until an error is raised.
+        """Returns batch `index`; callers must request the indices in order. After an error each call raises it again.
 
         Raises:
-            UserError: workers die again and again.
-            Exception: what a worker raised.
+            UserError: three workers in a row died at this batch.
+            Exception: an error that a worker raised.
         """
         if self._failed:
             raise self._failed
@@ -71,7 +75,7 @@ class Workers:
                 made = pickle.loads(pipe.recv_bytes())
             except (EOFError, OSError):
                 if not self._running:
-                    raise  # this process ends
+                    raise  # this process is ending
                 process.join()
             else:
                 if isinstance(made, Exception):
@@ -79,17 +83,17 @@ class Workers:
                 return made
             deaths, reason = deaths + 1, _reason(process.exitcode)
             if deaths == MOST_DEATHS:
-                reason = f"{deaths} processes died while each made batch {index:,}, the last one by {reason}"
-                raise UserError("config.data.workers", reason, "give fewer, or 0, or this machine more memory")
-            self._say(f"a worker process died by {reason}: another one makes batch {index:,} and its later ones")
+                reason = f"{deaths} processes died while they prepared batch {index:,}, the last one by {reason}"
+                raise UserError("config.data.workers", reason, "use fewer workers, or 0, or a machine with more memory")
+            self._say(f"a worker process died by {reason}; another one continues with batch {index:,}")
             self._running[worker] = self._started(index)
 
 
 def _reason(code: int) -> str:
-    """How a process ended, of which `code` is the exit code as Python gives it."""
+    """Returns a phrase for the end of a process; `code` is its exit code, in Python negative for a signal."""
     if code >= 0:
         return f"exit code {code}"
-    return signal.Signals(-code).name + (" (as where memory is short)" if -code == signal.SIGKILL else "")
+    return signal.Signals(-code).name + (" (often because memory is short)" if -code == signal.SIGKILL else "")
 
 
 def _end(running: list[tuple[SpawnProcess, Connection]]) -> None:
@@ -102,7 +106,7 @@ def _end(running: list[tuple[SpawnProcess, Connection]]) -> None:
 
 
 def _work(pipe: Connection, make: bytes, indices: range) -> None:
-    """A worker: writes the batches of `indices`, or the error that ends them, until nobody reads any more."""
+    """Runs in a worker: writes the batches of `indices`, or the error that ends them, until the pipe closes."""
     try:
         try:
             made = cloudpickle.loads(make)
@@ -117,7 +121,7 @@ def _work(pipe: Connection, make: bytes, indices: range) -> None:
 
 
 def _pickled(error: Exception) -> bytes:
-    """An error with the traceback that it has here; one that does not survive that, as a `RuntimeError`."""
+    """Returns a pickled error with its traceback as a note; errors that cannot be pickled become `RuntimeError`."""
     error.add_note("".join(traceback.format_exception(error)))
     try:
         pickle.loads(pickled := pickle.dumps(error))

@@ -1,4 +1,4 @@
-"""TinyWorld, the embedded data. Importing this package registers the builder `tinyworld` with TFDS."""
+"""TinyWorld, the data set that comes with the code. Importing this package registers `tinyworld` with TFDS."""
 
 from lm.tinyworld.tinyworld import Tinyworld
 

@@ -1,8 +1,9 @@
-"""Dialogue: a guest orders at a stall, asks, changes the order, and the seller's next reply follows from all of it.
+"""Dialogues: a guest orders at a market stall, and the next reply of the seller follows from the conversation.
 
-The seller's first words say what there is and what it costs. Every reply keeps to what was said since: how much is
-left, what is ordered, what "that" and "the same again" are. The politeness of a reply is drawn once its content is
-settled.
+The guest also asks questions and changes the order. The seller begins with the goods and their prices. Each reply is
+consistent with the whole conversation: the stock, the order, and the meaning of "that" and "the same again". After the
+content of a reply is determined, its polite opening is drawn at random. This draw is the only uncertainty about a
+reply.
 """
 
 import dataclasses
@@ -11,7 +12,7 @@ from lm.tinyworld import stories
 from lm.tinyworld.grammar import Choose
 from lm.tinyworld.stories import NUMBERS, counted, listed
 
-ACTS = {  # what a guest says, and weights
+ACTS = {  # kinds of turns of the guest, and their weights
     "order": 6,
     "again": 2,
     "change": 3,
@@ -25,16 +26,16 @@ ACTS = {  # what a guest says, and weights
 
 @dataclasses.dataclass(frozen=True)
 class World:
-    """The goods, and how long the talk is. A smaller world is the same program."""
+    """The goods and the length of a conversation. Worlds of any size run the same program."""
 
     guests: tuple[str, ...] = tuple(person.name for person in stories.World.people)
     foods: tuple[str, ...] = stories.World.foods
-    amounts: tuple[int, ...] = (2, 3, 4, 5, 6)  # of a food, at first
+    amounts: tuple[int, ...] = (2, 3, 4, 5, 6)  # of each food at the start
     prices: tuple[int, ...] = (1, 2, 3, 4, 5)
     acts: tuple[str, ...] = tuple(ACTS)
-    goods: int = 3  # kinds of food
-    wanted: int = 4  # of a food at once, at most
-    turns: tuple[int, ...] = (2, 3, 4, 5)  # of the guest, the last of which is to be replied to
+    goods: int = 3  # number of kinds of food
+    wanted: int = 4  # the most of a food that the guest orders at once
+    turns: tuple[int, ...] = (2, 3, 4, 5)  # numbers of turns of the guest; the target is the reply to the last one
 
 
 WORLDS = {  # by difficulty
@@ -47,15 +48,16 @@ WORLDS = {  # by difficulty
 @dataclasses.dataclass
 class _State:
     price: dict[str, int] = dataclasses.field(default_factory=dict)
-    stock: dict[str, int] = dataclasses.field(default_factory=dict)  # what is left
+    stock: dict[str, int] = dataclasses.field(default_factory=dict)  # amounts that are left
     order: dict[str, int] = dataclasses.field(default_factory=dict)
-    act: str = ""  # what the guest did last
-    last: tuple[str, int] | None = None  # what was last ordered and granted, unless it was given up or refused since
+    act: str = ""  # the last act of the guest
+    # The last granted order; None if it was canceled, or if an order was refused since.
+    last: tuple[str, int] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Reply:
-    """What is to be said, and the ways to open it (the first in four cases of five)."""
+    """The content of a reply, and two possible openings; the first one has a probability of 4/5."""
 
     content: str
     openings: tuple[str, str] | None = None
@@ -65,7 +67,7 @@ YES, NO = ("Certainly,", "With pleasure,"), ("I am sorry,", "Unfortunately,")
 
 
 def conversation(world: World, choose: Choose) -> tuple[str, Reply]:
-    """All that is said up to the reply, and the reply."""
+    """Returns the conversation before the reply, and the reply."""
     state = _State()
     guest = choose(world.guests)
     for _ in range(world.goods):
@@ -85,7 +87,7 @@ def conversation(world: World, choose: Choose) -> tuple[str, Reply]:
 
 
 def reply(due: Reply, choose: Choose) -> str:
-    """Given the conversation, the choice made here is the only one."""
+    """Returns the reply as text; given the conversation, the choice of its opening is the only random one."""
     if due.openings is None:
         return f"{due.content[0].upper()}{due.content[1:]}"
     return f"{choose(due.openings, (4, 1))} {due.content}"
@@ -98,7 +100,7 @@ def _speak(world: World, state: _State, choose: Choose) -> tuple[str, Reply]:
         "cancel": state.order,
         "total": state.order,
     }
-    # Nobody asks the same twice running where the answer would be the same.
+    # A guest does not repeat a question directly if its answer would be the same.
     unasked = [act for act in world.acts if act != state.act or act not in ("ordered", "total")]
     acts = tuple(act for act in unasked if possible.get(act, True))
     act = choose(acts, [1 if act == "ordered" and not state.order else ACTS[act] for act in acts])
@@ -129,9 +131,9 @@ def _speak(world: World, state: _State, choose: Choose) -> tuple[str, Reply]:
 
 
 def _grant(state: _State, food: str, amount: int, before: int) -> Reply:
-    """Orders `amount` in place of `before`, if there is enough; otherwise what was ordered stays."""
+    """Replaces `before` by `amount` in the order if the stock is sufficient; otherwise the order stays as it is."""
     if amount - before > state.stock[food]:
-        state.last = None  # neither "that" nor "the same" would be clear
+        state.last = None  # "that" and "the same" would be ambiguous now
         more = " more" if food in state.order else ""
         return Reply(f"there {_left(state, food, more)}.", NO)
     state.stock[food] -= amount - before

@@ -1,9 +1,9 @@
-"""One generative program, three readings: sample it, enumerate it, parse with it.
+"""Generative programs, and three ways to run them: sample an outcome, enumerate all outcomes, parse a text.
 
-A program is a plain function of `choose`. Each of its random decisions is a call `choose(options)`, uniform, or
-`choose(options, weights)`; everything else in it is determined. Whoever supplies `choose` decides how the program is
-read, and log-probabilities (nats) are those of the choices. Where distinct choices make distinct results, which is
-what makes a grammar unambiguous, they are the log-probabilities of the results themselves.
+A program is a plain function of `choose`. It makes each random decision by a call of `choose(options)`, which is
+uniform, or `choose(options, weights)`. The rest of the program is deterministic. The functions of this module supply
+their own `choose`, and sum the log-probabilities of the choices, in nats. If the grammar is unambiguous, different
+choices lead to different results, and the sum is the exact log-probability of the result.
 """
 
 import bisect
@@ -19,7 +19,7 @@ Result = TypeVar("Result")
 
 
 class Choose(Protocol):
-    """Returns one of `options`; `weights` are positive, relative, and equal where none are given."""
+    """Returns one of `options`; `weights` are positive and relative, and equal by default."""
 
     def __call__(self, options: Sequence[Option], weights: Sequence[float] | None = None) -> Option: ...
 
@@ -29,13 +29,13 @@ _log = functools.cache(math.log)
 
 @functools.lru_cache(1 << 16)
 def _distribution(*weights: float) -> tuple[list[float], list[float]]:
-    """Cumulative weights, and the log-probability of each option: programs give the same few weights over and over."""
+    """Returns the cumulative weights, and the log-probability of each option; cached, as weights recur."""
     cumulative = list(itertools.accumulate(weights))
     return cumulative, [math.log(weight / cumulative[-1]) for weight in weights]
 
 
 def sample(program: Callable[[Choose], Result], rng: random.Random) -> tuple[Result, float]:
-    """One outcome of `program`, and the log-probability (nats) of the choices that made it."""
+    """Returns a random outcome of `program`, and the log-probability of its choices in nats."""
     log_prob = 0.0
     draw = rng.random
 
@@ -54,8 +54,8 @@ def sample(program: Callable[[Choose], Result], rng: random.Random) -> tuple[Res
 
 
 def outcomes(program: Callable[[Choose], Result]) -> Iterator[tuple[Result, float]]:
-    """Every outcome of `program` and its log-probability, depth first: one for each sequence of choices."""
-    path: list[list[int]] = []  # at each choice, the option taken and how many there are
+    """Yields (outcome, log-probability in nats) for each sequence of choices in `program`, depth first."""
+    path: list[list[int]] = []  # for each choice, the index of its option and the number of options
     while True:
         depth, log_prob = 0, 0.0
 
@@ -77,17 +77,17 @@ def outcomes(program: Callable[[Choose], Result]) -> Iterator[tuple[Result, floa
 
 
 def parses(program: Callable[[Choose], Iterable[str]], text: str) -> list[float]:
-    """The log-probability of each derivation of `text` by a program that yields its phrases one by one.
+    """Returns the log-probability, in nats, of each derivation of `text` by a program that yields phrases in order.
 
-    The text is the phrases joined by spaces. A list of length one is the text's own log-probability, none means that
-    the program never says it, and more that the program is ambiguous.
+    The text is the phrases joined by spaces. If there is one derivation, its log-probability is that of the text. An
+    empty list means that the program cannot generate the text, and several that the grammar is ambiguous.
     """
 
     def matches(choose):
         position = 0
         for phrase in program(choose):
             if not f"{text} ".startswith(f"{phrase} ", position):
-                return False  # choices not made are never enumerated, so this cuts off all that starts this way
+                return False  # later choices are never enumerated, so this prunes all texts with this start
             position += len(phrase) + 1
         return position == len(text) + 1
 

@@ -1,10 +1,10 @@
-"""The words of the world `translate`, English and Chinese."""
+"""The words of `translate`, in English and Chinese."""
 
 from typing import NamedTuple
 
 
 class Variants(NamedTuple):
-    """Two ways to say the same in Chinese, the first in nine cases of ten."""
+    """Two Chinese words with the same meaning; `usual` has a probability of 9/10."""
 
     usual: str
     other: str
@@ -18,65 +18,65 @@ ALL = ANIMATE | GOODS
 
 
 class Noun(NamedTuple):
-    """No noun or adjective starts with a vowel, so that `a` is never `an`."""
+    """A noun. No noun or adjective starts with a vowel, so the article `a` is never `an`."""
 
     sort: str  # person, animal, food or thing
     singular: str
     plural: str
     chinese: str
-    measure: str  # what Chinese counts it in
+    measure: str  # the measure word, e.g. 个
 
 
 class Pronoun(NamedTuple):
     english: str
     chinese: str
-    person: str  # what verbs agree with: I; he, for all singulars; they, for all others
+    person: str  # the form that verbs agree with: I; he, for all other singulars except you; they, for the rest
 
 
 class Determiner(NamedTuple):
     kind: str  # definite, indefinite, demonstrative or possessive
     english: str
     plural: bool
-    chinese: Chinese  # MEASURE stands for the noun's measure word
+    chinese: Chinese  # MEASURE is replaced by the measure word of the noun
 
 
 class Adjective(NamedTuple):
-    sorts: frozenset[str]  # of the nouns it goes with
+    sorts: frozenset[str]  # sorts of the nouns that it can modify
     english: str
     attribute: str  # in Chinese, before a noun
-    predicate: str  # in Chinese, after 很; empty: not said
+    predicate: str  # in Chinese, after 很; empty: there is none
 
 
 class Verb(NamedTuple):
-    subjects: frozenset[str]  # sorts of the nouns it goes with
-    objects: frozenset[str]  # none for an intransitive verb
+    subjects: frozenset[str]  # sorts of its subjects
+    objects: frozenset[str]  # sorts of its objects; empty for an intransitive verb
     chinese: str
     base: str
     third: str
-    past: str = ""  # a state has neither past nor ing: it is told in the present only
+    past: str = ""  # empty past and ing mark a state, which is only told in the present
     ing: str = ""
     particle: str = ""  # in English, after the verb
 
 
 class Mood(NamedTuple):
-    """How a verb is told."""
+    """The tense and modality of a verb."""
 
     weight: float
     auxiliary: str  # in English; {be}, {do} and {want} agree
     form: str  # of the English verb: present (which agrees), base, past or ing
-    before: Chinese = ()  # the Chinese verb
-    after: Chinese = ()
-    times: tuple[tuple[str, Chinese], ...] = ()  # that it can be told of
+    before: Chinese = ()  # words before the Chinese verb
+    after: Chinese = ()  # words after it
+    times: tuple[tuple[str, Chinese], ...] = ()  # times that it can be combined with
 
 
 class Landmark(NamedTuple):
     english: str
     chinese: str
-    sides: tuple[tuple[str, str], ...]  # English before it, Chinese after it
+    sides: tuple[tuple[str, str], ...]  # (English preposition, Chinese postposition)
 
 
 def _nouns(sort: str, table: str) -> tuple[Noun, ...]:
-    """Rows of `singular[/plural] Chinese measure-word`."""
+    """Returns the nouns of a table with rows `singular[/plural] Chinese measure-word`."""
     nouns = []
     for row in table.split(","):
         forms, chinese, measure = row.split()
@@ -86,7 +86,7 @@ def _nouns(sort: str, table: str) -> tuple[Noun, ...]:
 
 
 def _verbs(subjects: frozenset[str], objects: frozenset[str], table: str) -> tuple[Verb, ...]:
-    """Rows of `Chinese base third [past ing [particle]]`."""
+    """Returns the verbs of a table with rows `Chinese base third [past ing [particle]]`."""
     return tuple(Verb(subjects, objects, *row.split()) for row in table.split(","))
 
 

@@ -1,7 +1,7 @@
-"""Questions: people go about, things and food change hands, and the answer to a question follows from the facts.
+"""Questions about facts: people move, things and food change hands, and the answer follows from the facts.
 
-Nothing but the facts says where somebody is, who has what and how much of it. A thing that is carried is where its
-bearer is, however long ago it was last spoken of.
+The places of people, their things and their food are given by the facts alone. A thing that is carried is at the place
+of the person who carries it, even if the facts mentioned it long ago.
 """
 
 import dataclasses
@@ -10,8 +10,8 @@ from lm.tinyworld import stories
 from lm.tinyworld.grammar import Choose
 from lm.tinyworld.stories import NUMBERS, Place, counted
 
-FACTS = {"go": 6, "get": 3, "pick up": 3, "leave": 2, "give": 3, "find": 3, "share": 3, "eat": 2}  # kinds, and weights
-QUESTIONS = {  # kinds, and weights
+FACTS = {"go": 6, "get": 3, "pick up": 3, "leave": 2, "give": 3, "find": 3, "share": 3, "eat": 2}  # kinds, with weights
+QUESTIONS = {  # kinds, with weights
     "where": 3,
     "where before": 2,
     "where thing": 4,
@@ -25,7 +25,7 @@ QUESTIONS = {  # kinds, and weights
 
 @dataclasses.dataclass(frozen=True)
 class World:
-    """The lexicon, and how much there is to keep in mind. A smaller world is the same program."""
+    """The lexicon, and the number of things to remember. Worlds of any size run the same program."""
 
     people: tuple[str, ...] = tuple(person.name for person in stories.World.people)
     places: tuple[Place, ...] = stories.World.places
@@ -33,11 +33,11 @@ class World:
     foods: tuple[str, ...] = stories.World.foods
     facts: tuple[str, ...] = tuple(FACTS)
     questions: tuple[str, ...] = tuple(QUESTIONS)
-    present: int = 3  # people
-    around: int = 4  # places
-    things: int = 3  # toys and kinds of food, at most, of each
-    sentences: tuple[int, ...] = (4, 5, 6, 7, 8)  # facts, after where everybody is
-    most: int = 8  # of a food that one person can have
+    present: int = 3  # number of people in an example
+    around: int = 4  # the most places in an example
+    things: int = 3  # the most toys, and the most kinds of food
+    sentences: tuple[int, ...] = (4, 5, 6, 7, 8)  # numbers of facts, after a sentence per person with their place
+    most: int = 8  # the most of a food that one person can have
 
 
 WORLDS = {  # by difficulty
@@ -56,25 +56,25 @@ WORLDS = {  # by difficulty
 
 @dataclasses.dataclass
 class _State:
-    place: dict[str, Place] = dataclasses.field(default_factory=dict)  # of each person
-    before: dict[str, Place] = dataclasses.field(default_factory=dict)  # the place that each came from
-    holder: dict[str, str] = dataclasses.field(default_factory=dict)  # of each toy that somebody carries
-    lying: dict[str, Place] = dataclasses.field(default_factory=dict)  # where each other toy is
+    place: dict[str, Place] = dataclasses.field(default_factory=dict)  # the place of each person
+    before: dict[str, Place] = dataclasses.field(default_factory=dict)  # the place that each person came from
+    holder: dict[str, str] = dataclasses.field(default_factory=dict)  # the person who carries each toy
+    lying: dict[str, Place] = dataclasses.field(default_factory=dict)  # the place of each other toy
     food: dict[tuple[str, str], int] = dataclasses.field(default_factory=dict)
-    foods: list[str] = dataclasses.field(default_factory=list)  # in the order of being found
+    foods: list[str] = dataclasses.field(default_factory=list)  # in the order in which they were found
 
     def toys(self) -> list[str]:
         return [*self.holder, *self.lying]
 
 
 def question(world: World, choose: Choose) -> tuple[str, str]:
-    """The facts and a question about them, and the answer."""
+    """Returns the facts with a question about them, and the answer."""
     state = _State()
     places = world.places[:0]
     told = []
     for _ in range(world.present):
         person = choose([person for person in world.people if person not in state.place])
-        # Not everywhere is far away: after as many places as there may be, only these are gone to.
+        # Once `around` places occur, people only go to these.
         place = choose(places if len(places) == world.around else world.places)
         places = places if place in places else (*places, place)
         state.place[person] = place
@@ -86,7 +86,7 @@ def question(world: World, choose: Choose) -> tuple[str, str]:
 
 
 def answer(answered: str, choose: Choose) -> str:
-    """Given the question, nothing is left to chance."""
+    """Returns the answer; given the question, it is certain."""
     return answered
 
 
@@ -115,7 +115,7 @@ def _fact(world: World, state: _State, choose: Choose) -> str:
     if kind == "go":
         used = dict.fromkeys((*state.place.values(), *state.before.values(), *state.lying.values()))
         goals = [other for other in (world.places if len(used) < world.around else used) if other is not place]
-        # Few would ever meet, had company no attraction.
+        # Places with people are more likely, so that people meet often enough.
         goal = choose(goals, [3 if other in state.place.values() else 1 for other in goals])
         state.before[person], state.place[person] = place, goal
         return f"{person} goes to the {goal.name}."
@@ -183,7 +183,7 @@ def _ask(world: World, state: _State, choose: Choose) -> tuple[str, str]:
         place = choose(tuple(dict.fromkeys((*state.place.values(), *state.before.values()))))
         return f"How many people are {_at(place)}?", NUMBERS[list(state.place.values()).count(place)]
     people = tuple(state.place)
-    if kind == "how many":  # mostly of those who have some
+    if kind == "how many":  # people who have some of the food are asked about more often
         food = choose(state.foods)
         had = [state.food.get((person, food), 0) for person in people]
         person = choose(people, tuple(4 if amount else 1 for amount in had))

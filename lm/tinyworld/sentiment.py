@@ -1,11 +1,11 @@
-"""Sentiment: a short review, and whether it is positive or negative.
+"""Sentiment: a short review, and its label, positive or negative.
 
-What a word says is turned by what stands around it: intensifiers, negation, "I doubt that" (which nests), the opinion
-of somebody else, and "but", after which everything counts double. The score of a review is the sum of its clauses', and
-its sign the label. Where praise and blame are equal, nobody can know, and the label is the toss of a coin.
+The words around an adjective change its meaning: intensifiers, negation, "I doubt that" (which nests), and the opinion
+of somebody else. In a sentence with "but" or "although", the second opinion counts double. The score of a review is the
+sum of the scores of its clauses, and the label is its sign. If the score is 0, the label is drawn at random.
 
-Opinions hang together, as people's do: one most often goes with those before it, and against its neighbour where "but" or
-"although" stands between them. So reviews say what words mean without any label, and a model can learn it from them.
+Opinions are coherent, as in real reviews. An opinion usually agrees with those before it, and two opinions in a
+sentence with "but" or "although" usually disagree. So a model can learn the meaning of words without labels.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from lm.tinyworld.grammar import Choose
 
 LABELS = ("negative", "positive")
-DEGREES = {  # how much an adjective counts after each
+DEGREES = {  # the score of a positive adjective after each
     "": 2,
     "quite": 1,
     "really": 3,
@@ -26,8 +26,8 @@ DEGREES = {  # how much an adjective counts after each
     "hardly": -1,
     "anything but": -3,
 }
-KINDS = {"one": 3, "and": 2, "but": 3, "although": 2, "hearsay": 2}  # kinds of sentence, and weights
-BELIEFS = {  # what a clause counts after each
+KINDS = {"one": 3, "and": 2, "but": 3, "although": 2, "hearsay": 2}  # kinds of sentences, and their weights
+BELIEFS = {  # the factor of a clause after each
     "I think that": 1,
     "I would say that": 1,
     "it is true that": 1,
@@ -40,11 +40,13 @@ REACTIONS = {"and I agree": 1, "and they are right": 1, "but I disagree": -1, "b
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    opening: str  # {} stands for when
-    singular: tuple[str, ...]  # its aspects
-    plural: tuple[str, ...]
-    good: tuple[str, ...]  # adjectives
-    bad: tuple[str, ...]
+    """A subject of reviews, with its aspects and adjectives."""
+
+    opening: str  # {} is replaced by a time
+    singular: tuple[str, ...]  # aspects in the singular
+    plural: tuple[str, ...]  # aspects in the plural
+    good: tuple[str, ...]  # positive adjectives
+    bad: tuple[str, ...]  # negative adjectives
 
 
 GOOD, BAD = tuple("good great lovely charming".split()), tuple("bad awful poor disappointing".split())
@@ -52,7 +54,7 @@ GOOD, BAD = tuple("good great lovely charming".split()), tuple("bad awful poor d
 
 @dataclasses.dataclass(frozen=True)
 class World:
-    """The words, and how long and how involved reviews are. A smaller world is the same program."""
+    """The words, and the length and complexity of reviews. Worlds of any size run the same program."""
 
     subjects: tuple[Subject, ...] = (
         Subject(
@@ -90,9 +92,9 @@ class World:
     beliefs: tuple[str, ...] = tuple(BELIEFS)
     others: tuple[str, ...] = ("The critics", "My friends", "My parents", "Some people")
     reactions: tuple[str, ...] = tuple(REACTIONS)
-    depth: int = 1  # beliefs about beliefs
-    coherence: float = 4  # opinions that go with those before, for one that goes against them
-    most: int = 3  # sentences, after the opening
+    depth: int = 1  # the most nested beliefs before a clause
+    coherence: float = 4  # odds that an opinion agrees with those before it
+    most: int = 3  # the most sentences after the opening
 
 
 WORLDS = {  # by difficulty
@@ -103,7 +105,7 @@ WORLDS = {  # by difficulty
 
 
 def review(world: World, choose: Choose) -> tuple[str, int]:
-    """The text and its score."""
+    """Returns the text of a review, and its score."""
     subject = choose(world.subjects)
     aspects = [(f"the {aspect} was", aspect) for aspect in subject.singular]
     aspects += [(f"the {aspect} were", aspect) for aspect in subject.plural]
@@ -116,12 +118,12 @@ def review(world: World, choose: Choose) -> tuple[str, int]:
 
 
 def label(score: int, choose: Choose) -> str:
-    """Given the review, a draw is the only thing left to chance."""
+    """Returns the label of a review with this score; it is random only if the score is 0."""
     return LABELS[score > 0] if score else choose(LABELS)
 
 
 def _sentence(world: World, choose: Choose, subject: Subject, aspects: list, score: int) -> tuple[str, int]:
-    """After sentences with this score."""
+    """Returns a sentence and its score, after sentences with the score `score`."""
     clause = functools.partial(_clause, world, choose, subject, aspects)
     kind = choose(world.kinds, [KINDS[kind] for kind in world.kinds])
     if kind == "one":
@@ -151,7 +153,10 @@ def _beliefs(world: World, choose: Choose) -> Iterator[str]:
 
 
 def _clause(world: World, choose: Choose, subject: Subject, aspects: list, leaning: int) -> tuple[str, int]:
-    """Each aspect is spoken of once at most. `leaning` has the sign that the opinion most often has; 0: neither."""
+    """Returns a clause and its score; the sign of `leaning` is the more likely sign of the score.
+
+    The aspect of the clause is removed from `aspects`, so that a review mentions it only once.
+    """
     told, _ = aspect = choose(aspects)
     aspects.remove(aspect)
     degree = choose(world.degrees, [4 if not degree else 1 for degree in world.degrees])

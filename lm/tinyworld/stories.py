@@ -1,7 +1,7 @@
-"""Stories: people go about, things change hands, and the end says correctly where everybody and everything is.
+"""Stories: people move, things change hands, and the closing sentences describe the final state of all of them.
 
-Much of the text follows from what came before it: the verb of a subject several relative clauses back, who a pronoun
-can be, how many pears are left, who is met where, the colour of a toy, and the whole of the closing sentences.
+Much of a story follows from its earlier text: a verb agrees with a subject several relative clauses back, and pronouns,
+the number of pears that are left, meetings, the colors of toys and all closing sentences are determined.
 """
 
 import dataclasses
@@ -11,10 +11,10 @@ from lm.tinyworld.grammar import Choose
 
 NUMBERS = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight")
 PRONOUNS = {"f": ("she", "her"), "m": ("he", "him")}
-KINDS = {"go": 3, "give": 6, "leave": 3, "pick up": 9, "eat": 2, "find": 2, "play": 2}  # kinds of event, and weights
+KINDS = {"go": 3, "give": 6, "leave": 3, "pick up": 9, "eat": 2, "find": 2, "play": 2}  # events, and their weights
 
 
-@dataclasses.dataclass(frozen=True, eq=False)  # compared by identity: half of the time would go to comparing fields
+@dataclasses.dataclass(frozen=True, eq=False)  # identity is a fast comparison; fields would take half of the time
 class Person:
     name: str
     gender: str  # a key of PRONOUNS
@@ -24,12 +24,12 @@ class Person:
 class Place:
     name: str
     preposition: str
-    spots: tuple[str, ...]  # where a toy can be left, each unlike every other place's
+    spots: tuple[str, ...]  # places for a toy; no two places share one
 
 
 @dataclasses.dataclass(frozen=True)
 class World:
-    """The lexicon, and how far stories go. A smaller world is the same program."""
+    """The lexicon, and the length and depth of stories. Worlds of any size run the same program."""
 
     people: tuple[Person, ...] = tuple(
         Person(name, gender)
@@ -51,7 +51,7 @@ class World:
     toys: tuple[str, ...] = tuple("ball kite drum book lantern scarf whistle puzzle".split())
     colours: tuple[str, ...] = tuple("red blue green yellow white black".split())
     foods: tuple[str, ...] = tuple("apple pear plum carrot egg biscuit".split())
-    amounts: tuple[int, ...] = (2, 3, 4, 5)  # of a food, at the start
+    amounts: tuple[int, ...] = (2, 3, 4, 5)  # of a food at the start
     weathers: tuple[str, ...] = tuple("sunny rainy windy cold warm".split())
     days: tuple[tuple[str, str], ...] = (("morning", "noon"), ("afternoon", "evening"), ("evening", "midnight"))
     scenes: tuple[str, ...] = ("Nearby", "Outside", "Far away")
@@ -63,10 +63,10 @@ class World:
     relations: tuple[str, ...] = tuple("chase follow like hear see fear".split())
     actions: tuple[str, ...] = tuple("sleep sing rest wait jump drink".split())
     landmarks: tuple[tuple[str, str], ...] = (("tree", "trees"), ("gate", "gates"), ("pond", "ponds"))
-    depth: int = 2  # relative clauses within relative clauses
-    most: int = 8  # of a food that one person can have
+    depth: int = 2  # the most nested relative clauses
+    most: int = 8  # the most of a food that one person can have
     max_sentences: int = 8
-    stop: float = 1  # how likely it is to end earlier: after an event, for six times that it goes on
+    stop: float = 1  # weight of ending after an event; another event has the weight 6, and the first scene 2
 
 
 WORLDS = {  # by difficulty
@@ -78,18 +78,18 @@ WORLDS = {  # by difficulty
 
 @dataclasses.dataclass
 class State:
-    """What is so, and what the last sentence spoke of."""
+    """The state of the world, and the people and toys of the last sentence."""
 
     people: list[Person] = dataclasses.field(default_factory=list)
     place: dict[Person, Place] = dataclasses.field(default_factory=dict)
-    colour: dict[str, str] = dataclasses.field(default_factory=dict)  # of each toy
-    toys: dict[str, Person | tuple[Place, str]] = dataclasses.field(default_factory=dict)  # who has it, or where it is
+    colour: dict[str, str] = dataclasses.field(default_factory=dict)  # the color of each toy
+    toys: dict[str, Person | tuple[Place, str]] = dataclasses.field(default_factory=dict)  # owner or place of each toy
     food: dict[tuple[Person, str], int] = dataclasses.field(default_factory=dict)
-    day: str = ""  # its end
-    scene: str = ""  # the sentence that closes the scene
-    last: tuple[str, tuple[Person, ...]] = ("", ())  # the last event
+    day: str = ""  # the name of the end of the day
+    scene: str = ""  # the closing sentence about the animals
+    last: tuple[str, tuple[Person, ...]] = ("", ())  # kind and subject of the last event
     before: set[Person | str] = dataclasses.field(default_factory=set)  # people and toys in the last sentence
-    now: set[Person | str] = dataclasses.field(default_factory=set)  # and in this one
+    now: set[Person | str] = dataclasses.field(default_factory=set)  # people and toys in this sentence
     sentences: int = 0
 
     def begin_sentence(self) -> None:
@@ -98,7 +98,7 @@ class State:
 
 
 def story(world: World, choose: Choose) -> Iterator[str]:
-    """Yields the phrases of one story; joined by spaces, they are its text."""
+    """Yields the phrases of one story; its text is the phrases joined by spaces."""
     state = State()
     yield from opening(world, state, choose)
     yield from events(world, state, choose)
@@ -106,9 +106,9 @@ def story(world: World, choose: Choose) -> Iterator[str]:
 
 
 def events(world: World, state: State, choose: Choose) -> Iterator[str]:
-    """What happens between the opening and the closing, as long as there is room for the closing."""
+    """Yields the phrases between the opening and the closing; leaves room for the closing sentences."""
     yield from _event(world, state, choose)
-    # An event adds its own sentence and at most one to the closing.
+    # An event adds one sentence, and at most one more to the closing.
     while state.sentences + _closing_sentences(state) + 2 <= world.max_sentences:
         steps = {"act": 6, "stop": world.stop} | ({} if state.scene else {"scene": 2})
         step = choose(tuple(steps), tuple(steps.values()))
@@ -167,7 +167,7 @@ def _event(world: World, state: State, choose: Choose) -> Iterator[str]:
 
 
 def _possible(world: World, state: State, group: tuple[Person, ...]) -> dict[str, list]:
-    """The kinds of event that `group` can be the subject of, and what each can be done with."""
+    """Returns the kinds of events that `group` can be the subject of, each with its possible objects."""
     person, *others = group
     held = held_by(state, group)
     possible = {"play": held}
@@ -253,7 +253,7 @@ def _play(world: World, state: State, choose: Choose, group: tuple[Person, ...],
     yield f"{_agree(group, 'play')} with {_toy(state, choose(toys))}."
 
 
-# A new kind of event is a function, its weight in KINDS, and what it can be done with in `_possible`.
+# A new kind of event needs a function here, its weight in KINDS, and its possible objects in `_possible`.
 EVENTS = {
     "go": _go,
     "give": _give,
@@ -266,7 +266,10 @@ EVENTS = {
 
 
 def _scene(world: World, state: State, choose: Choose) -> Iterator[str]:
-    """Agreement across nested relative clauses: "Nearby, the birds that the dog near the trees chases sing.\""""
+    """Yields a sentence with agreement over nested relative clauses.
+
+    Example: "Nearby, the birds that the dog near the trees chases sing."
+    """
     state.begin_sentence()
     where = choose(world.scenes)
     yield f"{where},"
@@ -294,7 +297,7 @@ def _noun_phrase(world: World, choose: Choose, depth: int, used: tuple) -> Itera
 
 
 def _closing(state: State) -> Iterator[str]:
-    """Says all that is so at the end: nothing in it is a choice."""
+    """Yields the closing sentences, which describe the final state; they involve no choice."""
     clauses = []
     for person in state.people:
         place = state.place[person]
@@ -334,7 +337,7 @@ def _other(state: State, person: Person) -> Person:
 
 
 def _refer(state: State, person: Person, case: int) -> str:
-    """A pronoun where the last sentence leaves no doubt who is meant, a name elsewhere."""
+    """Returns a pronoun if the last sentence makes it unambiguous, otherwise the name."""
     state.now.add(person)
     candidates = [other for other in state.people if other in state.before and other.gender == person.gender]
     return PRONOUNS[person.gender][case] if candidates == [person] else person.name

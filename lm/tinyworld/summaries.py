@@ -1,8 +1,8 @@
-"""Summaries: what a story comes to, without the weather, the animals, the games and all that was undone again.
+"""Summaries: the outcome of a story, without its weather, animals and games, and without events that were undone.
 
-The story is one of `stories` without its closing sentences. The summary says where everybody is in the end, what is no
-longer where it was at first, and how much of a food somebody has whose amount has changed. Some of its wording
-is drawn once the story is told.
+The story is one of `stories` without its closing sentences. The summary gives the final place of each person, the toys
+that changed their place or owner, and the amounts of food that changed. After the story is complete, some of the
+wording of the summary is drawn at random.
 """
 
 from typing import NamedTuple
@@ -20,14 +20,14 @@ WORLDS = {  # by difficulty
 
 
 class Gist(NamedTuple):
-    """All that a summary says."""
+    """The content of a summary."""
 
-    ends: tuple[tuple[str, bool, str], ...]  # who, whether they are several, and where
+    ends: tuple[tuple[str, bool, str], ...]  # names, whether they are several, and their final place
     changes: tuple[str, ...]
 
 
 def story(world: World, choose: Choose) -> tuple[str, Gist]:
-    """The text, and what it comes to."""
+    """Returns the text of a story, and the content of its summary."""
     state = stories.State()
     phrases = list(stories.opening(world, state, choose))
     toys, food = dict(state.toys), dict(state.food)
@@ -36,7 +36,7 @@ def story(world: World, choose: Choose) -> tuple[str, Gist]:
 
 
 def summary(gist: Gist, choose: Choose) -> str:
-    """Given the story, the choices made here are the only ones, and each can be seen in the text."""
+    """Returns the summary as text; given the story, these choices are the only random ones, and the text shows them."""
     forms = choose((("ends up", "end up"), ("finishes", "finish")), (4, 1))
     (who, several, where), *others = gist.ends
     text = f"{who} {forms[several]} {where}" + "".join(f" and {who} {where}" for who, _, where in others)
@@ -46,7 +46,7 @@ def summary(gist: Gist, choose: Choose) -> str:
 
 
 def _gist(state: stories.State, toys: dict, food: dict) -> Gist:
-    """What is so in the end; of toys and food, only what was not so at first."""
+    """Returns the final places of all people, and the toys and food that changed since the start."""
     where = [f"{place.preposition} the {place.name}" for place in map(state.place.get, state.people)]
     names = [person.name for person in state.people]
     ends = [(name, False, place) for name, place in zip(names, where, strict=True)]

@@ -1,4 +1,4 @@
-"""The TFDS builder: `tfds.builder("tinyworld/translate")` once `lm.tinyworld` is imported."""
+"""The TFDS builder of TinyWorld. After `import lm.tinyworld`, use e.g. `tfds.builder("tinyworld/translate")`."""
 
 import dataclasses
 import random
@@ -21,21 +21,25 @@ DIFFICULTIES = {1: "easy", 2: "the default", 3: "hard"}
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class TinyworldConfig(tfds.core.BuilderConfig):
-    """A new config is a function from a random generator to an example, and an entry in `BUILDER_CONFIGS`."""
+    """A config of TinyWorld. A new one needs a function `example` and an entry in `BUILDER_CONFIGS`."""
 
-    example: Callable[[random.Random, int], dict[str, Any]]  # the int is the difficulty
+    example: Callable[[random.Random, int], dict[str, Any]]  # maps (generator, difficulty) to an example
     features: dict[str, Any]
-    sizes: dict[str, int]  # examples of each split
+    sizes: dict[str, int]  # number of examples of each split
     difficulty: int = 2
-    seed: str = ""  # what all draws depend on, beside split and index; empty: the name
+    seed: str = ""  # seed of all draws, with split and index; empty: the name
 
     def changed(self, difficulty: int | None, **sizes: int | None) -> "TinyworldConfig":
-        """This config with the parameters that are given, and with a name, so a directory, that tells them.
+        """Returns this config with the given parameters, which become parts of its name, and so of its directory.
 
-        The examples depend on the difficulty, not on the sizes: a smaller split is the beginning of a larger one.
+        The examples depend on the difficulty, but not on the sizes: a smaller split is the beginning of a larger one.
+
+        Args:
+            difficulty: a key of `DIFFICULTIES`; None: unchanged.
+            sizes: numbers of examples by split; None: unchanged.
 
         Raises:
-            ValueError: a parameter that cannot be, by its name.
+            ValueError: a parameter has an invalid value; the message names it.
         """
         changes = {split: size for split, size in sizes.items() if size is not None}
         for split, size in changes.items():
@@ -55,14 +59,14 @@ class TinyworldConfig(tfds.core.BuilderConfig):
 
 
 def story(rng: random.Random, difficulty: int = 2) -> dict[str, Any]:
-    """One text; `log_prob` is the text's own, its end included."""
+    """Returns one text; `log_prob` is the log-probability of the whole text, its end included."""
     world = stories.WORLDS[difficulty]
     phrases, log_prob = sample(lambda choose: list(stories.story(world, choose)), rng)
     return {"text": " ".join(phrases), "log_prob": log_prob}
 
 
 def pair(ask: Callable, reply: Callable, worlds: dict, rng: random.Random, difficulty: int = 2) -> dict[str, Any]:
-    """A source that `ask` draws, and the target of `reply`; `log_prob` is the target's, given the source."""
+    """Returns a source from `ask` and a target from `reply`; `log_prob` is that of the target given the source."""
     (source, due), _ = sample(partial(ask, worlds[difficulty]), rng)
     target, log_prob = sample(partial(reply, due), rng)
     return {"source": source, "target": target, "log_prob": log_prob}
@@ -79,10 +83,13 @@ def _config(name: str, description: str, example: Callable, train: int = SIZES["
 
 
 class Tinyworld(tfds.core.GeneratorBasedBuilder):
-    """Independent draws from seeded grammars, each with its exact log-probability: the floor of any model's loss.
+    """Independent examples from seeded grammars, each with its exact log-probability.
 
-    `tfds.builder("tinyworld/questions/train=500,difficulty=3")`, or the same as keywords: `train`, `validation` and
-    `test` are numbers of examples, `difficulty` is 1 (easy), 2 (the default) or 3 (hard).
+    The mean of the negative log-probabilities is the entropy of the generating process, called the floor: the lowest
+    mean loss that any model can reach.
+
+    Parameters are a part of the name, e.g. `tfds.builder("tinyworld/questions/train=500,difficulty=3")`, or keywords:
+    `train`, `validation` and `test` are numbers of examples; `difficulty` is 1 (easy), 2 (the default) or 3 (hard).
     """
 
     VERSION = tfds.core.Version("1.1.0")
@@ -118,12 +125,12 @@ class Tinyworld(tfds.core.GeneratorBasedBuilder):
         validation: int | None = None,
         test: int | None = None,
         difficulty: int | None = None,
-        file_format: str | None = "array_record",  # that of TFDS is tfrecord, which needs TensorFlow
+        file_format: str | None = "array_record",  # the default of TFDS, tfrecord, needs TensorFlow
         **kwargs: Any,
     ):
         self._parameters = {"train": train, "validation": validation, "test": test, "difficulty": difficulty}
         super().__init__(file_format=file_format, **kwargs)
-        self._original_state |= self._parameters  # what TFDS pickles
+        self._original_state |= self._parameters  # the arguments that TFDS pickles
 
     def _create_builder_config(self, builder_config: Any, version: Any) -> TinyworldConfig:
         return super()._create_builder_config(builder_config, version).changed(**self._parameters)
@@ -146,6 +153,6 @@ class Tinyworld(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
         config = self.builder_config
         for index in range(config.sizes[split]):
-            # A string seeds through SHA-512: the same in every process, and unrelated between examples.
+            # A seed that is a string is hashed by SHA-512: equal in all processes, and unrelated between examples.
             rng = random.Random(f"{self.name}/{config.seed or config.name}/{split}/{index}")
             yield index, config.example(rng, config.difficulty)

@@ -1,8 +1,8 @@
 """Pairs of an English sentence and its Chinese translation, from a synchronous grammar.
 
-Each rule makes both sides at once. The Chinese side has its own word order (relative clauses before the noun, time
-and place before the verb), measure words, and no spaces. Some of its words have a second form, drawn once the
-English is done: the only thing a translator cannot know, and so the floor of the loss.
+Each rule generates both sides at once. Chinese has its own word order (relative clauses before the noun, time and place
+before the verb), measure words, and no spaces. Some Chinese words have a second form, which is drawn after the English
+sentence is complete. A translator cannot know this draw; its entropy is the floor, the lowest mean loss of any model.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ VERY = Variants("非常", "十分")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class World:
-    """The words, and how deep relative clauses nest. A smaller world is the same program."""
+    """The words, and the depth of relative clauses. Worlds of any size run the same program."""
 
     nouns: tuple[Noun, ...] = lexicon.NOUNS
     subjects: tuple[Pronoun, ...] = lexicon.SUBJECTS
@@ -46,9 +46,9 @@ class World:
     state_moods: tuple[Mood, ...] = lexicon.STATE_MOODS
     places: tuple[Landmark, ...] = lexicon.PLACES
     furniture: tuple[Landmark, ...] = lexicon.FURNITURE
-    kinds: tuple[str, ...] = ("act", "transfer", "locate", "exist", "describe")  # of sentence: keys of KINDS
+    kinds: tuple[str, ...] = ("act", "transfer", "locate", "exist", "describe")  # kinds of sentences, keys of KINDS
     depth: int = 2
-    plain: float = 7  # nouns without a clause or a place, for one with a clause of either kind
+    plain: float = 7  # weight of a noun without a modifier; each kind of clause, and a place, has 1
 
 
 WORLDS = {1: World(depth=0), 2: World(), 3: World(depth=3, plain=2)}  # by difficulty
@@ -57,19 +57,19 @@ WORLDS = {1: World(depth=0), 2: World(), 3: World(depth=3, plain=2)}  # by diffi
 class NounPhrase(NamedTuple):
     english: str
     chinese: Chinese
-    person: str  # what verbs agree with, as in `Pronoun`
+    person: str  # the form that verbs agree with, as in `Pronoun`
     sort: str
 
 
 def pair(world: World, choose: Choose) -> tuple[str, Chinese]:
-    """An English sentence and its translation, whose variants are open."""
+    """Returns an English sentence and its translation, with variants that are not chosen yet."""
     kind = choose(world.kinds, [KINDS[kind][0] for kind in world.kinds])
     english, chinese = KINDS[kind][1](world, choose)
     return f"{english[0].upper()}{english[1:]}.", (*chinese, "。")
 
 
 def render(chinese: Chinese, choose: Choose) -> str:
-    """The translation as text. Given the source, the choices made here are the only ones."""
+    """Returns the translation as text; given the source, the choices of its variants are the only random ones."""
     return "".join(choose(word, (9, 1)) if isinstance(word, Variants) else word for word in chinese)
 
 
@@ -87,7 +87,7 @@ def _act(world: World, choose: Choose) -> tuple[str, Chinese]:
     if verb.ing and world.places and choose((False, True), (4, 1) if verb.objects else (1, 3)):
         where, place = _place(choose, world.places)
         english += f" {where}"
-        # The 在 of a place is also the one that says that something is going on.
+        # The 在 of a continuous verb and the 在 of a place merge into one.
         before += (place,) if mood.form == "ing" else ("在", place)
     return _in_time(choose, mood, english, subject.chinese, before + after)
 
@@ -141,7 +141,7 @@ DEGREES = (
     ("too", ("太",), ("了",)),
     ("and", ("又",), ()),
 )
-KINDS = {  # kinds of sentence: their weights and rules
+KINDS = {  # kinds of sentences: their weights and rules
     "act": (16, _act),
     "transfer": (2, _transfer),
     "locate": (2, _locate),
@@ -163,7 +163,7 @@ def _present(verb: Verb, person: str) -> str:
 
 
 def _in_time(choose: Choose, mood: Mood, english: str, subject: Chinese, rest: Chinese) -> tuple[str, Chinese]:
-    """Time is said first or last in English, and in Chinese before or after the subject, or not at all."""
+    """Returns both sides, perhaps with a time: first or last in English, before or after the subject in Chinese."""
     position = choose(("none", "first", "last"), (3, 1, 1)) if mood.times else "none"
     if position == "none":
         return english, subject + rest
@@ -190,7 +190,7 @@ def _pronoun(pronoun: Pronoun) -> NounPhrase:
 
 
 def _noun_phrase(world: World, choose: Choose, sorts: frozenset, depth: int, places: tuple = ()) -> NounPhrase:
-    """A noun of one of `sorts`, perhaps with a clause (if `depth` allows) or a place (if there are `places`)."""
+    """Returns a noun of one of `sorts`, perhaps with a clause (if `depth` > 0) or one of `places`."""
     determiner = choose(choose(*_alternatives(world.determiners)))
     phrase = _bare_phrase(world, choose, sorts, determiner)
     if determiner.kind == "possessive":
@@ -203,7 +203,7 @@ def _bare_phrase(world: World, choose: Choose, sorts: frozenset, determiner: Det
     english = noun.plural if determiner.plural else noun.singular
     chinese = (noun.chinese,)
     if determiner.plural and noun.sort == "person" and determiner.kind in ("definite", "possessive"):
-        chinese += ("们",)  # Chinese has a plural for people, said where nothing else tells that they are many
+        chinese += ("们",)  # the plural of people, used if nothing else shows that they are several
     adjectives = _adjectives_of(world, noun.sort)
     if adjectives and choose((False, True), (3, 2)):
         adjective = choose(adjectives)
@@ -265,6 +265,6 @@ def _adjectives_of(world: World, sort: str) -> tuple[Adjective, ...]:
 
 @functools.cache
 def _verbs_of(world: World, sort: str) -> tuple[tuple[Verb, ...], tuple[Verb, ...]]:
-    """The transitive verbs that a noun of `sort` can be the subject of, and those it can be the object of."""
+    """Returns the transitive verbs that can have a noun of `sort` as their subject, and as their object."""
     transitive = [verb for verb in world.verbs if verb.objects]
     return tuple(v for v in transitive if sort in v.subjects), tuple(v for v in transitive if sort in v.objects)

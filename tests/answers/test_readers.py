@@ -320,7 +320,7 @@ def test_a_label_that_the_head_has_not_is_refused_before_anything_is_written(fil
 def test_data_without_any_answer_in_its_source_is_refused(tmp_path, files):
     (tmp_path / "other.tsv").write_text("".join(f"ant bee {i}\tcow\n" for i in range(90)))
     config = changed(reader_config(files, "extract"), {"data.train": f"tsv:{tmp_path}/other.tsv"})
-    with pytest.raises(UserError, match="config.data.train: no target is a span"):
+    with pytest.raises(UserError, match="config.data.train: has no target that is a span"):
         loop.train(config, epath.Path(tmp_path / "run"))
 
 

@@ -375,7 +375,7 @@ def test_training_leaves_out_pairs_that_are_too_long_and_counts_them_evaluation_
     assert Counter(i for batch in epoch_of(data.batches) for i in rows_of(batch, pairs)) == Counter([0, 1, 2])
     scored = Counter(i for batch in feed.evaluation_batches(encoded, config) for i in rows_of(batch, pairs))
     assert scored == Counter(range(6))
-    with pytest.raises(UserError, match="^error: config.data.max_length: no training pair has at most 2 tokens"):
+    with pytest.raises(UserError, match="^error: config.data.max_length: is 2, and every training pair is longer"):
         feed.training_data(encoded, DataConfig(task="seq2seq", max_length=2), seed=0)
 
 

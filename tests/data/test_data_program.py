@@ -48,7 +48,7 @@ def test_a_source_is_shown_with_its_counts_and_its_first_example(shown):
     assert re.search(r"task +seq2seq, buckets\n", said) and "tokenizer   bytes, 260 ids" in said
     train, validation = said.split("\nvalidation  ")
     counts = [int(re.search(r"examples +(\d+), ", part)[1]) for part in (train, validation)]
-    twice = [int(re.search(r", (\d+) of them again", part)[1]) for part in (train, validation)]
+    twice = [int(re.search(r", (\d+) of them duplicates", part)[1]) for part in (train, validation)]
     assert sum(counts) == 41 and sum(twice) == 1
     # Every pair has four or five bytes on the left and three on the right.
     assert re.search(r"target +3\.0 tokens on average, median 3, most 3", train)
@@ -96,7 +96,7 @@ def test_noise_is_shown_as_the_model_reads_it(shown):
     ("name", "words"),
     [
         ("nothing", "SPEC: is missing"),
-        ("no such thing", "is no config file, no run and no source"),
+        ("no such thing", "is not a config, a run or a source"),
         ("no such field", "did you mean --config.data.batch_size?"),
         ("no number", "'x' is not of type int"),
         ("two", "is given 2 times"),

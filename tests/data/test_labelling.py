@@ -34,9 +34,9 @@ def test_values_keep_the_spelling_of_json(tmp_path):
 @pytest.mark.parametrize(
     ("value", "what"),
     [
-        ("NaN", "NaN is no value of JSON"),
-        ("Infinity", "Infinity is no value of JSON"),
-        ("-Infinity", "-Infinity is no value of JSON"),
+        ("NaN", "has NaN, which is not JSON"),
+        ("Infinity", "has Infinity, which is not JSON"),
+        ("-Infinity", "has -Infinity, which is not JSON"),
         ("null", "{y} is null, not text"),
         ('""', "'target' is blank"),
         ('" "', "'target' is blank"),
@@ -113,14 +113,14 @@ def test_what_looks_like_a_mistake_is_said():
         "labels that train has and validation lacks: 'b'",
         "labels that validation has and train lacks: 'c'",
     ]
-    assert said(["a", "nan", "NULL"] * 9) == ["labels that are written for a missing value: 'NULL', 'nan'"]
+    assert said(["a", "nan", "NULL"] * 9) == ["labels that usually mean a missing value: 'NULL', 'nan'"]
     assert said(["1", "-1", "0"] * 9) == []
-    assert said(["yes", "-1", "no"] * 9) == ["labels that are written for a missing value: '-1'"]
+    assert said(["yes", "-1", "no"] * 9) == ["labels that usually mean a missing value: '-1'"]
     (line,) = said([f"a long text {i}" for i in range(30)])
     assert line.startswith("30 labels for 30 training examples look like texts: check which side is the label")
     known = Vocabulary("words", ("a",))
     assert said(["a", "one", "two"] * 9, tokenizer=known) == [
-        "labels with the same ids, which no model can tell apart: 'one', 'two'"
+        "labels with the same ids, which a model cannot distinguish: 'one', 'two'"
     ]
 
 
@@ -231,7 +231,7 @@ def test_headers_of_many_files_are_said_in_few_lines(tmp_path):
         (tmp_path / f"{number}.tsv").write_text("\n".join(["text\tlabel", f"some text of {number}\tpos", *ROWS]) + "\n")
     spec = f"tsv:{tmp_path}/*.tsv"
     warnings = load_splits(spec, spec, "", ("train",))["train"].warnings
-    assert len(warnings) == 4 and warnings[-1] == "6 more files begin so"
+    assert len(warnings) == 4 and warnings[-1] == "6 more files start with such a row"
 
 
 def test_json_that_holds_a_million_digits_is_read_in_no_time(tmp_path):

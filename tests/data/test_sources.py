@@ -253,14 +253,14 @@ def test_what_a_mixture_holds_out_is_of_every_source_and_once(three):
 @pytest.mark.parametrize(
     ("spec", "what"),
     [
-        ("1*tsv:{0}/a.tsv + tsv:{0}/b.tsv", "is no mixture"),
-        ("1*tsv:{0}/a.tsv + 0*tsv:{0}/b.tsv", "is no mixture"),
+        ("1*tsv:{0}/a.tsv + tsv:{0}/b.tsv", "is not a valid mixture"),
+        ("1*tsv:{0}/a.tsv + 0*tsv:{0}/b.tsv", "is not a valid mixture"),
         ("1*tsv:{0}/a.tsv + 1*text:{0}/text.txt", "mixes texts with pairs"),
         ("1*tsv:{0}/a.tsv + 1*tsv:{0}/d.tsv", "no such file"),
         ("1*tsv:{0}/a.tsv + 1*csv:{0}/b.tsv", "did you mean tsv"),
-        ("1*tsv:{0}/a.tsv + 100000*tsv:{0}/c.tsv", "would be repeated"),
-        ("tsv:{0}/a.tsv + 1*tsv:{0}/b.tsv", "is no mixture"),
-        ("1.2.3*tsv:{0}/a.tsv + 1*tsv:{0}/b.tsv", "is no mixture"),
+        ("1*tsv:{0}/a.tsv + 100000*tsv:{0}/c.tsv", "repeats tsv:.* times in an epoch"),
+        ("tsv:{0}/a.tsv + 1*tsv:{0}/b.tsv", "is not a valid mixture"),
+        ("1.2.3*tsv:{0}/a.tsv + 1*tsv:{0}/b.tsv", "is not a valid mixture"),
         ("tsv:{0}/a.tsv | {{source}} | {{target}} | {{log_prob}}", "has 3 formats"),
         ("tsv:{0}/a.tsv | answer", "'answer' names no field"),
         ("tsv:{0}/a.tsv | {{question}}", "question.*is missing .fields are source, target"),
@@ -443,21 +443,21 @@ def test_parallel_files_that_do_not_belong_together(tmp_path):
     write(tmp_path / "s", "a\nb\nc\n")
     write(tmp_path / "t", "A\nB\n")
     spec = f"parallel:{tmp_path}/s,{tmp_path}/t"
-    assert f"{tmp_path}/s: 3 lines against 2 in {tmp_path}/t; align" in error_of(spec)
+    assert f"{tmp_path}/s: has 3 lines, and {tmp_path}/t has 2; align" in error_of(spec)
     write(tmp_path / "t", "A\n\nC\n")
-    assert f"{tmp_path}/t:2: the line is blank, line 2 of {tmp_path}/s is not" in error_of(spec)
+    assert f"{tmp_path}/t:2: is a blank line, and line 2 of {tmp_path}/s is not" in error_of(spec)
     write(tmp_path / "t", "A\nB\nC")
     write(tmp_path / "s", " \nb\nc")
-    assert f"{tmp_path}/s:1: the line is blank, line 1 of {tmp_path}/t is not" in error_of(spec)
+    assert f"{tmp_path}/s:1: is a blank line, and line 1 of {tmp_path}/t is not" in error_of(spec)
 
 
 @pytest.mark.parametrize(
     ("line", "what"),
     [
-        ("no tab", "0 tabs where there must be one"),
-        ("a\tb\tc", "2 tabs where there must be one"),
-        ("\tb", "the source is blank"),
-        ("a\t ", "the target is blank"),
+        ("no tab", "has 0 tabs instead of one"),
+        ("a\tb\tc", "has 2 tabs instead of one"),
+        ("\tb", "has a blank source"),
+        ("a\t ", "has a blank target"),
     ],
 )
 def test_tsv_lines_that_are_no_pair(tmp_path, line, what):
@@ -478,12 +478,12 @@ def test_tsv_lines_that_are_no_pair(tmp_path, line, what):
         ('{"text": 3}', "'text' is 3, not a string"),
         ('{"source": "a", "target": null}', "'target' is null, not a string"),
         ('{"source": "a", "target": " "}', "'target' is blank"),
-        ('{"text": "a\\ud800"}', "'text' holds half of a surrogate pair"),
+        ('{"text": "a\\ud800"}', "'text' has half of a surrogate pair"),
         ('{"text": "a", "log_prob": "-1"}', "'log_prob' is \"-1\""),
         ('{"text": "a", "log_prob": false}', "'log_prob' is false"),
-        ('{"text": "a", "log_prob": NaN}', "NaN is no value of JSON"),
+        ('{"text": "a", "log_prob": NaN}', "has NaN, which is not JSON"),
         ('{"text": "a", "log_prob": 0.5}', "'log_prob' is 0.5"),
-        ('{"source": "a", "target": "b"}', "texts and source-target pairs are mixed in one source"),
+        ('{"source": "a", "target": "b"}', "mixes texts and source-target pairs in one source"),
     ],
 )
 def test_jsonl_lines_that_are_no_example(tmp_path, line, what):
@@ -492,10 +492,10 @@ def test_jsonl_lines_that_are_no_example(tmp_path, line, what):
 
 
 def test_too_little_to_hold_out_of(tmp_path):
-    expected = "is too small to hold validation data out of it; name a validation source"
+    expected = "is too small to hold out a part of it; name a source"
     assert expected in error_of(f"text:{write(tmp_path / 'a', 'a')}")
     same = write(tmp_path / "b", "a\tb\n" * 100)  # equal examples fall on the same side
-    expected = f"tsv:{same} has 100 examples, which are all equal, so none can be held out for validation; name"
+    expected = f"tsv:{same} has 100 examples, which are all equal, so none can be held out; name"
     assert expected in error_of(f"tsv:{same}")
     one = write(tmp_path / "c", "a\tb\n")
     assert f"tsv:{one} has one example, so none can be held out" in error_of(f"tsv:{one}")
@@ -678,7 +678,7 @@ def test_tfds_that_another_process_prepares_meanwhile(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("spec", "what"),
     [
-        ("lm_source_test/pairs", "tfds:lm_source_test/pairs is no data set of TFDS; did you mean lm_sources_test?"),
+        ("lm_source_test/pairs", "tfds:lm_source_test/pairs is not a data set of TFDS; did you mean lm_sources_test?"),
         ("lm_sources_test/pears", "has no config 'pears'; did you mean pairs?"),
         (
             "lm_sources_test/pairs:trian",
@@ -687,10 +687,10 @@ def test_tfds_that_another_process_prepares_meanwhile(monkeypatch, tmp_path):
         ("lm_sources_test/pairs:train[:x]", "has no split 'train[:x]'"),
         ("lm_sources_test/pairs:9.9.9", "cannot be opened (Dataset lm_sources_test cannot be loaded at version 9.9.9"),
         ("lm_sources_test/pairs/more", "has no config 'pairs/more'; did you mean pairs?"),
-        ("lm_sources_test/nested", "has the features answers, label, question; read are text, or source and target"),
+        ("lm_sources_test/nested", "has the features answers, label, question instead of text, or source and target"),
         ("lm_sources_test/offline", "cannot be prepared (Name or service not known); check network and disk"),
-        ("squad", "question, title; read are text, or source and target"),
-        ("wmt16_translate/de-en", "has the features de, en; read are"),
+        ("squad", "question, title instead of text, or source and target"),
+        ("wmt16_translate/de-en", "has the features de, en instead of"),
     ],
 )
 def test_tfds_mistakes(spec, what):
@@ -733,7 +733,7 @@ def test_a_list_of_targets_is_all_that_is_right(tmp_path):
     path = write(tmp_path / "a.jsonl", "\n".join(json.dumps(record) for record, _ in LISTED))
     split = load_splits("", "", f"jsonl:{path}", ("test",))["test"]
     assert list(split.examples) == [example for _, example in LISTED]
-    assert split.note == "2 of 5 have several targets: scores take all, training and loss the first"
+    assert split.note == "2 of 5 have several targets: scores use all, training and loss the first"
     assert load_splits("", "", f"jsonl:{path}", ("test",))["test"].note == split.note  # from the cache
     fields = [{"q": record["source"], "a": {"texts": record["target"]}} for record, _ in LISTED[:4]]
     path = write(tmp_path / "b.jsonl", "\n".join(map(json.dumps, fields)))

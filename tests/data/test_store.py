@@ -162,10 +162,10 @@ def test_an_altered_shard_is_named_and_never_read(what, complete, cache):
         path.write_bytes((cache / "key" / "00001.array_record").read_bytes())
     else:
         note.write_text(NOTES[what](note.read_text()))
-    with pytest.raises(UserError, match=r"(00002.*|complete.json): is not what was written; delete .*/key;"):
+    with pytest.raises(UserError, match=r"(00002.*|complete.json): is corrupt; delete .*/key;"):
         made().read([0, 10])
     if complete and what not in NOTES:
-        with pytest.raises(UserError, match="is not what was written"):
+        with pytest.raises(UserError, match="is corrupt"):
             made().check()
         assert made().read([0]) == [record(0)]  # a shard is checked when it is read
 
@@ -174,7 +174,7 @@ def test_an_altered_table_is_named(cache):
     made()
     table = cache / "key" / "table.npy"
     table.write_bytes(table.read_bytes()[:-4] + b"abcd")
-    with pytest.raises(UserError, match="table.npy: is not what was written"):
+    with pytest.raises(UserError, match="table.npy: is corrupt"):
         made()
 
 

@@ -1,8 +1,7 @@
-"""A corpus: examples as ids, read by number; and what can be made of one without another copy of it.
+"""A corpus: examples as ids, read by number, and views of a corpus that do not copy it.
 
-Batches are planned from the lengths alone; ids are read when a batch is made. That is why every corpus says its lengths
-at once, and why noise, which is drawn anew in each epoch, must have lengths (or bounds of them) that do not depend on
-what is drawn.
+Layouts plan batches from the lengths alone; ids are read when a batch is created. So every corpus knows its lengths in
+advance. Noise is drawn anew in each epoch, so its lengths, or bounds of them, must not depend on the draw.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,27 +12,30 @@ import numpy as np
 from lm.data.front_ends import TEXT, FrontEnd
 from lm.data.read.store import Records
 
-Pair = tuple[np.ndarray, np.ndarray]  # source ids (none for plain text), target ids
+Pair = tuple[np.ndarray, np.ndarray]  # values of the source (empty for plain text), int32 target ids
 
 
 class Corpus(Protocol):
-    """Examples as ids, read by number. An epoch may have its own version of them: other noise, other segmentation."""
+    """Examples as ids, read by number. Epochs may have versions of their own, with other noise or segmentation."""
 
     variants: int  # epochs `e` and `e + variants` have the same lengths
-    closed: np.ndarray  # bool [n]: whether the example ends its document; else the next one goes on with it
+    closed: np.ndarray  # bool [n]: whether the example ends its document; if not, the next one continues it
 
     def __len__(self) -> int: ...
 
     def lengths(self, epoch: int) -> np.ndarray:
-        """int [n, 2]: most source and target ids that each example has in the epoch."""
+        """Returns int [n, 2]: the source and target lengths of each example in the epoch, or upper bounds of them."""
 
     def take(self, numbers: Sequence[int], epoch: int) -> list[Pair]:
-        """The examples of these numbers."""
+        """Returns the examples with these numbers, as they are in the epoch."""
 
 
 class Stored:
-    """A corpus in the cache: records of a source's values and a target's ids, and a table of [length of the source, of the
-    target, closed, ...]."""
+    """A corpus in the cache.
+
+    A record has the values of a source, then the ids of a target. A row of the table has the length of the source, the
+    length of the target, whether the example ends its document, and more columns.
+    """
 
     variants = 1
 
@@ -49,20 +51,20 @@ class Stored:
 
     def take(self, numbers: Sequence[int], epoch: int) -> list[Pair]:
         numbers = np.asarray(numbers, np.int64)
-        sizes = (self._records.table[numbers, 1] * self._dtype.itemsize).tolist()  # bytes of the target
+        sizes = (self._records.table[numbers, 1] * self._dtype.itemsize).tolist()  # of the targets, in bytes
         return [
             self._pair(record, len(record) - size)
             for record, size in zip(self._records.read(numbers), sizes, strict=True)
         ]
 
     def _pair(self, record: bytes, begin: int) -> Pair:
-        """Of a record whose target begins at this byte."""
+        """Returns the pair in a record whose target starts at byte `begin`."""
         target = np.frombuffer(record, self._dtype, offset=begin).astype(np.int32)
         return self._front_end.from_bytes(record[:begin], self._dtype), target
 
 
 class InMemory:
-    """A corpus from lists; each example is a document."""
+    """A corpus of lists in memory; each example is a document."""
 
     variants = 1
 
@@ -84,7 +86,7 @@ class InMemory:
 
 
 class Subset:
-    """Some examples of a corpus, renumbered."""
+    """Some examples of a corpus, with new numbers from 0."""
 
     def __init__(self, corpus: Corpus, numbers: np.ndarray):
         self.variants, self._corpus, self._numbers = corpus.variants, corpus, numbers
@@ -101,7 +103,7 @@ class Subset:
 
 
 class Copies:
-    """Several versions of one corpus, e.g. other segmentations of the same texts: epoch `e` reads version `e % n`."""
+    """Versions of one corpus, e.g. segmentations of the same texts; epoch `e` reads version `e % n` of n."""
 
     def __init__(self, versions: Sequence[Corpus]):
         self.variants, self._versions, self.closed = len(versions), versions, versions[0].closed
@@ -117,11 +119,11 @@ class Copies:
 
 
 class Excerpts:
-    """Documents cut into pieces of at most `longest` ids, as even as can be; each is a text.
+    """Documents that are split into pieces of at most `longest` ids and nearly equal length; each piece is a text.
 
     Args:
-        corpus: of documents, in one version; only their targets are read.
-        longest: most ids of a piece.
+        corpus: the documents, in one version; only their targets are read.
+        longest: the most ids of a piece.
     """
 
     variants = 1
@@ -156,12 +158,14 @@ class Excerpts:
 
 
 class Noised(Excerpts):
-    """Excerpts made into pairs by an objective, with other noise in each epoch.
+    """Excerpts that an objective turns into pairs, with new noise in each epoch.
 
     Args:
-        objective: `(ids, rng)` -> (source ids, target ids), a pure function.
-        sizes: number of ids -> most (source ids, target ids) that the objective makes of them: the lengths.
-        seed: the noise of a piece depends on (seed, epoch, number of the piece) alone.
+        corpus: the documents.
+        longest: the most ids of a piece.
+        objective: a pure function from (ids, rng) to (source ids, target ids).
+        sizes: maps the length of a piece to the most (source ids, target ids) of its pair.
+        seed: seed of the noise; the noise of a piece depends on (seed, epoch, number of the piece) alone.
     """
 
     def __init__(
@@ -183,12 +187,16 @@ class Noised(Excerpts):
 
 
 class PrefixPairs(Excerpts):
-    """Excerpts cut in two, source and target. A number is cut at one place in every epoch, so that lengths are known; but
-    pieces of one length change places from epoch to epoch.
+    """Excerpts that are split in two, a source and a target.
+
+    An example is split at the same position in every epoch, so its lengths are known in advance. Pieces of equal length
+    are exchanged from epoch to epoch, so the splits of a text vary.
 
     Args:
-        cuts: `(numbers of ids, rng)` -> so many of them are the source's.
-        seed: of cuts and places.
+        corpus: the documents.
+        longest: the most ids of a piece.
+        cuts: maps (lengths of pieces, rng) to the lengths of their sources.
+        seed: seed of the splits and of the exchange.
     """
 
     def __init__(
@@ -209,7 +217,7 @@ class PrefixPairs(Excerpts):
         return [(ids[:cut], ids[cut:]) for ids, cut in zip(texts, self._lengths[numbers, 0], strict=True)]
 
     def _shuffled(self, epoch: int) -> np.ndarray:
-        """The piece that each number stands for."""
+        """Returns the piece that each example has in the epoch: a random one of the same length."""
         places = np.empty_like(self._by_length)
         shuffled = np.random.default_rng([self._seed, epoch, len(self)]).permutation(len(self))
         places[self._by_length] = shuffled[np.argsort(self._sizes[shuffled], kind="stable")]
@@ -217,7 +225,7 @@ class PrefixPairs(Excerpts):
 
 
 class Recent:
-    """What is made once an epoch. The epoch before stays, as threads that prefetch may still read it."""
+    """Caches a value per epoch. The value of the epoch before is kept, as threads that prefetch may still read it."""
 
     def __init__(self, make: Callable[[int], Any]):
         self._make, self._made = make, {}

@@ -1,7 +1,8 @@
-"""Objectives: what the encoder reads and the decoder writes of a piece of plain text. Pure functions of ids and a key.
+"""Objectives: functions that turn a piece of plain text into a source for the encoder and a target for the decoder.
 
-The key is a `numpy.random.Generator`. Ids are int32 and 1-D, without BOS and EOS, which the batches add. Beside each
-objective stands how long what it makes can be, as batches are planned before anything is drawn.
+An objective is a pure function of ids and a `numpy.random.Generator`. Ids are int32 [length], without BOS and EOS,
+which the batches add. A second function gives the lengths of its results, as batches are planned before the noise is
+drawn.
 """
 
 import math
@@ -14,13 +15,16 @@ from lm.data.batches.corpus import Pair
 
 
 def cuts(lengths_n: np.ndarray, rng: np.random.Generator, least: float, most: float) -> np.ndarray:
-    """How many of its ids each text gives the encoder: a share uniform between `least` and `most`, the decoder has the rest;
-    of two ids or more, each has one."""
+    """Returns int [n]: the number of ids of each text that are its source; the rest is its target.
+
+    The number is uniform between the shares `least` and `most` of the text. If a text has two ids or more, its source
+    and its target have at least one each.
+    """
     return rng.integers(*_prefix_range(lengths_n, least, most), endpoint=True)
 
 
 def prefix_most(length: int, least: float, most: float) -> tuple[int, int]:
-    """Most ids of both."""
+    """Returns the most ids of the source and of the target of a text of `length` ids."""
     low, high = _prefix_range(length, least, most)
     return int(high), length - int(low)
 
@@ -38,31 +42,44 @@ def _prefix_range(lengths, least, most):
 def spans(ids: np.ndarray, rng: np.random.Generator, rate: float, mean_span: float, sentinel_ids: np.ndarray) -> Pair:
     """T5's span corruption (Raffel et al., 2020, arXiv:1910.10683).
 
-    A share `rate` of the ids is taken out in spans of `mean_span` ids on average. The source has sentinel k in the
-    place of span k; the target is sentinel k and span k, for all k, and one sentinel more. The number of ids taken out
-    and of spans depends on the length alone; where they are is uniform over all partitions. The text begins with what
-    stays, so a single id stays whole, and the target is then the first sentinel.
+    For example, if the spans "b" and "d e" are removed from the text "a b c d e", the source is "a <0> c <1>" and the
+    target is "<0> b <1> d e <2>". In the source, a sentinel replaces each span. The target has each span after its
+    sentinel, and one final sentinel.
+
+    A share `rate` of the ids is removed, in spans of `mean_span` ids on average. The numbers of removed ids and of
+    spans depend on the length alone; the positions are uniform over all partitions. A text begins with a kept id and
+    ends with a span. A text of one id is left whole, and its target is the first sentinel.
+
+    Args:
+        ids: the text, int32 [length].
+        rng: draws the positions.
+        rate: the share of the ids that are removed.
+        mean_span: the mean length of a span, in ids.
+        sentinel_ids: the ids of the sentinels, at least as many as `spans_sizes` returns.
+
+    Returns:
+        (source ids, target ids).
     """
     taken, count = _spans(len(ids), rate, mean_span)
     if not count:
         return ids, sentinel_ids[:1]
     kept, out = _partition(len(ids) - taken, count, rng), _partition(taken, count, rng)
-    edges = np.zeros(len(ids) + 1, bool)  # of the spans, which never touch
+    edges = np.zeros(len(ids) + 1, bool)  # where a span starts or ends; spans never touch
     edges[kept[1:] + out[:-1]] = edges[kept[1:] + out[1:]] = True
     gone = np.logical_xor.accumulate(edges[:-1])
-    # One sentinel after each run that stays, and one before each span.
+    # A sentinel follows each kept run in the source, and precedes each span in the target.
     source = _inserted(ids[~gone], kept[1:], sentinel_ids[:count])
     return source, _inserted(ids[gone], out, sentinel_ids[: count + 1])
 
 
 def spans_sizes(length: int, rate: float, mean_span: float) -> tuple[int, int, int]:
-    """(source ids, target ids, sentinels needed), exactly."""
+    """Returns the exact numbers of source ids, target ids and sentinels for a text of `length` ids."""
     taken, count = _spans(length, rate, mean_span)
     return length - taken + count, taken + count + 1, count + 1
 
 
 def _spans(length, rate, mean_span):
-    """Ids taken out, and spans."""
+    """Returns the numbers of removed ids and of spans."""
     if length < 2:
         return 0, 0
     taken = min(max(round(length * rate), 1), length - 1)
@@ -70,7 +87,7 @@ def _spans(length, rate, mean_span):
 
 
 def _partition(total: int, parts: int, rng: np.random.Generator) -> np.ndarray:
-    """0 and the ends of `parts` runs of at least 1 that fill `total`, each way as likely."""
+    """Returns 0 and the ends of `parts` runs of 1 or more that fill `total`; all partitions are equally likely."""
     edges = np.empty(parts + 1, np.int64)
     edges[0], edges[1:-1], edges[-1] = -1, rng.choice(total - 1, parts - 1, replace=False), total - 1
     edges.sort()
@@ -78,7 +95,7 @@ def _partition(total: int, parts: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _inserted(ids: np.ndarray, before: np.ndarray, new: np.ndarray | int) -> np.ndarray:
-    """int32: `new[k]` before the id `before[k]`, ascending. `np.insert` takes several times as long."""
+    """Returns int32 ids with `new[k]` inserted before `ids[before[k]]`, `before` ascending; faster than `np.insert`."""
     places = before + np.arange(len(before))
     made = np.empty(len(ids) + len(before), np.int32)
     old = np.ones(made.shape, bool)
@@ -100,15 +117,21 @@ def bart(
     mask_id: int,
     sentence_ends: np.ndarray,
 ) -> Pair:
-    """The noised text, and the text (Lewis et al., 2020, arXiv:1910.13461): sentences permuted, then text infilling, then
-    token deletion.
+    """BART's noise (Lewis et al., 2020, arXiv:1910.13461): sentence permutation, then text infilling, then deletion.
 
     Args:
-        infilling: share of the ids that go in spans; the length of a span is Poisson with mean `mean_span`, and one
-            `mask_id` stands in its place, also of a span of no ids.
-        deletion: share of the ids that go without a trace.
-        permutation: probability that the sentences are put in another order.
-        sentence_ends: bool [vocab]; where a sentence ends.
+        ids: the text, int32 [length].
+        rng: draws the noise.
+        infilling: the share of the ids that are removed in spans. A span is replaced by one `mask_id`, even if it is
+            empty.
+        deletion: the share of the ids that are deleted without a trace.
+        permutation: the probability that the sentences are shuffled.
+        mean_span: the mean of the Poisson distribution of span lengths, in ids.
+        mask_id: the id that replaces a span.
+        sentence_ends: bool [vocab], whether an id ends a sentence.
+
+    Returns:
+        (noised ids, the ids of the text).
     """
     noised = ids
     if rng.random() < permutation:
@@ -119,7 +142,7 @@ def bart(
     )
     if len(lengths):
         kept = len(noised) - int(lengths.sum())
-        # A span begins after so many of the ids that stay; two may begin at one place, one after the other.
+        # The number of kept ids before each span. Two spans may be adjacent, with no kept id between them.
         before = np.sort(rng.integers(0, kept + 1, len(lengths)))
         ends = before + np.cumsum(lengths)
         edges = np.bincount(ends - lengths, minlength=len(noised) + 1) - np.bincount(ends, minlength=len(noised) + 1)
@@ -134,18 +157,18 @@ def bart(
 
 
 def bart_most(length: int, infilling: float, deletion: float, mean_span: float) -> int:
-    """Most ids of the noised text."""
+    """Returns the most ids of the noised text, for a text of `length` ids."""
     return length + _most_masks(length, infilling, mean_span)
 
 
 def _most_masks(length, infilling, mean_span):
-    """A limit that spans hardly ever meet; what is then left of the share stays."""
+    """Returns a limit on the number of spans, which is hardly ever reached; if it is, fewer ids are removed."""
     budget = round(infilling * length)
     return math.ceil(2 * budget / mean_span) + 2 if budget else 0
 
 
 def _poisson_spans(budget: int, mean_span: float, rng: np.random.Generator, most: int) -> np.ndarray:
-    """Lengths of spans, the last cut short so that they sum to the budget."""
+    """Returns the lengths of the spans; the last one is shortened so that they sum to `budget`."""
     if not budget:
         return np.zeros(0, np.int64)
     lengths = rng.poisson(mean_span, most)

@@ -1,4 +1,4 @@
-"""The packed layout: several examples a row, so that almost no position is padding."""
+"""The packed layout: several examples per sequence, so that almost no position is padding."""
 
 import numpy as np
 
@@ -7,18 +7,27 @@ from lm.data.batches.corpus import Corpus
 from lm.data.batches.layout import Layout, decoded
 from lm.data.front_ends import FrontEnd
 
-OPEN = 128  # rows that are filled side by side
+OPEN = 128  # the most sequences that are filled at the same time
 
 
 class Packed(Layout):
-    """Training batches of `batch_size` rows, each holding whole examples, the state reset between them.
+    """Training batches of `batch_size` packed sequences of whole examples; the state is reset between examples.
 
-    The rows are put together once; every epoch they are shuffled, and the last batch is filled with empty ones. The
-    side with more tokens is `width` positions long, the other in proportion.
+    Examples are packed once. In each epoch the packed sequences are shuffled, and the last batch is filled up with
+    empty ones. The side with more tokens has `width` positions. The other side has proportionally fewer, but enough for
+    its longest example.
     """
 
     def __init__(self, corpus: Corpus, batch_size: int, width: int, front_end: FrontEnd | None, seed: int):
-        """No example may be longer than `width`, its end included; `front_end` is None where there is no source."""
+        """Packs the examples.
+
+        Args:
+            corpus: the examples; none may be longer than `width`, its end included.
+            batch_size: packed sequences per batch.
+            width: positions of the longer side.
+            front_end: pads the sources; None for a task without sources.
+            seed: seed of the packing and of the order of each epoch.
+        """
         has_source = front_end is not None
         self.corpus, self.batch_size, self.seed = corpus, batch_size, seed
         lengths = [corpus.lengths(variant) + [int(has_source), 1] for variant in range(corpus.variants)]
@@ -28,8 +37,8 @@ class Packed(Layout):
         )
         share = totals / totals.max()
         self.shape = tuple(int(n) for n in np.maximum(np.ceil(width * share), longest))  # source, target
-        self.rows = [pack(each, self.shape, seed) for each in lengths]  # of each variant
-        self.most = max(len(row) for rows in self.rows for row in rows)  # examples in a row
+        self.rows = [pack(each, self.shape, seed) for each in lengths]  # per variant: the examples of each sequence
+        self.most = max(len(row) for rows in self.rows for row in rows)  # the most examples in a sequence
         self._front_end = front_end
         super().__init__()
         self.padding = 1 - int(lengths[0].sum()) / (self.steps(0) * batch_size * sum(self.shape))
@@ -38,7 +47,7 @@ class Packed(Layout):
         return -(-len(self.rows[epoch % self.corpus.variants]) // self.batch_size)
 
     def plan(self, epoch: int) -> np.ndarray:
-        """The order of the rows."""
+        """Returns the order of the packed sequences in an epoch."""
         return np.random.default_rng([self.seed, epoch]).permutation(len(self.rows[epoch % self.corpus.variants]))
 
     def make(self, plan: np.ndarray, epoch: int, step: int, rows: range) -> Batch:
@@ -52,7 +61,7 @@ class Packed(Layout):
         if self._front_end is None:
             return batch
         values = [source for source, _ in pairs]
-        first_b = np.cumsum(count_b) - count_b  # the number of each row's first example
+        first_b = np.cumsum(count_b) - count_b  # index into `pairs` of the first example of each sequence
         end_k = np.cumsum([0, *(len(each) + 1 for each in values)])
         ends = np.full((len(rows), self.most), source_width, np.int32)
         ends[row_k, np.arange(len(pairs)) - first_b[row_k]] = end_k[1:] - 1 - end_k[first_b[row_k]]
@@ -60,14 +69,20 @@ class Packed(Layout):
 
 
 def pack(lengths: np.ndarray, shape: tuple[int, int], seed: int) -> list[list[int]]:
-    """Examples of (source, target) lengths in rows of `shape`: best fit among the rows that are open.
+    """Returns the numbers of the examples of each packed sequence.
 
-    Examples come in random order, so that rows are alike; each goes where it leaves the least free. When too many rows
-    are open, the fullest is closed.
+    The algorithm is best fit: an example is added to the open sequence that it leaves with the least free space. If it
+    fits into none, a new sequence is opened; if `OPEN` sequences are open, the fullest one is closed first. Examples
+    come in random order, so that sequences are alike.
+
+    Args:
+        lengths: int [n, 2], the (source, target) lengths of the examples, ends included.
+        shape: the (source, target) positions of a packed sequence.
+        seed: seed of the order of the examples.
     """
     rows: list[list[int]] = []
     free = np.zeros((0, 2), np.int64)
-    opened = np.zeros(0, np.int64)  # the row's number
+    opened = np.zeros(0, np.int64)  # the numbers of the open sequences
     for number in np.random.default_rng([seed, len(lengths)]).permutation(len(lengths)).tolist():
         left = free - lengths[number]
         slack = np.where(left.min(axis=1, initial=2**30) >= 0, left.max(axis=1, initial=0), 2**30)

@@ -1,4 +1,4 @@
-"""The streams layout: one continuous text in rows that are read side by side, window after window."""
+"""The streams layout: one continuous text in parallel streams, which are read window after window."""
 
 from collections.abc import Iterator
 
@@ -10,12 +10,21 @@ from lm.data.batches.layout import Layout
 
 
 class Streams(Layout):
-    """Training batches of `batch_size` parallel streams, `window` steps each.
+    """Training batches of `batch_size` parallel streams, in windows of `window` tokens.
 
-    Every epoch the documents are shuffled, laid end to end (each ended by EOS), turned by a random offset, and cut
-    into `batch_size` streams; all tokens are used once. Window `w + 1` continues window `w` in every row, but for a
-    share `reset_rate` of them, which start as a document does. Without it a model that reads one long text meets the
-    zero state once an epoch, and may know nothing to say from there: just where a prompt begins.
+    In each epoch the documents are shuffled and concatenated, each followed by EOS. The result is rotated by a random
+    offset and split into `batch_size` streams, so an epoch uses each token once. Window `w + 1` of a stream continues
+    window `w`, and the state is carried over.
+
+    A random share `reset_rate` of the windows starts from a zero state, as a document does. Without such windows, a
+    model of one long text would see the zero state only once per epoch, and a prompt starts from that state.
+
+    Args:
+        corpus: the documents.
+        batch_size: number of streams.
+        window: tokens per window.
+        reset_rate: the share of windows that start from a zero state, 0 to 1.
+        seed: seed of the order, the rotation and the resets.
     """
 
     def __init__(self, corpus: Corpus, batch_size: int, window: int, reset_rate: float, seed: int):
@@ -40,14 +49,14 @@ class Streams(Layout):
         column = step * self.window + np.arange(self.window)
         begin_b = np.arange(rows.start, rows.stop) * length
         real = (column < length) & (begin_b[:, None] + column < self.tokens(epoch))
-        # A stream's first step clears the state: what was carried belongs to the end of the epoch before.
+        # The first window of an epoch clears the state, which is left over from the end of the epoch before.
         rng = np.random.default_rng([self.seed, epoch, step])
         cleared_b = (rng.random(self.batch_size) < self.reset_rate)[rows.start : rows.stop] | (step == 0)
         return _window_batch(plan.read(begin_b + column[0] - 1, self.window + 1), real, cleared_b)
 
 
 def _shuffled(closed: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Numbers of all examples, documents in random order, the examples of one in theirs."""
+    """Returns the numbers of all examples: documents in random order, the examples of a document in their own order."""
     starts = np.flatnonzero(np.concatenate([[True], closed[:-1]]))
     sizes = np.diff(starts, append=len(closed))
     order = rng.permutation(len(starts))
@@ -56,16 +65,16 @@ def _shuffled(closed: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 class _Ring:
-    """Documents in an order, end to end, each ended by EOS, turned by an offset; read where it is asked for."""
+    """Documents in a given order, concatenated, each followed by EOS, and rotated by `turn`; read on demand."""
 
     def __init__(self, corpus: Corpus, epoch: int, order: np.ndarray, turn: int):
         self.corpus, self.epoch, self.order, self.turn = corpus, epoch, order, turn
-        # Of each example, the EOS of its document included where that ends with it.
+        # The position after each example; the EOS of a document belongs to its last example.
         self.ends = np.cumsum(corpus.lengths(epoch)[order, 1] + corpus.closed[order], dtype=np.int64)
-        self._held: dict[int, np.ndarray] = {}  # the examples read last: the next window goes on in them
+        self._held: dict[int, np.ndarray] = {}  # the examples read last, as the next window continues in them
 
     def read(self, begin_b: np.ndarray, count: int) -> np.ndarray:
-        """int32 [b, count]: the ids from each position on, round and round."""
+        """Returns int32 [b, count]: `count` ids from each position on; after the end the ring starts again."""
         size = int(self.ends[-1])
         begin_b = (begin_b - self.turn) % size
         first_b = np.searchsorted(self.ends, begin_b, side="right")
@@ -73,7 +82,7 @@ class _Ring:
         laps, rest = divmod(count, size)
         last = (begin_b + rest - 1) % size if rest else begin_b
         last_b = np.searchsorted(self.ends, last, side="right")
-        # More than once round, in a tiny text: all documents, so many times.
+        # A window of a tiny text may go round several times: then all documents are read, as often as needed.
         wrapped_b = (last_b < first_b) | ((last_b == first_b) & (last < begin_b))
         number_b = last_b - first_b + 1 + len(self.ends) * (wrapped_b + laps)
         numbers = [self.order[np.arange(f, f + n) % len(self.order)] for f, n in zip(first_b, number_b, strict=True)]
@@ -94,10 +103,15 @@ class _Ring:
 
 
 def evaluation_streams(corpus: Corpus, streams: int, window: int) -> Iterator[Batch]:
-    """One pass over all documents in order, as `streams` rows, whatever the batch size of training.
+    """Yields the batches of one pass over all documents in order, in at most `streams` parallel streams.
 
-    A row starts at a document's start where one is near, else within a document, and then its state starts from zero:
-    with 1 stream the state is carried through the whole text.
+    A stream starts at the start of a document if one is near, otherwise within a document; its state starts from zero.
+    So with one stream the state is carried through the whole text, except that each document starts from zero.
+
+    Args:
+        corpus: the documents.
+        streams: the most streams.
+        window: tokens per window.
     """
     ring = _Ring(corpus, 0, np.arange(len(corpus)), 0)
     starts = np.concatenate([[0], ring.ends[:-1][corpus.closed[:-1]]])
@@ -109,7 +123,10 @@ def evaluation_streams(corpus: Corpus, streams: int, window: int) -> Iterator[Ba
 
 
 def _edges(starts: np.ndarray, length: int, streams: int) -> np.ndarray:
-    """Where rows begin, and the end: near equal parts, moved to the nearest document's start within half a part."""
+    """Returns the start of each stream, and the end of the text.
+
+    The parts are nearly equal; a start moves to the nearest start of a document within half a part.
+    """
     part = length / streams
     edges = [0]
     for k in range(1, streams):
@@ -119,7 +136,7 @@ def _edges(starts: np.ndarray, length: int, streams: int) -> np.ndarray:
 
 
 def _window_batch(ids: np.ndarray, real: np.ndarray, cleared_b: np.ndarray) -> Batch:
-    """The batch of ids [b, t + 1], the one before the window first; where the state is cleared BOS is read."""
+    """Returns the batch of ids [b, t + 1], which begin one id before the window; inputs at resets are BOS."""
     before, ids = ids[:, :-1], ids[:, 1:]
     resets = before == EOS
     resets[:, 0] |= cleared_b

@@ -1,4 +1,4 @@
-"""Examples: what the records of any source become, before tokens; on disk, so that a corpus may be larger than memory."""
+"""Examples: the texts of a source before they are tokenized. They stay on disk, so data may exceed the memory."""
 
 import dataclasses
 import hashlib
@@ -13,44 +13,50 @@ from lm.data.read import store
 from lm.data.read.store import Finished, Records, Shard
 from lm.errors import UserError
 
-BLOCK, BLOCK_CHARACTERS = 1000, 1_000_000  # that are read at once, at most
-COLUMNS = 5  # of a table
+BLOCK, BLOCK_CHARACTERS = 1000, 1_000_000  # the most examples and characters that are read at once
+COLUMNS = 5  # of `Examples.table`
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Example:
-    source: str | None  # what the encoder reads; None for plain text
-    target: str  # the text, or what the decoder must write
-    log_prob: float | None = None  # nats, exact log-probability of target (given source) where the data knows it
-    continued: bool = False  # this text goes on where the example before it ended: a long document, piece by piece
-    # Where the targets were given as a list: all after the first. Of an empty list the target is empty: to say nothing is right.
+    """One example: a text, or a source and its target."""
+
+    source: str | None  # the text that the encoder reads; None for plain text
+    target: str  # the plain text, or the text that the decoder must write
+    log_prob: float | None = None  # exact log-probability of the target (given the source) in nats, if the data has it
+    continued: bool = False  # whether this text continues the example before it, as a piece of a long document
+    # The other targets, if the data gives a list of targets; None if it gives one. For an empty list the target is
+    # empty, as the correct answer is no text at all.
     others: tuple[str, ...] | None = None
 
     @property
     def sides(self) -> tuple[str, ...]:
-        """The texts that it has: source and target, or the target alone."""
+        """The texts of the example: source and target, or the target alone."""
         return (self.target,) if self.source is None else (self.source, self.target)
 
     @property
     def references(self) -> tuple[str, ...]:
-        """Its targets, any of which is right. Training and likelihoods are of the first."""
+        """The targets, which are all correct answers. Training and likelihoods use the first one."""
         return (self.target, *(self.others or ()))
 
     @property
     def content(self) -> bytes:
-        """Its strings, ended by bytes that no UTF-8 text holds, so that no two examples share a content."""
+        """The texts as bytes, each ended by a byte that UTF-8 never has, so that no two examples have equal bytes."""
         source = b"\xfe" if self.source is None else self.source.encode()
         return source + b"\xff" + b"".join(target.encode() + b"\xff" for target in self.references)
 
     @property
     def row(self) -> tuple[int, int, int, int, int]:
-        """What a table says of it: characters of the source (-1: none) and of the target, whether it continues another,
-        and the halves of a hash of its content."""
+        """The row of the example in `Examples.table`.
+
+        The columns are the characters of the source (-1: no source), the characters of the target, whether the example
+        continues the one before it, and the two halves of a hash of its content.
+        """
         high, low = struct.unpack(">ii", hashlib.blake2b(self.content, digest_size=8).digest())
         return -1 if self.source is None else len(self.source), len(self.target), self.continued, high, low
 
     def to_bytes(self) -> bytes:
-        # Without a list of targets the bytes are those of versions that knew none, and so is the fingerprint.
+        # Without a list of targets, bytes and fingerprint are those of versions that had no lists.
         listed = [] if self.others is None else [self.others]
         known = [self.source, self.target, self.log_prob, self.continued, *listed]
         return json.dumps(known, ensure_ascii=False).encode()
@@ -62,7 +68,7 @@ class Example:
 
     @classmethod
     def answered(cls, source: str | None, targets: str | Sequence[str], log_prob: float | None = None) -> "Example":
-        """An example with one target, or with a list of them, which may be empty."""
+        """Returns an example with one target, or with a list of targets, which may be empty."""
         if isinstance(targets, str):
             return cls(source, targets, log_prob)
         first, *others = ["" if blank(target) else target for target in targets] or [""]
@@ -70,28 +76,28 @@ class Example:
 
 
 def blank(text: str) -> bool:
-    """Whether there is nothing but white space."""
+    """Returns whether a text is empty or white space alone."""
     return not text or text.isspace()
 
 
 class Examples(Sequence[Example]):
-    """Examples, read by number where they lie.
+    """A sequence of examples that are read by number from their store.
 
     Attributes:
-        table: int32 [examples, 5], of each its `Example.row`.
-        fingerprint: of all that is known of them, in order.
+        table: int32 [examples, 5], the `Example.row` of each.
+        fingerprint: a hash of the contents of all examples, in order.
     """
 
     table: np.ndarray
     fingerprint: str
 
     def read(self, numbers: Sequence[int]) -> list[Example]:
-        """The examples of these numbers."""
+        """Returns the examples with these numbers."""
         raise NotImplementedError
 
     @property
     def hashes(self) -> np.ndarray:
-        """uint64 [examples]: of their contents."""
+        """The hash of the content of each example, uint64 [examples]."""
         high, low = self.table[:, 3:].T.astype(np.uint32)
         return (high.astype(np.uint64) << np.uint64(32)) | low
 
@@ -107,7 +113,7 @@ class Examples(Sequence[Example]):
         return self.from_number(0)
 
     def from_number(self, begin: int) -> Iterator[Example]:
-        """All from this one on."""
+        """Yields all examples from number `begin` on."""
         while begin < len(self):
             sizes = np.maximum(self.table[begin : begin + BLOCK, :2], 0).sum(axis=1)
             count = max(1, int(np.searchsorted(np.cumsum(sizes), BLOCK_CHARACTERS, side="right")))
@@ -116,7 +122,7 @@ class Examples(Sequence[Example]):
 
 
 class Kept(Examples):
-    """All of a store, in its order."""
+    """All examples of a store, in its order."""
 
     def __init__(self, records: Records):
         self._records, self.table = records, records.table
@@ -128,7 +134,7 @@ class Kept(Examples):
 
 
 def whole_texts(examples: Iterable[Example]) -> Iterator[Example]:
-    """Yields texts whole, each one joined to those that continue it; what has a source is as it is."""
+    """Yields whole texts: a text is joined with the pieces that continue it. Examples with a source are unchanged."""
     held: list[Example] = []
     for example in examples:
         if held and not example.continued:
@@ -140,7 +146,7 @@ def whole_texts(examples: Iterable[Example]) -> Iterator[Example]:
 
 
 class Listed(Examples):
-    """A few, in memory."""
+    """A few examples in memory."""
 
     def __init__(self, examples: Iterable[Example]):
         self._examples = list(examples)
@@ -152,12 +158,12 @@ class Listed(Examples):
 
 
 class Chosen(Examples):
-    """Some of others, by number, in any order and as often as they are named."""
+    """A selection of other examples by number, in any order; a number may occur several times."""
 
     def __init__(self, examples: Examples, numbers: np.ndarray):
         self._examples, self._numbers = examples, np.asarray(numbers, np.int64)
         self.table = examples.table[self._numbers].reshape(-1, COLUMNS)
-        # None goes on from one that is not before it.
+        # An example continues another only if that one is directly before it here too.
         self.table[:, 2] &= np.diff(self._numbers, prepend=-1) == 1
         self.table[:1, 2] = 0
         self.fingerprint = store.key_of(examples.fingerprint, _digest([self._numbers.tobytes()]))
@@ -171,7 +177,7 @@ class Chosen(Examples):
 
 
 class Joined(Examples):
-    """Several, one after the other."""
+    """Several sequences of examples, concatenated."""
 
     def __init__(self, parts: Sequence[Examples]):
         self._parts, self._starts = parts, np.cumsum([0, *map(len, parts)])
@@ -183,14 +189,14 @@ class Joined(Examples):
 
 
 class Slice(Examples):
-    """Texts from one character to another, laid end to end; the ones that the ends fall into are divided."""
+    """The characters `begin` to `end - 1` of concatenated texts; the texts at both ends are truncated."""
 
     def __init__(self, texts: Examples, begin: int, end: int):
         ends = np.cumsum(texts.table[:, 1], dtype=np.int64)
         self._texts, self._first = texts, int(np.searchsorted(ends, begin, side="right"))
         last = int(np.searchsorted(ends, end, side="left"))
         self.table = np.array(texts.table[self._first : last + 1 if begin < end else self._first])
-        # Characters that the first one loses at its beginning, and the last one at its end.
+        # Characters to remove from the start of the first text, and from the end of the last one.
         self._before = begin - int(ends[self._first] - texts.table[self._first, 1]) if len(self.table) else 0
         self._after = int(ends[last]) - end if len(self.table) else 0
         for number in {0, len(self) - 1} if len(self.table) else ():
@@ -217,14 +223,14 @@ def kept(
     note: Callable[[], dict] = dict,
     memory: Callable[[], bytes] = bytes,
 ) -> Kept:
-    """The examples under `key`, of the cache; made if they are not there.
+    """Returns the examples under `key` in the cache; if they are not there, they are created and stored.
 
     Args:
-        key: says everything that they depend on.
-        make: given what an interrupted preparation left, the examples that follow.
-        what: is made, for the progress bar.
-        note: what is to be noted of those since it was last called, at the end of a shard.
-        memory: what `make` needs to go on from there.
+        key: the name in the cache; depends on everything that the examples depend on.
+        make: returns the examples that follow the shards of an interrupted preparation.
+        reason: the label of the progress bar, e.g. `reading train`.
+        note: called at the end of each shard; returns metadata of the examples since the last call.
+        memory: called at the end of each shard; returns the state that `make` needs to continue after it.
     """
 
     def shards(finished: Sequence[Finished]) -> Iterator[Shard]:
@@ -255,17 +261,25 @@ def _digest(parts: Iterable[bytes]) -> str:
 
 
 def check_examples(examples: Examples, task: str, where: str, pairs: bool | None = None) -> None:
-    """Raises `UserError` if an example has no source and the task needs one, or the other way round; or as `pairs` says.
+    """Checks that all examples fit a task.
 
-    So too where a label is empty: a text may be empty, as the answer to a question that has none, but no label is.
+    Args:
+        examples: the examples.
+        task: a key of `TASKS`.
+        where: the place that errors name, e.g. `config.data.train`.
+        pairs: whether examples must have a source; None: as the task needs it.
+
+    Raises:
+        UserError: an example lacks a source that the task needs, has one that it cannot use, or has an empty label.
+            A target that is not a label may be empty, e.g. for a question without an answer.
     """
     wants = TASKS[task].pairs if pairs is None else pairs
     wrong = np.flatnonzero((examples.table[:, 0] >= 0) != wants)
     if len(wrong):
         has, needs = ("text", "source and target") if wants else ("source and target", "text")
         other = "lm" if wants else "seq2seq"
-        reason = f"example {wrong[0] + 1} is {has}, the task {task!r} needs {needs}"
+        reason = f"example {wrong[0] + 1} is {has}, and the task {task!r} needs {needs}"
         formats = "name two fields of its records, e.g. 'jsonl:FILE | {text} | {label}'" if wants else "name one field"
         raise UserError(where, reason, f"use other data, {formats}, or config.data.task={other}")
     if ANSWER_KINDS[TASKS[task].answer].among == "labels" and len(empty := np.flatnonzero(examples.table[:, 1] == 0)):
-        raise UserError(where, f"example {empty[0] + 1} has an empty label", "fill it, or leave the example out")
+        raise UserError(where, f"example {empty[0] + 1} has an empty label", "fill it, or remove the example")

@@ -1,8 +1,8 @@
-"""The paths of a source: names, patterns, what is escaped in them, and how files are opened.
+"""The paths of a source: names, patterns and escapes, and opening files.
 
-`*`, `?` and `[` make a pattern, and `**` crosses folders. A source is cut at ` + ` and ` | `, one of `parallel` at `,` too.
-A backslash takes the character after it as a part of the name: `parallel:a\\,b.en,a.de`, `tsv:a \\| b.tsv`. A path that exists
-as it is written is that file.
+A name with `*`, `?` or `[` is a pattern; `**` crosses folders. The text of a source is split at ` + ` and ` | `, and
+that of `parallel` at `,` too. A backslash makes the character after it a part of the name: `parallel:a\\,b.en,a.de`,
+`tsv:a \\| b.tsv`. If a path exists exactly as it is written, it is read as that file.
 """
 
 import contextlib
@@ -22,21 +22,21 @@ ESCAPING = "write a backslash before a `,`, `|`, `+`, `*`, `?` or `[` that belon
 
 
 class Missing(UserError):
-    """There is no file of a name, or none that a pattern matches."""
+    """No file has the given name, or a pattern matches none."""
 
 
 def path_of(name: str) -> epath.Path:
-    """Returns the path of a name that is no pattern and in which nothing is escaped."""
+    """Returns the path of a name without patterns and escapes; `~` is the home directory."""
     return epath.Path(name).expanduser()
 
 
 def divided(text: str) -> list[str]:
-    """Returns what is between the commas of a text that are not escaped; the escapes stay."""
+    """Returns the parts of a text between commas that are not escaped; escapes are kept."""
     return re.findall(r"(?:^|,)((?:\\.|[^\\,]|\\$)*)", text)
 
 
 def named(name: str, role: str, scheme: str) -> list[epath.Path]:
-    """Returns the file of this name, or the files that a pattern matches."""
+    """Returns the path of a name in a list, or the files that a pattern matches."""
     if re.search(r"[*?\[]", _ESCAPED.sub("", name)):
         return matches(name, role, scheme)
     written = path_of(name)
@@ -45,7 +45,11 @@ def named(name: str, role: str, scheme: str) -> list[epath.Path]:
 
 
 def matches(pattern: str, role: str, scheme: str) -> list[epath.Path]:
-    """Returns the files that a pattern matches, sorted; a pattern that is the name of a file is that file."""
+    """Returns the files that a pattern matches, sorted. If a file has the pattern as its name, returns that file.
+
+    Raises:
+        Missing: no file matches.
+    """
     path = path_of(pattern)
     with _readable(path):
         if path.exists():
@@ -58,12 +62,12 @@ def matches(pattern: str, role: str, scheme: str) -> list[epath.Path]:
         paths = sorted((path for path in found if not path.is_dir()), key=str)
     if not paths:
         reason = f"{scheme}:{pattern} matches no file"
-        raise Missing(f"config.data.{role}", reason, "check the path; ** crosses folders, quote it from the shell")
+        raise Missing(f"config.data.{role}", reason, "check the path; ** crosses folders; quote patterns in the shell")
     return paths
 
 
 def _expanded(pattern: str) -> set[str]:
-    """What `glob.glob` finds, but that `**` goes through each real folder once, so that no link leads into a loop."""
+    """Returns the paths that `glob.glob` finds, except that `**` visits each real folder once, so links cannot loop."""
     before, starred, after = re.fullmatch(r"(.*?)((?<![^/])\*\*(?![^/])|\Z)/*(.*)", pattern, re.DOTALL).groups()
     if not starred:
         return {*glob.glob(pattern)}
@@ -75,7 +79,7 @@ def _expanded(pattern: str) -> set[str]:
 
 
 def _folders(top: str) -> Iterator[str]:
-    """Yields a folder and those below it that are not hidden, each real one once; links to a folder above it lead nowhere."""
+    """Yields a folder and all folders below it, each real one once, without hidden ones and links to folders above."""
     seen, real_top = set(), os.path.realpath(top or ".")
     for folder, below, _ in os.walk(top or ".", followlinks=True):
         real = os.path.realpath(folder)
@@ -83,16 +87,17 @@ def _folders(top: str) -> Iterator[str]:
             below.clear()
             continue
         seen.add(real)
-        # Links come last, so that a folder goes by its own name where it has one here.
+        # Links come last, so that a folder is found under its own name rather than under a link to it.
         below[:] = sorted(name for name in below if not name.startswith("."))
         below.sort(key=lambda name: os.path.islink(os.path.join(folder, name)))
         yield folder if top else os.path.relpath(folder)
 
 
 def once(groups: Sequence[Sequence[epath.Path]]) -> tuple[list[Sequence[epath.Path]], str]:
-    """Returns each group of files once, whatever names or links lead to them, and a sentence if some were left out.
+    """Returns the groups of files without duplicates, and a note about the duplicates, empty if there are none.
 
-    Of several names that is kept which is no link, or else the first one.
+    Groups are duplicates if their names lead to the same files, e.g. by links. The group without links is kept, or the
+    first one if all have links.
     """
     by_file = {}
     for group in sorted(groups, key=lambda group: any(map(os.path.islink, map(str, group)))):
@@ -105,7 +110,7 @@ def once(groups: Sequence[Sequence[epath.Path]]) -> tuple[list[Sequence[epath.Pa
 
 
 def _identity(path: epath.Path) -> tuple:
-    """What two names of one file have in common."""
+    """Returns a key that all names of a file share: device and inode, or the path if there are none."""
     with contextlib.suppress(OSError):
         if "://" not in str(path):
             found = os.stat(path)
@@ -115,7 +120,7 @@ def _identity(path: epath.Path) -> tuple:
 
 @contextlib.contextmanager
 def _readable(path: epath.Path):
-    """Says what keeps a file from being read."""
+    """Turns an error of the file system into a `UserError` with a reason and an action."""
     try:
         yield
     except IsADirectoryError:
@@ -125,18 +130,18 @@ def _readable(path: epath.Path):
     except NotImplementedError:
         raise UserError(str(path), "** is not read from a bucket", "write one * for each folder") from None
     except ImportError as error:
-        raise UserError(str(path), f"this kind of path needs a package ({error})", "install it") from None
+        raise UserError(str(path), f"needs a package for this kind of path ({error})", "install it") from None
     except OSError as error:
         raise UserError(
-            str(path), f"cannot be read ({error.strerror or error})", "check the path and its rights"
+            str(path), f"cannot be read ({error.strerror or error})", "check the path and its permissions"
         ) from None
 
 
 @contextlib.contextmanager
 def opened(path: epath.Path) -> Iterator[BinaryIO]:
-    """The bytes of a regular file; raises `UserError` that says what keeps it from being read."""
+    """Opens a regular file for reading bytes; raises `UserError` if it cannot be read."""
     with _readable(path):
-        if path.is_dir():  # not every file system says so when it is read
+        if path.is_dir():  # not every file system raises an error for it
             raise IsADirectoryError
         files.require_regular(path, "data is read more than once, so write it to a file first")
         with path.open("rb") as file:

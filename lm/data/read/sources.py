@@ -1,26 +1,32 @@
-"""Where text comes from: a string `scheme:location` becomes a split, a sequence of examples on disk.
+"""Sources: turns a string `SCHEME:LOCATION` into a split, a sequence of examples on disk.
 
-    2*SOURCE + 1*SOURCE             a mixture: in training the numbers of examples are as the weights say, and no source is
-                                    read less than once an epoch; elsewhere, and without weights, each example is there once
+    tfds:NAME[/CONFIG][:SPLIT]        a data set of TensorFlow Datasets. Without SPLIT, the split that is named like its
+                                      role is read. SPLIT may be a slice, e.g. train[:10%].
+    text:GLOB                         plain text; each file is one document; `**` crosses folders
+    parallel:SOURCE_FILE,TARGET_FILE  two files; line n of the first is the source of line n of the second. Two patterns
+                                      must match equally many files, which are paired in sorted order.
+    jsonl:FILE                        {"text"} or {"source", "target"} on each line, with "log_prob" if it is known. A
+                                      list as target has all correct answers; an empty list means no text at all.
+    tsv:FILE                          source<TAB>target on each line; FILE may be a pattern here and for jsonl
+    2*SOURCE + 1*SOURCE               a mixture. In training the numbers of examples are in the ratio of the weights,
+                                      and an epoch reads each source at least once. In evaluation, and without weights,
+                                      each example is read once.
     SOURCE | SOURCE_FORMAT | TARGET_FORMAT
-                                    a source with formats of its own (the last may be left out)
-    tfds:NAME[/CONFIG][:SPLIT]      any TensorFlow Datasets name; without SPLIT, the split named as the role; SPLIT may be a
-                                    slice, e.g. train[:10%]
-    text:GLOB                       plain text, each file one document; `**` crosses folders
-    parallel:SOURCE_FILE,TARGET_FILE  line n of one file belongs to line n of the other (two patterns: of each pair of files)
-    jsonl:FILE                      {"text"} or {"source", "target"} on each line, and "log_prob" where it is known; a list as
-                                    target has all that is right (an empty one: to say nothing)
-    tsv:FILE                        source<TAB>target on each line; FILE may be a pattern here too
+                                      a source with formats of its own; the target format may be left out
 
 A backslash before `,`, `|`, `+`, `*`, `?` or `[` makes it a part of a path: `parallel:a\\,b.en,a.de` (see `paths.py`).
 
-A record of `tfds` or `jsonl` with other fields becomes an example by format strings (`data.source_format`,
-`data.target_format`, or the source's own; see `formats.py`); one of `tsv` or `parallel` has the fields source and target.
-So `1*tfds:squad | answer: {question} {context} | {answers[text][0]} + 2*tsv:pairs.tsv | translate: {source}` are two tasks
-for one model. A label of `tfds` is its name, not its number. How files are read: see `text_files.py`.
+Format strings turn a record of `tfds` or `jsonl` with other fields into an example. They are `data.source_format` and
+`data.target_format`, or the formats of the source itself (see `formats.py`). A record of `tsv` or `parallel` has the
+fields `source` and `target`. For example, this mixture has two tasks for one model:
 
-A source is read once, as a stream, into the cache (`store.py`), under a name that says what its bytes are; what is held
-out of it, or how often a mixture repeats it, is a choice of numbers. Memory holds a few numbers for each example.
+    1*tfds:squad | answer: {question} {context} | {answers[text][0]} + 2*tsv:pairs.tsv | translate: {source}
+
+A label of `tfds` becomes its name, not its number. See `text_files.py` for how files are read.
+
+A source is read once, as a stream, into the cache (`store.py`), under a key that depends on the bytes of its files.
+Held-out data and the repetitions of a mixture are lists of example numbers, so a source is stored only once. Memory
+holds a few numbers per example.
 """
 
 import dataclasses
@@ -45,23 +51,25 @@ from lm.errors import UserError, nearest
 
 @dataclasses.dataclass(frozen=True)
 class Split:
+    """The examples of the training, validation or test split."""
+
     name: str  # train, validation, test
-    spec: str  # the source it was read from, e.g. text:corpus/*.txt
+    spec: str  # the source that it is read from, e.g. text:corpus/*.txt
     examples: Examples
-    note: str = ""  # what the user must know of it, in one line; empty if nothing
-    report: Report | None = None  # of training data: what cleaning did to it
-    warnings: tuple[str, ...] = ()  # what looks like a mistake in it, a sentence each
-    parts: tuple[tuple[str, int], ...] = ()  # of a mixture, not of training data: each source as written, its examples
+    note: str = ""  # a remark for the user in one line, e.g. about held-out data; may be empty
+    report: Report | None = None  # the effect of cleaning; only for training data
+    warnings: tuple[str, ...] = ()  # likely mistakes in the data, one sentence each
+    parts: tuple[tuple[str, int], ...] = ()  # evaluation on a mixture: (source, examples) of each part
 
     @property
     def ranges(self) -> dict[str, range]:
-        """The numbers of each part's examples."""
+        """The example numbers of each part of a mixture."""
         ends = itertools.accumulate((size for _, size in self.parts), initial=0)
         return {name: range(begin, begin + size) for (name, size), begin in zip(self.parts, ends, strict=False)}
 
     @property
     def fingerprint(self) -> str:
-        """Of the examples, in order."""
+        """A hash of the examples in their order, 16 hexadecimal digits."""
         return self.examples.fingerprint[:16]
 
 
@@ -72,18 +80,26 @@ def load_splits(
     wanted: Collection[str] = ("train", "validation", "test"),
     formats: Formats | None = None,
 ) -> dict[str, Split]:
-    """Reads the `wanted` splits; an empty `test` is left out, and for an empty `validation` a part of `train` is held out.
+    """Reads the `wanted` splits.
 
-    Held out of a `text:` source is what follows its first `int(0.9 * n)` characters, the files laid end to end, as
-    char-rnn and nanoGPT do; of any other a twentieth of the examples, chosen by a hash of their content, so that
-    equal examples fall on the same side and examples added later move no other.
+    If `validation` is empty, a part of `train` is held out for it. From a `text:` source, the files are concatenated
+    and all characters after the first `int(0.9 * n)` are held out, as in char-rnn and nanoGPT. From any other source, a
+    twentieth of the examples is held out, chosen by a hash of their content. So equal examples are on the same side,
+    and examples that are added later do not move others.
+
+    Args:
+        train: the source of the training data.
+        validation: the source of the validation data; empty: held out of `train`.
+        test: the source of the test data; empty: there is no test split.
+        wanted: names of the splits to read.
+        formats: rules by which records become examples, for sources without formats of their own.
 
     Raises:
-        UserError: a source that cannot be read, with the file and the line at fault.
+        UserError: a source cannot be read; the error names the file and the line at fault.
     """
     formats = formats or Formats()
     if formats.turns and not validation and "train" in wanted:
-        reason = "held out by chance, replies of one conversation would be on both sides"
+        reason = "is empty, and if replies were held out by chance, one conversation would be on both sides"
         raise UserError("config.data.validation", reason, "name a source")
     splits = {
         role: _joined(role, spec, _loaded(role, spec, _mixture(role, spec, formats)[0]))
@@ -100,11 +116,11 @@ def load_splits(
     return {role: splits[role] for role in ("train", "validation", "test") if role in splits and role in wanted}
 
 
-FIELDED = ("tfds:", "jsonl:")  # sources whose records have fields that a format can name
+FIELDED = ("tfds:", "jsonl:")  # sources whose records may have any fields, which formats can name
 
 
 def _mixture(role: str, spec: str, formats: Formats) -> tuple[list[tuple[str, Formats, str]], list[float]]:
-    """(source, its formats, its name) of each part of `2*SOURCE | FORMAT + 1*SOURCE`, and the weights: 0 where none are."""
+    """Returns the (source, formats, name) of each part of a mixture, and the weights; a missing weight is 0."""
     field, parts, weights = f"config.data.{role}", [], []
     written = re.split(r"\s+\+\s+(?=[\d.]*\*?\w+:)", spec)
     for each in written:
@@ -113,38 +129,42 @@ def _mixture(role: str, spec: str, formats: Formats) -> tuple[list[tuple[str, Fo
         if len(own) > 2:
             action = "write SOURCE | SOURCE_FORMAT | TARGET_FORMAT, and \\| for a bar in a path"
             raise UserError(field, f"{name!r} has {len(own)} formats", action)
-        # Beside a target a source may be the same for all: an encoder-decoder that generates texts is given nothing else.
+        # With a target format the source format may be constant: an encoder-decoder that only generates texts reads the
+        # same source for all of them.
         constant = [True, False] if len(own) == 2 and own[1] else [False] * len(own)
         for problem in filter(None, map(problem_of, own, constant)):
             action = "write fields in braces, e.g. 'answer: {question} {context}', and \\| for a bar in a path"
             raise UserError(field, problem, action)
         if own:
             known = Formats(*own, *[""] * (2 - len(own)), formats.turns, formats.history)
-        else:  # in a mixture the formats of the configuration are of those sources that have fields
+        else:  # in a mixture, the formats of the configuration apply to sources with any fields
             known = formats if len(written) == 1 or source.startswith(FIELDED) else Formats()
         parts.append((source, known, name))
         weights.append(_number(weight) if weight else 0.0)
     if any(weights) != all(weights) or not all(map(math.isfinite, weights)):
-        reason = f"{spec!r} is no mixture"
-        raise UserError(field, reason, "write WEIGHT*SOURCE + WEIGHT*SOURCE, weights above 0, or none of them")
+        reason = f"{spec!r} is not a valid mixture"
+        raise UserError(field, reason, "write WEIGHT*SOURCE + WEIGHT*SOURCE, with weights above 0 or without any")
     return parts, weights
 
 
 def _number(text: str) -> float:
-    """NaN where it is none, or not above 0."""
+    """Returns the positive number that a text spells, or NaN if it spells none."""
     return float(text) if re.fullmatch(r"\d+(\.\d+)?", text) and float(text) else math.nan
 
 
 def _mixed(splits: Sequence[Split], weights: Sequence[float]) -> list[Split]:
-    """An epoch of a mixture: every example of every source at least once, some repeated so that the numbers of examples
-    are as the weights say. Whatever is left of a source's last round is chosen by hash."""
+    """Returns the parts of one epoch of a mixture, with examples repeated so that the weights hold.
+
+    Each example of each source is used at least once. If the last round of a source is incomplete, its examples are
+    chosen by their hash.
+    """
     round_ = max(len(split.examples) / weight for split, weight in zip(splits, weights, strict=True))
     mixed = []
     for split, weight in zip(splits, weights, strict=True):
         rounds, rest = divmod(round(round_ * weight), len(split.examples))
         if rounds > MOST_ROUNDS:
-            reason = f"{split.spec} would be repeated {rounds:,} times in an epoch"
-            raise UserError("config.data.train", reason, f"give it a weight that means at most {MOST_ROUNDS:,}")
+            reason = f"repeats {split.spec} {rounds:,} times in an epoch"
+            raise UserError("config.data.train", reason, f"lower its weight; the limit is {MOST_ROUNDS:,}")
         lowest = np.sort(np.argsort(split.examples.hashes, kind="stable")[:rest])
         numbers = np.concatenate([*[np.arange(len(split.examples))] * rounds, lowest])
         mixed.append(dataclasses.replace(split, examples=Chosen(split.examples, numbers)))
@@ -166,7 +186,7 @@ def _joined(name: str, spec: str, parts: Sequence[Split]) -> Split:
 
 
 def _loaded(role: str, spec: str, parts: Sequence[tuple[str, Formats, str]]) -> list[Split]:
-    """The parts of a source; where a file is missing, and the source was cut or is a pattern, the error says how to escape."""
+    """Returns the parts of a source; if a file is missing, the error explains escapes where they may be the cause."""
     try:
         return [_load(role, *part) for part in parts]
     except paths.Missing as missing:
@@ -176,7 +196,7 @@ def _loaded(role: str, spec: str, parts: Sequence[tuple[str, Formats, str]]) -> 
 
 
 def _load(role: str, spec: str, formats: Formats, name: str) -> Split:
-    """`name`: the source as it is written, its own formats included."""
+    """Returns the split of one source; `name` is the source as written, with its own formats."""
     field = f"config.data.{role}"
     scheme, separator, location = spec.partition(":")
     if not separator or scheme not in SCHEMES:
@@ -184,7 +204,7 @@ def _load(role: str, spec: str, formats: Formats, name: str) -> Split:
     if not location:
         raise UserError(field, f"{spec!r} names nothing to read", "write scheme:location, e.g. text:corpus/*.txt")
     if formats and scheme == "text":
-        reason = f"{scheme}: has no fields that the formats of config.data could name"
+        reason = f"{scheme}: has no fields, so the formats of config.data cannot name any"
         raise UserError(field, reason, "use jsonl:FILE, or leave the formats out")
     read = SCHEMES[scheme](location, role, formats)
     blanks = several = 0
@@ -193,8 +213,8 @@ def _load(role: str, spec: str, formats: Formats, name: str) -> Split:
         nonlocal blanks, several
         done = sum(shard.note["examples"] + shard.note["blanks"] for shard in finished)
         for example in itertools.islice(read.examples, done, None):
-            # Only tfds can bring blank ones: the file formats refuse them, but nobody can mend a published data set.
-            # A list of targets may be empty, as nothing is then what is right.
+            # Blank examples in files are errors, but users cannot correct a published data set, so they are skipped.
+            # A blank target is valid if the data gives a list of targets: the correct answer may be no text.
             sides = example.sides if example.others is None else example.sides[:-1]
             if scheme == "tfds" and any(map(blank, sides)):
                 blanks += 1
@@ -211,17 +231,17 @@ def _load(role: str, spec: str, formats: Formats, name: str) -> Split:
     key = store.key_of("texts", VERSION, scheme, read.identity, dataclasses.astuple(formats))
     found = examples.kept(key, make, f"reading {role}", note)
     if not len(found):
-        raise UserError(field, f"{spec} holds no example", "check that it is the right file or split")
+        raise UserError(field, f"{spec} has no examples", "check that it is the right file or split")
     left_out = sum(note["blanks"] for note in found.notes)
     said = [f"{left_out:,} blank examples of {spec} are left out"] if left_out else []
     said += [f"{read.note} of {spec}"] if read.note else []
     if listed := sum(note.get("several", 0) for note in found.notes):
-        said.append(f"{listed:,} of {len(found):,} have several targets: scores take all, training and loss the first")
+        said.append(f"{listed:,} of {len(found):,} have several targets: scores use all, training and loss the first")
     warnings = tuple(headers.sentences(found.notes[-1]["headers"], read.names))
     return Split(role, name, found, "; ".join(said), warnings=warnings)
 
 
-VERSION = 3  # of how sources are read: raise it when the same bytes become other examples
+VERSION = 3  # part of the cache key: raise it when the same bytes become other examples
 
 
 # ---- held out of training ---------------------------------------------------------------------------------------
@@ -230,15 +250,15 @@ VERSION = 3  # of how sources are read: raise it when the same bytes become othe
 def _hold_out(train: Split) -> tuple[Split, Split]:
     texts = train.examples
     if train.spec.startswith("text:"):
-        # As char-rnn and nanoGPT do. The document that the end falls in is divided.
+        # As in char-rnn and nanoGPT. The document at the boundary is divided.
         total = int(texts.table[:, 1].sum(dtype=np.int64))
         kept, held = Slice(texts, 0, int(0.9 * total)), Slice(texts, int(0.9 * total), total)
         note = f"validation is the last tenth of {train.spec} (by characters), held out of training"
     else:
-        # Of few examples perhaps none is among the lowest twentieth of all hashes: then the lowest one goes.
+        # If no hash is in the lowest twentieth of all possible ones, the example with the lowest hash is held out.
         hashes = texts.hashes
         low = hashes <= max(2**64 // 20, int(hashes.min()))
-        if low.all():  # or all of them are: then the lowest one goes too
+        if low.all():  # if all hashes are, only the lowest one is held out
             low = hashes == hashes.min()
         kept, held = Chosen(texts, np.flatnonzero(~low)), Chosen(texts, np.flatnonzero(low))
         note = (
@@ -247,11 +267,11 @@ def _hold_out(train: Split) -> tuple[Split, Split]:
         )
     if not len(kept) or not len(held):
         if train.spec.startswith("text:"):
-            reason = f"{train.spec} is too small to hold validation data out of it"
+            reason = f"is empty, and {train.spec} is too small to hold out a part of it"
         else:
             reason = "one example" if len(texts) == 1 else f"{len(texts):,} examples, which are all equal"
-            reason = f"{train.spec} has {reason}, so none can be held out for validation"
-        raise UserError("config.data.validation", reason, "name a validation source, or use more text")
+            reason = f"is empty, and {train.spec} has {reason}, so none can be held out"
+        raise UserError("config.data.validation", reason, "name a source, or use more training data")
     return dataclasses.replace(train, examples=kept), Split("validation", train.spec, held, note)
 
 
@@ -259,13 +279,13 @@ def _hold_out(train: Split) -> tuple[Split, Split]:
 
 
 class Source(NamedTuple):
-    """What a scheme finds at a location."""
+    """The examples at a location, and the files that they are read from."""
 
-    identity: Any  # what its examples depend on, of what JSON has
-    examples: Iterable[Example]  # read when they are iterated over
-    names: Sequence[str] = ()  # of files of a table
-    headers: Headers = Headers()  # of these, once their rows were read
-    note: str = ""  # what is left out
+    identity: Any  # digests of all that the examples depend on, in types of JSON; part of the cache key
+    examples: Iterable[Example]  # the files are read during iteration
+    names: Sequence[str] = ()  # names of the files, for tables of two columns
+    headers: Headers = Headers()  # watches the first rows of these files
+    note: str = ""  # a remark about files that are left out
 
 
 def _text(location: str, role: str, formats: Formats) -> Source:
@@ -282,7 +302,7 @@ def _parallel(location: str, role: str, formats: Formats) -> Source:
     sides = [paths.named(name, role, "parallel") for name in names]
     if len(sides[0]) != len(sides[1]):
         reason = f"parallel:{location} matches {len(sides[0])} source files and {len(sides[1])} target files"
-        raise UserError(f"config.data.{role}", reason, "name as many of both, in the same order")
+        raise UserError(f"config.data.{role}", reason, "name equally many of both, in the same order")
     return _table(list(zip(*sides, strict=True)), text_files.aligned, role, formats)
 
 
@@ -296,7 +316,7 @@ def _table(
     role: str,
     formats: Formats,
 ) -> Source:
-    """Rows of source and target, read from each group of files."""
+    """Returns a source whose rows of source and target are read from each group of files."""
     (groups, note), watch = paths.once(groups), Headers()
     pairs = itertools.chain.from_iterable(watch.watched(rows(*group), number) for number, group in enumerate(groups))
     names = [str(path) for path, *_ in groups]
@@ -308,12 +328,12 @@ def _digests(groups: Sequence[Sequence[epath.Path]]) -> list[str]:
 
 
 def _formatted(pairs: Iterable[Example], role: str, formats: Formats) -> Iterator[Example]:
-    """Pairs as records of source and target."""
+    """Yields the example of each pair, which is a record of the fields `source` and `target` for the formats."""
     for pair in pairs:
         try:
             (texts,) = formats.filled({"source": pair.source, "target": pair.target})
         except KeyError as error:
-            action = "name these, or give the source formats of its own: SOURCE | SOURCE_FORMAT | TARGET_FORMAT"
+            action = "name these, or give the source its own formats: SOURCE | SOURCE_FORMAT | TARGET_FORMAT"
             raise UserError(f"config.data.{role}", error.args[0], action) from None
         yield Example(texts.get("source"), texts["text"] if "text" in texts else texts["target"])
 

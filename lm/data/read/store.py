@@ -1,12 +1,12 @@
-"""Records on disk: ArrayRecord shards, made once, whole or not at all, and never read if they were altered.
+"""The cache: records on disk in ArrayRecord shards, which are written once and read only if they are unaltered.
 
-    DIRECTORY/00000.array_record   record 0: what the maker must remember to go on; then the records of the shard
-    DIRECTORY/00000.json           written after it: SHA-256 of the shard, its table's rows, and what its maker noted
-    DIRECTORY/table.npy            int32 [records, columns]: what is known of each record without reading it
-    DIRECTORY/complete.json        written last: the notes of all shards
+    DIRECTORY/00000.array_record   record 0 is the state that the maker needs to continue; then the records of the shard
+    DIRECTORY/00000.json           written after the shard: its SHA-256, its rows of the table, and its metadata
+    DIRECTORY/table.npy            int32 [records, columns]: numbers about each record, e.g. its length
+    DIRECTORY/complete.json        written last: the SHA-256 and the metadata of all shards
 
-What a shard holds is a pure function of what it is made of, so a preparation that was killed goes on after the last
-shard that is whole, and ends with the same bytes. One process at a time prepares a directory; others wait for it.
+The contents of a shard are a pure function of its inputs. So a preparation that was killed resumes after the last
+complete shard, and the result has the same bytes. One process at a time prepares a directory; others wait for it.
 """
 
 import contextlib
@@ -32,21 +32,30 @@ SHARD_CHARACTERS = 8_000_000
 
 
 class Shard(NamedTuple):
+    """Records that are written to one file."""
+
     records: Sequence[bytes]
     table: np.ndarray  # int32 [records, columns]
-    note: dict[str, Any]  # of what JSON has: counts, for example
-    memory: bytes = b""  # what the maker needs to go on after this shard
+    note: dict[str, Any]  # metadata in types of JSON, e.g. counts
+    memory: bytes = b""  # the state that the maker needs to continue after this shard
 
 
 class Finished(NamedTuple):
-    """A shard that an earlier, interrupted preparation left."""
+    """The metadata and state of a shard that an interrupted preparation completed."""
 
     note: dict[str, Any]
     memory: bytes
 
 
 class Records:
-    """The records of a complete directory. A shard is checked when it is first read, or all by `check`."""
+    """The records of a complete directory.
+
+    The SHA-256 of a shard is checked when it is first read; `check` checks all of them.
+
+    Attributes:
+        table: int32 [records, columns].
+        notes: the metadata of each shard.
+    """
 
     def __init__(self, directory: pathlib.Path):
         self._directory = directory
@@ -59,7 +68,7 @@ class Records:
         self.table = np.load(directory / "table.npy", mmap_mode="r")
         self._readers: dict[int, ArrayRecordReader] = {}
 
-    def __getstate__(self):  # other processes open the files for themselves
+    def __getstate__(self):  # another process opens the files itself
         return self._directory
 
     def __setstate__(self, directory: pathlib.Path):
@@ -69,18 +78,18 @@ class Records:
         return len(self.table)
 
     def total(self, name: str) -> float:
-        """Of a count that each shard's note has."""
+        """Returns the sum over shards of the number `name` in their metadata."""
         return sum(note[name] for note in self.notes)
 
     def check(self) -> "Records":
-        """Raises `UserError` if a shard is not what was written."""
+        """Raises `UserError` if a shard was altered; returns the records themselves."""
         for shard in range(len(self._digests)):
             self._reader(shard)
         return self
 
     def read(self, numbers: Sequence[int]) -> list[bytes]:
-        """The records of these numbers."""
-        # Record 0 of a shard is the maker's.
+        """Returns the records with these numbers."""
+        # Record 0 of a shard is the state of the maker.
         return from_parts(self._starts, numbers, lambda shard, places: self._reader(shard).read((places + 1).tolist()))
 
     def _reader(self, shard: int) -> ArrayRecordReader:
@@ -95,7 +104,13 @@ class Records:
 def from_parts(
     starts: np.ndarray, numbers: Sequence[int], read: Callable[[int, np.ndarray], Sequence[Any]]
 ) -> list[Any]:
-    """What `read` gives for numbers over several parts that begin at `starts`; each part is asked once, for its places."""
+    """Returns the items with the given numbers from concatenated parts.
+
+    Args:
+        starts: the number of the first item of each part, ascending.
+        numbers: the numbers of the items, in any order.
+        read: called once for each part that is needed, with its index and the places of the items in it.
+    """
     numbers = np.asarray(numbers, np.int64)
     parts = np.searchsorted(starts, numbers, side="right") - 1
     found: list[Any] = [None] * len(numbers)
@@ -107,24 +122,24 @@ def from_parts(
 
 
 def cache_directory() -> pathlib.Path:
-    """LM_CACHE_DIR, or `lm/data` in the user's cache."""
+    """Returns the directory of the cache: LM_CACHE_DIR, or `lm/data` in the user's cache directory."""
     if given := os.environ.get("LM_CACHE_DIR"):
         return pathlib.Path(given)
     cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
     if cache.parts[0] == "~":
         raise UserError(
-            "HOME", "is not set, and this user has no home", "set HOME, or LM_CACHE_DIR for the cache of data"
+            "HOME", "is not set, and this user has no home directory", "set HOME, or LM_CACHE_DIR for the cache of data"
         )
     return cache / "lm" / "data"
 
 
 def key_of(*parts: Any) -> str:
-    """A name for what depends on these (of what JSON has), and on nothing else."""
+    """Returns a key of the cache: a hash of these values, which must be in types of JSON."""
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
 
 
 def shard_ranges(characters: Iterable[int]) -> Iterator[range]:
-    """Consecutive examples, of so many characters each, in shards of bounded size."""
+    """Yields ranges of consecutive examples that form a shard of bounded size, given the characters of each example."""
     begin, held, number = 0, 0, -1
     for number, size in enumerate(characters):
         if number > begin and (number - begin >= SHARD_RECORDS or held + size > SHARD_CHARACTERS):
@@ -141,31 +156,34 @@ def stored(
     reason: str,
     total: int | None = None,
 ) -> Records:
-    """The records under `key`; what is not there yet is made.
+    """Returns the records under `key`; if they are not complete, the missing shards are created first.
 
     Args:
-        key: names the directory; says everything that the records depend on.
-        make: given the shards that are there, the ones that follow.
-        what: is made, for the progress bar.
-        total: number of records, where it is known.
+        key: the name of the directory; depends on everything that the records depend on.
+        make: returns the shards that follow the given complete ones.
+        reason: the label of the progress bar.
+        total: the number of records, if it is known.
 
     Raises:
-        UserError: a shard that is not as it was written, by name.
+        UserError: a file was altered, or the directory cannot be written; the error names it.
     """
     directory = cache_directory() / key
     if not (directory / "complete.json").exists():
         with _writing(directory):
             directory.mkdir(parents=True, exist_ok=True)
             lock = (directory / ".lock").open("wb")
-        with lock:  # it ends with the process, however that ends
+        with lock:  # the lock ends with the process, even if it is killed
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if not (directory / "complete.json").exists():  # another process may have made it meanwhile
+            if not (directory / "complete.json").exists():  # another process may have completed it meanwhile
                 _prepare(directory, make, reason, total)
     return Records(directory)
 
 
 def remembered(key: str, make: Callable[[], Any]) -> Any:
-    """What `make` returns, of what JSON has: from the cache, if it was made before and is as it was."""
+    """Returns the result of `make` from the cache; if it is missing or altered there, calls `make` and stores it.
+
+    The result must be in types of JSON.
+    """
     path = cache_directory() / f"{key}.json"
     with contextlib.suppress(OSError, ValueError, UserError):
         record = json_files.parsed(files.read_text(path, "note of the cache"), {"digest": str, "made": object})
@@ -182,7 +200,7 @@ def remembered(key: str, make: Callable[[], Any]) -> Any:
 
 
 def _prepare(directory: pathlib.Path, make, reason: str, total: int | None) -> None:
-    for stale in directory.glob(".*.*"):  # of a process that was killed
+    for stale in directory.glob(".*.*"):  # temporary files of a process that was killed
         stale.unlink()
     notes, finished = [], []
     for number in itertools.count():
@@ -210,7 +228,7 @@ def _prepare(directory: pathlib.Path, make, reason: str, total: int | None) -> N
 def _write(path: pathlib.Path, shard: Shard) -> dict[str, Any]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with _writing(path.parent):
-        # Records are read one by one, in any order, so each is a group.
+        # Records are read one by one in random order, so each one is a group of its own.
         writer = ArrayRecordWriter(str(temporary), "group_size:1,uncompressed")
         writer.write(shard.memory)
         for record in shard.records:
@@ -249,7 +267,7 @@ def _complete(directory: pathlib.Path) -> dict[str, Any]:
 
 
 def _note(path: pathlib.Path) -> dict[str, Any]:
-    """Of a shard that an interrupted preparation left, once it is known to be what was written."""
+    """Returns the metadata of a shard that an interrupted preparation completed, after a check of its SHA-256."""
     note = _read_note(path.with_suffix(".json"), _NOTE)
     if _digest(path) != note["sha256"]:
         raise _altered(path)
@@ -257,7 +275,7 @@ def _note(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _read_note(path: pathlib.Path, form: Any) -> dict[str, Any]:
-    """Returns a note that is as it was written; those of a version before 0.3.1 have no digest that would tell."""
+    """Returns unaltered metadata; raises `UserError` if it was altered. Before version 0.3.1 it had no digest."""
     try:
         note = json_files.parsed(files.read_text(path, "note of the cache"), form | {"digest?": str})
     except (OSError, ValueError, UserError):
@@ -269,7 +287,7 @@ def _read_note(path: pathlib.Path, form: Any) -> dict[str, Any]:
 
 def _digest(path: pathlib.Path) -> str:
     try:
-        files.require_regular(path, f"delete {path.parent}; it is made again at the next start")
+        files.require_regular(path, f"delete {path.parent}; the next start creates it again")
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
@@ -281,14 +299,14 @@ def _path(directory: pathlib.Path, number: int) -> pathlib.Path:
 
 
 def _altered(path: pathlib.Path) -> UserError:
-    return UserError(str(path), "is not what was written", f"delete {path.parent}; it is made again at the next start")
+    return UserError(str(path), "is corrupt", f"delete {path.parent}; the next start creates it again")
 
 
 @contextlib.contextmanager
 def _writing(directory: pathlib.Path):
     try:
         yield
-    except (OSError, RuntimeError) as error:  # ArrayRecord raises RuntimeError, whatever the disk says
+    except (OSError, RuntimeError) as error:  # ArrayRecord raises RuntimeError for all errors of the disk
         reason = getattr(error, "strerror", None) or str(error).partition(";")[0]
-        action = "make room there, or set LM_CACHE_DIR to another folder"
+        action = "free space there, or set LM_CACHE_DIR to another folder"
         raise UserError(str(directory), f"cannot be written ({reason})", action) from None

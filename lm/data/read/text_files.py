@@ -1,8 +1,8 @@
-"""Files of text, read as a stream: decompressed, decoded strictly, cut into lines or into pieces of a document.
+"""Text files, read as a stream: decompressed, decoded, and split into lines or pieces of a document.
 
-Files that end in `.gz` or `.zst` are decompressed. Files are UTF-8, strictly. A byte order mark at the start is dropped
-and `\\r\\n` becomes `\\n`; nothing else is changed. A line ends at `\\n` only. Blank lines (of nothing but white space) are
-skipped, in `parallel` where both files have one; a blank source or target beside text is an error.
+Files that end in `.gz` or `.zst` are decompressed. Files must be valid UTF-8. A byte order mark at the start is dropped
+and `\\r\\n` becomes `\\n`; nothing else is changed. A line ends only at `\\n`. Blank lines, which are empty or white
+space, are skipped. In `parallel` a pair of blank lines is skipped, and one blank line beside text is an error.
 """
 
 import codecs
@@ -23,18 +23,18 @@ from lm.data.read.examples import Example, blank
 from lm.data.read.paths import opened
 from lm.errors import UserError
 
-CHUNK = 2**20  # bytes that are read at once
-# How files end that are decompressed, and what `files.disguise` says of their bytes.
+CHUNK = 2**20  # bytes per read
+# The endings of compressed files, and the reason that `files.disguise` gives for their bytes.
 COMPRESSED = {".gz": "is gzip-compressed", ".zst": "is zstd-compressed"}
 LONGEST_LINE = 2**28  # characters
-LONGEST = 2**17  # characters of a document that become one example, at most; what follows continues it
+LONGEST = 2**17  # the most characters of an example; the rest of a longer document continues it in further ones
 
 
 # ---- formats ----------------------------------------------------------------------------------------------------
 
 
 def documents(paths: Sequence[epath.Path]) -> Iterator[Example]:
-    """Each file is one document, in pieces that end with a line where one ends in the piece."""
+    """Yields each file as one document, in pieces that end at the end of a line if they contain one."""
     for path in paths:
         text, continued = "", False
         for chunk in chunks(path):
@@ -48,7 +48,7 @@ def documents(paths: Sequence[epath.Path]) -> Iterator[Example]:
 
 
 def aligned(source: epath.Path, target: epath.Path) -> Iterator[Example]:
-    """Line n of one file belongs to line n of the other."""
+    """Yields a pair for each line: line n of the first file is the source of line n of the second."""
     paths, ended = (source, target), [0, 0]
     both = itertools.zip_longest(lines(source), lines(target))
     for number, pair in enumerate(both, start=1):
@@ -62,7 +62,7 @@ def aligned(source: epath.Path, target: epath.Path) -> Iterator[Example]:
         if any(empty):
             short, full = paths if empty[0] else paths[::-1]
             action = "fill the line, or delete it in both files"
-            raise UserError(f"{short}:{number}", f"the line is blank, line {number} of {full} is not", action)
+            raise UserError(f"{short}:{number}", f"is a blank line, and line {number} of {full} is not", action)
         yield Example(*pair)
 
 
@@ -70,26 +70,28 @@ def _refuse_unaligned(paths: Sequence[epath.Path], ended: list[int], rest: Itera
     for pair in rest:
         for side in (0, 1):
             ended[side] += pair[side] is not None
-    reason = f"{ended[0]:,} lines against {ended[1]:,} in {paths[1]}"
-    raise UserError(str(paths[0]), reason, "align the files: line n of one belongs to line n of the other")
+    reason = f"has {ended[0]:,} lines, and {paths[1]} has {ended[1]:,}"
+    raise UserError(str(paths[0]), reason, "align the files: line n of one must belong to line n of the other")
 
 
 def tab_separated(path: epath.Path) -> Iterator[Example]:
+    """Yields a pair for each line `source<TAB>target`."""
     for number, line in enumerate(lines(path), start=1):
         if blank(line):
             continue
         fields = line.split("\t")
         if len(fields) != 2:
-            reason = f"{len(fields) - 1} tabs where there must be one"
-            action = "write source<TAB>target on each line; of more columns take two, e.g. with cut -f1,2"
+            reason = f"has {len(fields) - 1} tabs instead of one"
+            action = "write source<TAB>target on each line; select two of more columns, e.g. with cut -f1,2"
             raise UserError(f"{path}:{number}", reason, action)
         if any(map(blank, fields)):
-            reason = f"the {'source' if blank(fields[0]) else 'target'} is blank"
+            reason = f"has a blank {'source' if blank(fields[0]) else 'target'}"
             raise UserError(f"{path}:{number}", reason, "fill it, or delete the line")
         yield Example(*fields)
 
 
 def json_lines(paths: Sequence[epath.Path], formats: Formats) -> Iterator[Example]:
+    """Yields the examples of each line, which is a JSON object; all must be texts, or all pairs."""
     texts = None
     for path in paths:
         for number, line in enumerate(lines(path), start=1):
@@ -97,7 +99,7 @@ def json_lines(paths: Sequence[epath.Path], formats: Formats) -> Iterator[Exampl
                 continue
             for example in _from_json(line, f"{path}:{number}", formats):
                 if texts is not None and texts != (example.source is None):
-                    reason = "texts and source-target pairs are mixed in one source"
+                    reason = "mixes texts and source-target pairs in one source"
                     action = "put them into two files, as they are for different tasks"
                     raise UserError(f"{path}:{number}", reason, action)
                 texts = example.source is None
@@ -105,7 +107,7 @@ def json_lines(paths: Sequence[epath.Path], formats: Formats) -> Iterator[Exampl
 
 
 class Number(float):
-    """A number of JSON, which keeps its spelling: `1.0`, `1e400` and 400 digits are texts as they were written."""
+    """A number of JSON that keeps its spelling, so that `1.0`, `1e400` or 400 digits become texts as written."""
 
     def __new__(cls, text: str):
         number = super().__new__(cls, text)
@@ -121,11 +123,11 @@ def _spelled(value: Any) -> str:
 
 
 def _from_json(line: str, where: str, formats: Formats) -> list[Example]:
-    """The examples in a line of JSON: one, or those of a conversation."""
+    """Returns the examples in a line of JSON: one, or one per reply of a conversation."""
     action = 'write {"text": ...} or {"source": ..., "target": ...} on each line'
 
     def refuse(constant: str):
-        raise UserError(where, f"{constant} is no value of JSON", "write a text or a number, or delete the line")
+        raise UserError(where, f"has {constant}, which is not JSON", "write a text or a number, or delete the line")
 
     try:
         record = json.loads(line, parse_float=Number, parse_int=Number, parse_constant=refuse)
@@ -145,6 +147,7 @@ def _from_json(line: str, where: str, formats: Formats) -> list[Example]:
 
 
 def _checked(record: dict[str, Any], where: str, action: str) -> Example:
+    """Returns the example of a record, after checks of its keys and their types."""
     names = [name for name in ("text", "source", "target") if name in record]
     if names not in (["text"], ["source", "target"]):
         fix = f"{action}, {proposed(list(record))}" if record else action
@@ -155,10 +158,10 @@ def _checked(record: dict[str, Any], where: str, action: str) -> Example:
             if not isinstance(text, str):
                 raise UserError(where, f"{name!r} is {_spelled(text)}, not a string", action)
             if blank(text) and not several:
-                action = "fill it, or delete the line" + ", or write [] if to say nothing is right" * (name == "target")
+                action = "fill it, or delete the line" + ", or write [] for no text at all" * (name == "target")
                 raise UserError(where, f"{name!r} is blank", action)
             if not files.encodable(text):
-                raise UserError(where, f"{name!r} holds half of a surrogate pair", "write the character whole")
+                raise UserError(where, f"{name!r} has half of a surrogate pair", "write the complete character")
     log_prob = record.get("log_prob")
     if log_prob is not None:
         number = isinstance(log_prob, int | float) and not isinstance(log_prob, bool)
@@ -173,16 +176,16 @@ def _checked(record: dict[str, Any], where: str, action: str) -> Example:
 
 
 def lines(path: epath.Path) -> Iterator[str]:
-    """Without `str.splitlines`: U+2028, U+0085 and their like are part of a line."""
+    """Yields the lines of a file. Unlike in `str.splitlines`, U+2028, U+0085 and the like are parts of a line."""
     parts: list[str] = []
-    number, held = 1, 0  # the line that a chunk ends in, and its characters so far
+    number, held = 1, 0  # the number of the last, unfinished line of the chunks so far, and its characters
     for chunk in chunks(path):
         first, *others = chunk.split("\n")
         parts.append(first)
         number, held = number + len(others), len(others[-1]) if others else held + len(first)
         if held > LONGEST_LINE:
-            reason = f"the line has more than {LONGEST_LINE:,} characters"
-            raise UserError(f"{path}:{number}", reason, "check that it is the right file, or cut the line")
+            reason = f"has a line of more than {LONGEST_LINE:,} characters"
+            raise UserError(f"{path}:{number}", reason, "check that it is the right file, or split the line")
         for other in others:
             yield "".join(parts)
             parts = [other]
@@ -191,9 +194,10 @@ def lines(path: epath.Path) -> Iterator[str]:
 
 
 def chunks(path: epath.Path) -> Iterator[str]:
-    """A file's text in parts, strictly UTF-8, or the line and byte that keep it from being text."""
-    read, line, begun, held = 0, 1, False, ""  # bytes and lines before the chunk; a \r at its end waits for the \n
-    kept = b""  # bytes of a character that the chunk cuts
+    """Yields the text of a file in parts; raises `UserError` with the line and byte if it is not UTF-8 text."""
+    # `read` bytes and `line - 1` lines are before the chunk; `held` is a final \r, as a \n may follow it.
+    read, line, begun, held = 0, 1, False, ""
+    kept = b""  # bytes of a character that the chunk splits
     for data in itertools.chain(_decompressed(path), [None]):
         final, data = data is None, kept + (data or b"")
         if not read and (known := files.disguise(data)):
@@ -222,11 +226,11 @@ def chunks(path: epath.Path) -> Iterator[str]:
         if text:
             yield text
     if not begun:
-        raise UserError(str(path), "is empty", "give a file with text in it, or leave this one out")
+        raise UserError(str(path), "is empty", "give a file with text, or leave this one out")
 
 
 def _decompressed(path: epath.Path) -> Iterator[bytes]:
-    """What a `.gz` or `.zst` file holds; of any other the bytes as they are."""
+    """Yields the bytes of a file, decompressed if it ends in `.gz` or `.zst`."""
     with opened(path) as file:
         try:
             if path.suffix == ".gz":
@@ -237,17 +241,17 @@ def _decompressed(path: epath.Path) -> Iterator[bytes]:
             else:
                 yield from iter(lambda: file.read(CHUNK), b"")
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            action = f"fetch the file again, or rename it if it is no {path.suffix} file"
+            action = f"download the file again, or rename it if it is not a {path.suffix} file"
             raise UserError(str(path), f"cannot be decompressed ({error})", action) from None
         except ImportError:
             raise UserError(str(path), "needs the package zstandard", "pip install 'lm[zstd]'") from None
 
 
 def _frames(file: BinaryIO) -> Iterator[bytes]:
-    """The frames of a Zstandard file, which may be several."""
+    """Yields the decompressed bytes of a Zstandard file, which may have several frames."""
     import zstandard
 
-    frame = None  # what it is given at once may decompress to 2**15 times as much
+    frame = None  # reads are small, as the output may be 2**15 times as large as the input
     for data in iter(lambda: file.read(2**12), b""):
         while data:
             frame = frame or zstandard.ZstdDecompressor().decompressobj()
@@ -266,13 +270,13 @@ def _frames(file: BinaryIO) -> Iterator[bytes]:
 
 
 def text_digest(path: epath.Path) -> str:
-    """Returns the `digest` of a file whose beginning is text; what is none is refused before all of it is read."""
+    """Returns the `digest` of a file after a check that it starts with text, so that other files fail at once."""
     next(chunks(path))
     return digest(path)
 
 
 def digest(path: epath.Path) -> str:
-    """Returns the SHA-256 of a file's bytes, and how they are read."""
+    """Returns the SHA-256 of a file's bytes, followed by its suffix if it is decompressed; part of cache keys."""
     with opened(path) as file:
         found = hashlib.sha256()
         for data in iter(lambda: file.read(CHUNK), b""):

@@ -1,4 +1,4 @@
-"""Where an answer stands in its source: a text as a span of the source's ids, and a span as a text."""
+"""Answers that are spans of their source: finds the span of a text, and the text of a span."""
 
 from collections.abc import Sequence
 
@@ -11,30 +11,32 @@ from lm.data.text.tokenizers.unknown import Unknown
 
 
 class Spans:
-    """Of the sources that a tokenizer reads."""
+    """The spans of sources that one tokenizer reads."""
 
     def __init__(self, tokenizer: Tokenizer):
         self._tokenizer, self._surfaces = tokenizer, surfaces(tokenizer)
-        self._surfaces[UNK] = b"\xff"  # of no text
+        self._surfaces[UNK] = b"\xff"  # matches no UTF-8 text
 
     def surfaces_of(self, source: str, ids: np.ndarray) -> list[bytes]:
-        """What each id stands for, of the source as the tokenizer normalises it; of unknown ones what is there."""
+        """Returns the bytes of the normalized source that each id covers; an UNK covers the bytes that it replaces."""
         own = segmented(self._tokenizer, source)
         return own if len(own) == len(ids) else [self._surfaces[i] for i in ids.tolist()]
 
     def text(self, parts: list[bytes]) -> str:
-        """Of the parts of a span, without the white space around it; of a character's bytes, only if all are there."""
+        """Returns the text of a span from the bytes of its ids, stripped and without incomplete characters."""
         return b"".join(parts).decode(errors="ignore").strip()
 
     def unknown(self, answer: str, ids: np.ndarray) -> Unknown:
-        """The unknown tokens of an answer, whose ids are its source's."""
+        """Returns the counts of unknown tokens in an answer; `ids` are the ids of its span in the source."""
         count, known = int(np.sum(ids == UNK)), sum(len(self._surfaces[i]) for i in ids.tolist() if i != UNK)
         size = max(0, len(answer.strip().encode()) - known) if count else 0
         return Unknown(count, size, int(self._tokenizer.alters(answer)))
 
     def first(self, source: str, ids: np.ndarray, answers: Sequence[str], longest: int) -> tuple[str, np.ndarray]:
-        """(answer, the source's own ids of it): of the first answer that is a span of at most so many ids, or is empty. Of no
-        ids where none is."""
+        """Returns the first answer that is empty or a span of at most `longest` ids, and its ids in the source.
+
+        If there is none, returns the first answer and no ids.
+        """
         for answer in answers:
             found = self.find(source, ids, answer)
             if not answer or 0 < len(found) <= longest:
@@ -42,8 +44,10 @@ class Spans:
         return answers[0], ids[:0]
 
     def find(self, source: str, ids: np.ndarray, answer: str) -> np.ndarray:
-        """The source's own ids of the answer: where they first hold its text and nothing else, but for white space around
-        it. Of no ids where they never do: the answer is not there, or its ends are within ids."""
+        """Returns the ids of the first span of the source whose text is the answer, apart from white space around it.
+
+        Returns no ids if the answer is not in the source, or if it starts or ends within an id.
+        """
         read = self._tokenizer.encode(answer)
         wanted = (answer if UNK in read else self._tokenizer.decode(read)).strip().encode()
         parts = self.surfaces_of(source, ids)
