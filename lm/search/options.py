@@ -32,31 +32,32 @@ class Options:
     temperature: float = _option(1.0, "logits are divided by it; 0 is greedy")
     top_k: int = _option(0, "draw among the k most probable tokens; 0: all")
     top_p: float = _option(1.0, "draw among the fewest tokens whose probabilities reach p; 1: all")
-    min_p: float = _option(0.0, "draw among tokens at least so many times as probable as the best; 0: all")
+    min_p: float = _option(0.0, "draw among tokens that are at least this many times as probable as the best; 0: all")
     typical_p: float = _option(
-        1.0, "draw among the fewest tokens, nearest to the expected surprise first, that reach p; 1: all"
+        1.0, "draw among the fewest tokens that reach probability p, those of typical surprise first; 1: all"
     )
     repetition_penalty: float = _option(
-        1.0, "what a token's logit is divided by (if negative: times) once it was generated; 1: none"
+        1.0, "divides the positive logits of generated tokens and multiplies the negative ones; 1: none"
     )
-    no_repeat_ngram: int = _option(0, "n: the output has no n tokens twice; 0: it may")
-    ban: tuple[str, ...] = _option((), "a string that no output holds, however it is cut; may be given many times")
-    force: tuple[str, ...] = _option((), "beam: a string that the output holds; may be given many times")
-    stop: tuple[str, ...] = _option((), "a string that the output ends before; may be given many times")
-    beam_size: int = _option(0, "beam search with so many beams; 0: none")
+    no_repeat_ngram: int = _option(0, "n: no sequence of n tokens appears twice in an output; 0: no limit")
+    ban: tuple[str, ...] = _option((), "a string that no output contains; may be repeated")
+    force: tuple[str, ...] = _option((), "beam: a string that every output contains; may be repeated")
+    stop: tuple[str, ...] = _option((), "a string before which an output ends; may be repeated")
+    beam_size: int = _option(0, "beam search with this many beams; 0: none")
     length_penalty: float = _option(
         0.0,
-        "a: a beam's log-probability is divided by ((5 + n) / 6)^a for n tokens (Wu et al., 2016), not by Hugging Face's n^a; 0 ranks by log-probability",
+        "a: a beam's log-probability is divided by ((5 + n) / 6)^a for n tokens (Wu et al., 2016), not by n^a as in "
+        "Hugging Face; 0: ranked by log-probability",
     )
     coverage_penalty: float = _option(
-        0.0, "beam, with attention: weight of the sources that got less attention than 1 in all"
+        0.0, "beam, with attention: weight of the penalty for source positions with a total attention below 1"
     )
     beam_groups: int = _option(1, "diverse beam search: groups that share the beam")
-    diversity_penalty: float = _option(0.0, "nats that a token costs for each group before that took it at this step")
+    diversity_penalty: float = _option(0.0, "cost of a token in nats for each earlier group that chose it at this step")
     mbr_samples: int = _option(
-        0, "draw so many outputs, give the one most like all of them (chrF, minimum Bayes risk); 0: none"
+        0, "draw this many outputs and print the one most similar to all (minimum Bayes risk by chrF); 0: none"
     )
-    seed: int = _option(0, "of what is drawn; the same seed and prompt give the same text")
+    seed: int = _option(0, "seed of the draws; the same seed and prompt give the same text")
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
