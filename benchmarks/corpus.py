@@ -61,7 +61,7 @@ def measure(folder: pathlib.Path) -> dict[str, float]:
         "megabytes": size,
         "peak memory, MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
         "read into the cache, MB/s": size / (read - begun),
-        "tokenised and cached, MB/s": size / (cached - read),
+        "tokenized and cached, MB/s": size / (cached - read),
     }
 
 

@@ -40,8 +40,8 @@ CONFIG = """# Fields of the configuration
 
 All fields, with their type and range, default and meaning. Each is set in a config file, or on the command line by
 `--config.SECTION.FIELD=VALUE`. The column *read by* names the tasks, tokenizers or optimizers that read a field, if not
-all do. A `Duration` is a number of [steps, epochs or tokens](../training.md#durations); `Names` are strings, with commas
-between them on the command line. This page is written by `python docs/generate.py` from `lm/config/schema.py`.
+all do. A `Duration` is a number of [steps, epochs or tokens](../training.md#durations). `Names` are strings, with
+commas between them on the command line. This page is written by `python docs/generate.py` from `lm/config/schema.py`.
 """
 CLI = """# Flags of the programs
 

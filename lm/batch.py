@@ -21,7 +21,7 @@ class Batch(NamedTuple):
     inputs_bt: np.ndarray  # the token before each target; BOS at a document's start
     targets_bt: np.ndarray  # the ids that the decoder must write, the last is EOS
     weights_bt: np.ndarray  # float32, 1 on real targets and 0 on padding
-    resets_bt: np.ndarray  # bool, True where a document starts: the state is cleared, or read from the source anew
+    resets_bt: np.ndarray  # bool, True where a document starts: the state is cleared, or computed from the source
     # Packed pairs: the last position of each example in its source, ascending, and the width of the source for missing
     # examples. The k-th reset of a sequence starts its k-th example. None: each sequence is one example.
     source_ends_bk: np.ndarray | None = None

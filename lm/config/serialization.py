@@ -42,7 +42,7 @@ def from_file(spec: str) -> Config:
 def named() -> dict[str, pathlib.Path]:
     """Returns the configuration files that come with the project, by their names, such as `shakespeare`.
 
-    In a wheel they lie in the package; in a checkout, `configs/` beside it.
+    A wheel has them in the package, a checkout in `configs/` beside it.
     """
     package = pathlib.Path(__file__).parent.parent
     folder = next(path for path in (package / "configs", package.parent / "configs") if path.is_dir())
@@ -50,9 +50,9 @@ def named() -> dict[str, pathlib.Path]:
 
 
 def located(spec: str) -> str:
-    """Returns `FILE` or `FILE:TEXT` with the file's path, where FILE is a path or the name of a file of the project's.
+    """Returns `FILE` or `FILE:TEXT` with the file's path, where FILE is a path or the name of a file in configs/.
 
-    `configs/NAME.py` stands for NAME where there is no such file, so that a command works away from a checkout too.
+    If there is no file `configs/NAME.py`, it means NAME, so that commands for a checkout also work elsewhere.
     """
     name, colon, text = spec.partition(":")
     known = named()

@@ -17,11 +17,11 @@ _SHOWN = {"train": ("training", "0.65"), "validation": ("validation", "tab:blue"
 def write(workdir: epath.Path) -> epath.Path | None:
     """Writes `curve.png`: the losses of training and validation in nats per token, against the step.
 
-    A dotted line is the floor: the entropy of the process that made the validation data, where the data knows it. No model
-    has a lower mean loss than that.
+    A dotted line shows the floor if the data has one: the entropy of the process that generates the validation data. No
+    model has a lower mean loss.
 
     Returns:
-        The file; None where no loss was logged.
+        The file; None if no loss was logged.
     """
     records = [record for record in log.read_metrics(workdir) if record.get("loss") is not None]
     if not records:
@@ -35,7 +35,7 @@ def write(workdir: epath.Path) -> epath.Path | None:
 
 
 def floor_per_token(record: dict[str, Any]) -> float | None:
-    """Returns the floor of an evaluation in nats per token; None where the data does not know it."""
+    """Returns the floor of an evaluation in nats per token; None if the data has no floor."""
     floor, nats = record.get("floor_nats_per_example"), record.get("nats_per_example")
     if not floor or not nats:
         return None

@@ -75,7 +75,7 @@ class Transcript:
         if self._failed:
             asked = [f"--{name}" for name in ("ban", "force", "min_new_tokens") if getattr(self._how, name)]
             action = "raise --max_new_tokens or --beam_size, or ask for less"
-            found.append(f"{self._failed:,} {of} do not fulfil {' and '.join(asked)}; {action}")
+            found.append(f"{self._failed:,} {of} do not meet {' and '.join(asked)}; {action}")
         return found
 
 

@@ -82,7 +82,7 @@ def ended(constraints: Constraints, states_np: jax.Array, ids_n: jax.Array, eos_
 
 
 def _repeating(ids_nl: jax.Array, step: jax.Array, size: int | jax.Array, v: int) -> jax.Array:
-    """Returns bool (n, v): the tokens that would complete an n-gram of `size` tokens a second time."""
+    """Returns bool (n, v): the tokens that would repeat an n-gram of `size` tokens."""
     n, length = ids_nl.shape
     at_l = jnp.arange(length)
 

@@ -79,7 +79,7 @@ def outcomes(program: Callable[[Choose], Result]) -> Iterator[tuple[Result, floa
 def parses(program: Callable[[Choose], Iterable[str]], text: str) -> list[float]:
     """Returns the log-probability, in nats, of each derivation of `text` by a program that yields phrases in order.
 
-    The text is the phrases joined by spaces. If there is one derivation, its log-probability is that of the text. An
+    The text is the phrases joined by spaces. If there is one derivation, the text has its log-probability. An
     empty list means that the program cannot generate the text, and several that the grammar is ambiguous.
     """
 

@@ -191,7 +191,7 @@ def _attempt(setup: Setup, saved: Saved, watch: Watch, state: TrainState, progre
             # Stop.
             if due.stop:
                 saved.wait()
-                message = f"stopped at step {step} of {schedule.steps}; the same command goes on from there"
+                message = f"stopped at step {step} of {schedule.steps}; the same command resumes from there"
                 raise Stopped(due.stop, message, together=True)
             watch.trace.begin(step + 1)
             memory.give_back()

@@ -49,7 +49,7 @@ class Saved:
         return None
 
     def end(self, error: Exception, step: int, state: TrainState, progress: Progress) -> None:
-        """Raises `error`, which came after `step`, when the state is saved; many hosts save together or not at all."""
+        """Saves the state after `step` and raises `error`; several hosts save together or not at all."""
         self.wait()
         if step in self.steps() or not step or jax.process_count() > 1 or self.save(step, state, progress):
             raise error

@@ -47,8 +47,8 @@ Gradient = Callable[[TrainState, Batch], tuple[Any, tuple[jax.Array, jax.Array],
 """The contract of a gradient: (state, batch) -> (sums, counts, carry).
 
 `sums` is a tree like the parameters that learn: gradients summed over all devices and micro-batches. `counts` is (sum
-of the loss in nats, number of real target tokens), summed likewise. `carry` is the `TrainState.carry` after the batch.
-The function is traced inside the update, for all devices at once; `lm/training/gradient.py` has the usual one.
+of the loss in nats, number of real target tokens), also summed. `carry` is the `TrainState.carry` after the batch.
+The function is traced inside the step, for all devices at once; `lm/training/gradient.py` has the usual one.
 """
 
 

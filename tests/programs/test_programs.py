@@ -125,7 +125,7 @@ def test_training_says_what_it_does_in_plain_lines(layout, trained):
         "validation",
         "test",
         "tokenizer",
-        "an epoch",
+        "epoch",
         "training",
     ):
         assert re.search(rf"^{name} +\S", stdout, re.MULTILINE), name

@@ -69,9 +69,7 @@ def test_what_is_not_satisfied_is_said_where_a_constraint_was_asked_for():
         shown = transcript.Transcript(how, True, False, False)
         (line,) = shown.lines("a", [Generation("a", "b", -1.0, 2, False, "", not names)])
         assert set(json.loads(line)) == {*transcript.SHOWN, *names}
-        assert (["1 of 1 outputs do not fulfil --force" in remark for remark in shown.remarks()] == [True]) == bool(
-            names
-        )
+        assert (["1 of 1 outputs do not meet --force" in remark for remark in shown.remarks()] == [True]) == bool(names)
 
 
 # ---- a file of outputs ------------------------------------------------------------------------------------------
