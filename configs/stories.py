@@ -18,8 +18,8 @@ seconds:
 
     --config.data.train=tfds:tinyworld/stories/train=160000
 
-Most of a story follows from much earlier text. An LSTM with 384 hidden units and without `self_attention`, on 32 streams
-with windows of 96 tokens, reaches only 24.7 on validation data after four epochs of 20,000 stories:
+Most of a story follows from much earlier text. An LSTM with 384 hidden units and without `self_attention`, on 32
+streams with windows of 96 tokens, reaches only 24.7 on validation data after four epochs of 20,000 stories:
 
     --config.data.train=tfds:tinyworld/stories --config.model.self_attention=0 --config.model.hidden_dim=384 \
     --config.data.batch_size=32 --config.data.window=96

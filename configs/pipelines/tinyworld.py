@@ -3,8 +3,8 @@
     python -m lm.pipeline configs/pipelines/tinyworld.py
 
 `pretrain` is a language model of the text of all six tasks: stories, and the sources and targets of the other tasks,
-but never a target with its source. Five tasks start from it. Four of them continue a source as a language model continues a
-text (`model.encoder=decoder`); `stories` has no source.
+but never a target with its source. Five tasks start from it. Four of them continue a source as a language model
+continues a text (`model.encoder=decoder`); `stories` has no source.
 
 A language model never learned to attend to a source, so it does not help `translate`. This task starts from `gaps`, an
 encoder-decoder that restores sentences of both languages, by way of back-translation (Sennrich et al., 2016). From the
