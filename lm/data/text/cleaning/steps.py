@@ -15,7 +15,7 @@ become easier:
     words(least, most)          the number of words between white space is in this range
     characters(least, most)     the number of characters is in this range
     ratio(most)                 the longer side has at most `most` times the characters of the other side
-    letters(least)              at least this share of the characters, without white space, is letters, marks and numbers
+    letters(least)              letters, marks and numbers are at least this share of all but white space
     repetition(most)            the repetition of a side is at most `most`, from 0 to 1 (see `filters.repeated`)
 
 Other steps drop a training example because of another example:

@@ -138,7 +138,7 @@ class Tokenizer:
         return np.concatenate([*parts, self.encode(text[start:])]).astype(np.int32)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Returns the text of ids. UNK is U+FFFD, a sentinel is its name; other special ids and unused ids are dropped."""
+        """Returns the text of ids. UNK is U+FFFD, a sentinel is its name; other special and unused ids are dropped."""
         ids = [i for i in map(int, ids) if i < self._used]
         text, start = [], 0
         for place in [place for place, i in enumerate(ids) if i >= self.own_size]:
@@ -151,7 +151,7 @@ class Tokenizer:
         return sum(map(self._unknown_bytes, self._between_added(text)))
 
     def alters(self, text: str) -> bool:
-        """Returns whether normalization changes a text, so that `decode(encode(text))` differs beyond unknown tokens."""
+        """Returns whether normalization changes a text: `decode(encode(text))` differs, apart from unknown tokens."""
         return False
 
     def _between_added(self, text: str) -> list[str]:
