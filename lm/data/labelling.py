@@ -80,7 +80,7 @@ def _rare(train: Counts) -> list[str]:
 
 def _alike(labels: Iterable[str]) -> list[str]:
     groups = _groups(labels, written_alike)
-    said = [f"labels that differ only in how they are written: {_named(group)}" for group in groups[:NAMED]]
+    said = [f"labels that differ only in their spelling: {_named(group)}" for group in groups[:NAMED]]
     return said + [f"{len(groups) - NAMED:,} more groups of such labels"] * (len(groups) > NAMED)
 
 

@@ -95,8 +95,8 @@ def said(train: list[str], validation: list[str] = (), tokenizer=None) -> list[s
 )
 def test_labels_that_are_written_alike_are_said(labels):
     (line,) = said([*labels, "another"] * 5)
-    assert line.startswith("labels that differ only in how they are written: ")
-    assert len({*line.removeprefix("labels that differ only in how they are written: ").split(", ")}) == len(labels)
+    assert line.startswith("labels that differ only in their spelling: ")
+    assert len({*line.removeprefix("labels that differ only in their spelling: ").split(", ")}) == len(labels)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ TABLE = "text\tlabel\n" + "".join(f"text {i}\t{label}\n" for i in range(4) for l
 LISTED = "4: 'Good' 4, 'bad' 4, 'good' 4, 'label' 1"
 WARNED = (
     "labels with one training example: 'label'",
-    "labels that differ only in how they are written: 'Good', 'good'",
+    "labels that differ only in their spelling: 'Good', 'good'",
     "its first row looks like a header ('text', 'label'); delete it if it is one",
 )
 

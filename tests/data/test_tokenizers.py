@@ -531,7 +531,7 @@ def test_sentinels_and_unused_ids_come_after_its_own(trained, extended, kind, tm
     assert loaded.vocab_size == tokenizer.vocab_size and loaded.decode(ids) == tokenizer.decode(ids)
     path = tmp_path / "tokenizer.json"
     path.write_text(path.read_text().replace('"sentinels": 11', '"sentinels": 12'))
-    assert "is not what was saved" in error_of(load_tokenizer, tmp_path)
+    assert "was changed after it was saved" in error_of(load_tokenizer, tmp_path)
 
 
 def test_unused_ids_do_not_part_a_character(extended):
@@ -668,7 +668,7 @@ def test_a_model_that_is_missing_or_damaged_is_refused(tmp_path):
     assert f"{path}: cannot be read (No such file" in error_of(train_tokenizer, TokenizerConfig(str(path), 0), [])
     for content in (b"", b"no model", foreign_model(vocab_size=50)[:500]):
         path.write_bytes(content)
-        assert f"{path}: is no SentencePiece model" in error_of(train_tokenizer, TokenizerConfig(str(path), 0), [])
+        assert f"{path}: is not a SentencePiece model" in error_of(train_tokenizer, TokenizerConfig(str(path), 0), [])
 
 
 def test_a_saved_tokenizer_that_is_missing_or_damaged_is_refused(trained, tmp_path):
@@ -683,12 +683,12 @@ def test_a_saved_tokenizer_that_is_missing_or_damaged_is_refused(trained, tmp_pa
         path.write_text(content)
         assert f"{path}: is damaged" in error_of(load_tokenizer, tmp_path)
     path.write_text(json.dumps(record | {"pieces": record["pieces"][::-1]}))
-    assert f"{path}: is not what was saved" in error_of(load_tokenizer, tmp_path)
+    assert f"{path}: was changed after it was saved" in error_of(load_tokenizer, tmp_path)
 
     save_tokenizer(trained["bpe"], tmp_path)
     model = tmp_path / "tokenizer.model"
     model.write_bytes(trained["unigram"].model)
-    assert f"{model}: is not what was saved" in error_of(load_tokenizer, tmp_path)
+    assert f"{model}: was changed after it was saved" in error_of(load_tokenizer, tmp_path)
     model.unlink()
     assert f"{model}: cannot be read" in error_of(load_tokenizer, tmp_path)
 

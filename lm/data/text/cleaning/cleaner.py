@@ -1,4 +1,4 @@
-"""Runs the cleaning steps over a split."""
+"""The cleaner: applies the cleaning steps to the examples of a split."""
 
 import collections
 import copy
@@ -16,12 +16,12 @@ from lm.data.text.cleaning.steps import IDENTITY, Call, parse
 
 
 class Cleaner:
-    """One pass over the training data, in order: what it has seen, it remembers.
+    """One pass over the training data, in order; it remembers earlier examples.
 
     Args:
-        steps: see the top of this file.
-        evaluation: the examples of validation and test, each already through `change` of a cleaner of the same steps;
-            read once for each step that compares with them.
+        steps: the texts of the steps (see `steps.py`).
+        evaluation: validation and test examples, already changed by the same steps (`change`). They are read once for
+            each step that compares with them, and once for the overlap.
 
     Raises:
         UserError: see `parse`.
@@ -31,7 +31,7 @@ class Cleaner:
         self._calls = parse(steps)
         parts = lambda: (part for example in evaluation for part in lines_of(example))
         self._evaluation, self._found = Keys(parts()), []
-        self._overlapping: set[int] = set()  # places of evaluation keys that training data have
+        self._overlapping: set[int] = set()  # indices of evaluation keys that also occur in training data
         self._functions = [
             call.step.function(parts(), *call.numbers) if call.step.kind == "drops" else call.step.function
             for call in self._calls
@@ -40,7 +40,7 @@ class Cleaner:
         self.report = Report({call.text: StepReport() for call in self._calls}, evaluation=self._evaluation.all)
 
     def memory(self) -> bytes:
-        """What `resume` needs beside the report: what is new since the last call."""
+        """Returns the state that `resume` needs with the report: everything new since the last call."""
         steps = [step for step in self._functions if isinstance(step, Remembering)]
         new = json.dumps([self._interrupted, self._found, [step.new for step in steps]])
         self._found = []
@@ -49,8 +49,8 @@ class Cleaner:
         return new.encode()
 
     def resume(self, report: dict[str, Any], memories: Iterable[bytes]) -> None:
-        """Becomes what another was when it gave the last of its memories, and had this report."""
-        self.report = Report.from_dict(copy.deepcopy(report))  # it grows, and belongs to the caller
+        """Restores the state of a cleaner at its last `memory`, from its report then and all its memories."""
+        self.report = Report.from_dict(copy.deepcopy(report))  # a copy, as it will change
         for memory in memories:
             self._interrupted, found, news = json.loads(memory)
             self._overlapping.update(found)
@@ -59,16 +59,16 @@ class Cleaner:
                 step.recall(new)
 
     def change(self, example: Example) -> Example:
-        """Through the steps that change; for evaluation data, and not in the report. It may be blank then."""
+        """Returns an example after the steps that change text; it may be blank then. The report does not count it."""
         for call, function in zip(self._calls, self._functions, strict=True):
             if call.step.kind == "changes":
                 example = _changed(function, example)
         return example
 
     def clean(self, example: Example) -> Example | None:
-        """Through all steps in order; None if one of them dropped it, or a change left a side of it blank."""
+        """Returns an example after all steps in order; None if a step dropped it, or a change left a side blank."""
         self.report.examples_in += 1
-        if self._interrupted and example.continued:  # what it goes on from is not there
+        if self._interrupted and example.continued:  # the piece that it continues was dropped
             example = dataclasses.replace(example, continued=False)
         cleaned = self._through_steps(example)
         self._interrupted = cleaned is None
@@ -93,7 +93,7 @@ class Cleaner:
                 after = _with_lines(keep, example, report)
             if after is None:
                 report.dropped += 1
-                if call.step.kind == "changes" or not in_lines(example):  # else its lines are shown
+                if call.step.kind == "changes" or not in_lines(example):  # of texts, the report shows the lines
                     report.show(example, None)
                 return None
             example = after
@@ -115,7 +115,7 @@ def _keeps(function: Callable[..., bool], call: Call, example: Example) -> bool:
 
 
 def _changed(function: Callable[[str], str], example: Example) -> Example:
-    """The example itself if nothing changed; else its probability is no longer known."""
+    """Returns the example itself if nothing changes, otherwise a new one without a log-probability."""
     source, target = example.source and function(example.source), function(example.target)
     others = example.others and tuple(map(function, example.others))
     if (source, target, others) == (example.source, example.target, example.others):
@@ -124,7 +124,7 @@ def _changed(function: Callable[[str], str], example: Example) -> Example:
 
 
 def _with_lines(keep: Callable[[Example], bool], example: Example, report: StepReport) -> Example | None:
-    """The example, without the lines that a text must not keep."""
+    """Returns the example, for a text without the lines that `keep` rejects; None if nothing is left."""
     if not in_lines(example):
         return example if keep(example) else None
     lines, kept = example.target.split("\n"), []
@@ -143,7 +143,7 @@ def _with_lines(keep: Callable[[Example], bool], example: Example, report: StepR
 
 
 def changed(examples: Examples, steps: Sequence[str]) -> Examples:
-    """Evaluation data through the steps that change."""
+    """Returns evaluation data after the steps that change text."""
     cleaner = Cleaner([call.text for call in parse(steps) if call.step.kind == "changes"])
 
     def make(finished: Sequence[Finished]) -> Iterator[Example]:
@@ -154,7 +154,7 @@ def changed(examples: Examples, steps: Sequence[str]) -> Examples:
 
 
 def cleaned(train: Examples, steps: Sequence[str], evaluation: Examples) -> tuple[Examples, Report]:
-    """Training data through all steps, and what these did; `evaluation` has been through `changed`."""
+    """Returns training data after all steps, and the report; `evaluation` is the result of `changed`."""
     cleaner: Cleaner | None = None
     identity = (IDENTITY, steps, train.fingerprint, evaluation.fingerprint)
 
@@ -167,7 +167,7 @@ def cleaned(train: Examples, steps: Sequence[str], evaluation: Examples) -> tupl
             if clean := cleaner.clean(example):
                 yield clean
 
-    if not steps:  # nothing changes, but what overlaps is reported always
+    if not steps:  # nothing changes, but the overlap is always reported
         report = remembered(
             key_of("overlap", *identity), lambda: (collections.deque(make(()), 0), cleaner.report.as_dict())[1]
         )

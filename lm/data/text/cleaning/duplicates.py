@@ -1,4 +1,4 @@
-"""Cleaning steps that drop an example because of another one."""
+"""Cleaning steps that drop an example because it repeats or resembles another one."""
 
 import base64
 import hashlib
@@ -11,20 +11,22 @@ import rensa
 from lm.data.read.examples import Example, blank
 from lm.data.text.cleaning.filters import units_of
 
-OVERLAP_LINE = 50  # shorter lines of a text are in many texts, and no sign of an overlap
+OVERLAP_LINE = 50  # characters; shorter lines occur in many texts, and do not indicate an overlap
 
 
 class Remembering:
-    """A step with a memory: what is `new` in it is kept in the cache, and recalled when a killed pass goes on."""
+    """A step with a memory: `new` entries are stored in the cache, and recalled when an interrupted pass resumes."""
 
     def __init__(self):
-        self.new: list[Any] = []  # of what JSON has
+        self.new: list[Any] = []  # in types of JSON
 
     def recall(self, new: Sequence[Any]) -> None:
-        """Takes in what was new at an earlier time."""
+        """Adds entries that were new in an earlier pass."""
 
 
 class Duplicates(Remembering):
+    """Drops examples that are equal to an earlier one."""
+
     def __init__(self, evaluation: Iterable[Example]):
         super().__init__()
         self._seen: set[int] = set()
@@ -42,6 +44,8 @@ class Duplicates(Remembering):
 
 
 class EvaluationOverlap(Remembering):
+    """Drops examples that are equal to an evaluation example."""
+
     def __init__(self, evaluation: Iterable[Example]):
         super().__init__()
         self._keys = Keys(evaluation)
@@ -51,6 +55,8 @@ class EvaluationOverlap(Remembering):
 
 
 class NearDuplicates(Remembering):
+    """Drops examples whose Jaccard similarity to an earlier one is at least `threshold`."""
+
     def __init__(self, evaluation: Iterable[Example], threshold: float = 0.8):
         super().__init__()
         self._seen = _Sketches(threshold)
@@ -71,6 +77,8 @@ class NearDuplicates(Remembering):
 
 
 class NearEvaluationOverlap(Remembering):
+    """Drops examples whose Jaccard similarity to an evaluation example is at least `threshold`."""
+
     def __init__(self, evaluation: Iterable[Example], threshold: float = 0.8):
         super().__init__()
         self._evaluation = _Sketches(threshold)
@@ -82,7 +90,7 @@ class NearEvaluationOverlap(Remembering):
 
 
 class Keys:
-    """Keys of examples, eight bytes each."""
+    """A set of the keys of examples, eight bytes each."""
 
     def __init__(self, parts: Iterable[Example]):
         keys = np.fromiter(map(key_of_example, parts), np.uint64)
@@ -90,7 +98,7 @@ class Keys:
         self._keys, self.counts = np.unique(keys, return_counts=True)
 
     def find(self, keys: Sequence[int]) -> np.ndarray:
-        """int [keys]: the place of each, -1 where it is not there."""
+        """Returns int [keys]: the index of each key in the set, or -1."""
         keys = np.asarray(keys, np.uint64)
         if not self.all:
             return np.full(len(keys), -1)
@@ -99,10 +107,10 @@ class Keys:
 
 
 class _Sketches:
-    """Similar ones are found by locality-sensitive hashing, and then compared."""
+    """A set of MinHash sketches; locality-sensitive hashing finds candidates, which are then compared."""
 
     def __init__(self, threshold: float):
-        self._least = threshold - 1e-6  # float error must not lose one that is equal
+        self._least = threshold - 1e-6  # rounding must not exclude a similarity at the threshold
         self._sketches: list[rensa.RMinHash] = []
         self._bands = rensa.RMinHashLSH(threshold=threshold, num_perm=_SKETCH, num_bands=_bands(threshold))
 
@@ -118,7 +126,7 @@ _SKETCH, _SHINGLE = 128, 5
 
 
 def _bands(threshold: float) -> int:
-    """The fewest bands that miss at most one in a hundred at the threshold: fewer find fewer in vain."""
+    """Returns the fewest bands that miss at most 1 % of the pairs at the threshold; more bands find more false ones."""
     counts = [2**power for power in range(_SKETCH.bit_length())]
     return next((n for n in counts if (1 - threshold ** (_SKETCH // n)) ** n <= 0.01), _SKETCH)
 
@@ -134,19 +142,21 @@ def _shingles(example: Example) -> set[str]:
     for name, side in zip("ts", reversed(example.sides), strict=False):
         units = units_of(side.casefold())
         shingles.update(name + " ".join(units[i : i + _SHINGLE]) for i in range(max(1, len(units) - _SHINGLE + 1)))
-    return shingles  # in an order that changes from process to process; a sketch is of the set
+    return shingles  # the order varies between processes, but a sketch depends on the set alone
 
 
 def key_of_example(example: Example) -> int:
+    """Returns a hash of the texts of an example, 64 bits."""
     return int.from_bytes(hashlib.blake2b(example.content, digest_size=8).digest(), "big")
 
 
 def in_lines(example: Example) -> bool:
+    """Returns whether an example is a text of several lines, which are compared one by one."""
     return example.source is None and "\n" in example.target
 
 
 def lines_of(example: Example) -> Iterator[Example]:
-    """What is looked for in other data: the example, or of a text of several lines those that are long enough."""
+    """Yields the parts that are compared with other data: the example, or the long lines of a text of several lines."""
     if not in_lines(example):
         yield example
         return

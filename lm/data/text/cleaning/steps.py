@@ -1,30 +1,35 @@
-"""Cleaning and normalising: steps named in a list, `data.cleaning`, each a `name`, `name(a)` or `name(a, b)`.
+"""The cleaning steps of `data.cleaning`, each written as `name`, `name(a)` or `name(a, b)`.
 
-Steps that change text, in source and target, of training and evaluation data alike:
+Steps that change text change the sources and targets of training and evaluation data alike:
 
-    nfc, nfkc                   Unicode normal forms
-    mojibake                    text that was decoded wrongly, by ftfy: `cafÃ©` becomes `café`
-    control                     control and format characters go, but \\n, \\t and the joiners that Indic scripts, Persian
-                                and emoji are written with; those that are white space become a space
-    html                        tags, comments, scripts and styles go, entities become what they stand for
-    whitespace                  runs of white space become one space, and none is left at the ends of a line
+    nfc, nfkc                   the Unicode normal form
+    mojibake                    corrects text that was decoded wrongly, by ftfy: `cafÃ©` becomes `café`
+    control                     removes control and format characters, except \\n, \\t and the joiners of Indic scripts,
+                                Persian and emoji; those that are white space become a space
+    html                        removes tags, comments, scripts and styles, and decodes entities
+    whitespace                  turns runs of white space into one space, and removes it at the ends of lines
 
-Steps that drop examples of the training data; evaluation data keep all, or they would be made easier:
+Filters keep a training example only if its sides have a property. They do not apply to evaluation data, which would
+become easier:
 
-    words(least, most)          each side has that many words between white space
-    characters(least, most)     each side has that many characters
-    ratio(most)                 the longer side of a pair has at most so many times the characters of the other
-    letters(least)              the share of letters, marks and numbers among the characters that are not white space
-    repetition(most)            how much of a side is one repeated thing, from 0 to 1: see `repetition`
-    duplicates                  what was there before, exactly
-    near_duplicates(t)          what resembles an earlier one by a Jaccard similarity of t (0.8) or more
-    evaluation_overlap          what is in the validation or test data, exactly
-    near_evaluation_overlap(t)  what resembles an example of the validation or test data
+    words(least, most)          the number of words between white space is in this range
+    characters(least, most)     the number of characters is in this range
+    ratio(most)                 the longer side has at most `most` times the characters of the other side
+    letters(least)              letters, marks and numbers are at least this share of all but white space
+    repetition(most)            the repetition of a side is at most `most`, from 0 to 1 (see `filters.repeated`)
 
-A text of several lines is changed as a whole, and loses the lines that a step drops; it is dropped when none is left.
-The similarity is of the sets of five neighbouring words of the case-folded text (characters in scripts without spaces,
-such as Chinese and Thai, and in words of more than 24), estimated by MinHash of 128 permutations: its standard error is
-at most 0.045, and 0.035 at 0.8.
+Other steps drop a training example because of another example:
+
+    duplicates                  it is equal to an earlier example
+    near_duplicates(t)          its Jaccard similarity to an earlier example is at least t (default 0.8)
+    evaluation_overlap          it is equal to a validation or test example
+    near_evaluation_overlap(t)  its Jaccard similarity to a validation or test example is at least t (default 0.8)
+
+A text of several lines is changed as a whole. Filters and other steps drop its lines, and the text if no line is left.
+
+The similarity compares the sets of all sequences of five consecutive words of the case-folded texts. In scripts without
+spaces, such as Chinese and Thai, and in words of more than 24 characters, characters replace words. The similarity is
+estimated by MinHash with 128 permutations. Its standard error is at most 0.045, and 0.035 at a similarity of 0.8.
 """
 
 import dataclasses
@@ -43,11 +48,13 @@ from lm.errors import UserError, nearest
 
 @dataclasses.dataclass(frozen=True)
 class Argument:
+    """A number that a step needs, and its range."""
+
     name: str
     low: float
     high: float
     whole: bool = False
-    default: float | None = None  # None: it must be given
+    default: float | None = None  # None: required
 
     def __str__(self) -> str:
         return f"{self.name}: a {'whole ' * self.whole}number from {self.low:g} to {self.high:g}"
@@ -55,12 +62,12 @@ class Argument:
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """What a name stands for.
+    """A cleaning step. The kind decides how its function is called.
 
-    kind            function
-    changes         of a text, to the text
-    keeps           of an example and the arguments, whether it stays
-    drops           of evaluation examples and the arguments, a `Remembering`: of an example, whether it stays
+    - `changes`: the function maps a text to the changed text.
+    - `keeps`: the function maps an example and the arguments to whether the example is kept.
+    - `drops`: the function maps the evaluation examples and the arguments to a `Remembering`, which maps an example to
+      whether it is kept.
     """
 
     kind: str
@@ -95,15 +102,15 @@ STEPS: dict[str, Step] = {
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """One entry of the list, understood."""
+    """A step with its arguments, parsed from an entry of `data.cleaning`."""
 
-    text: str  # as it is written, e.g. words(3, 100): its name in the report
+    text: str  # as written, e.g. words(3, 100); its name in the report
     step: Step
     numbers: tuple[float, ...]
 
 
 def parse(steps: Sequence[str]) -> tuple[Call, ...]:
-    """Raises `UserError` for a step that is not one, or numbers that it does not take."""
+    """Returns the parsed steps; raises `UserError` for an unknown step or for invalid arguments."""
     return tuple(map(_parsed, steps))
 
 
@@ -136,7 +143,7 @@ def _parsed(text: str) -> Call:
     return Call(text.strip(), step, tuple(numbers))
 
 
-VERSION = 1  # of the steps: raise it when one of them does something else
+VERSION = 1  # part of cache keys: raise it when a step changes its results
 
 
 IDENTITY = [VERSION, unicodedata.unidata_version, *(importlib.metadata.version(name) for name in ("ftfy", "rensa"))]

@@ -1,4 +1,4 @@
-"""Makes a tokenizer of the training texts."""
+"""Trains a tokenizer on the training texts, or reads one that exists."""
 
 import collections
 import io
@@ -17,25 +17,25 @@ from lm.data.text.tokenizers.tokenizer import SPECIALS, Tokenizer, check_pieces
 from lm.data.text.tokenizers.vocabulary import Bytes, Vocabulary, words_of
 from lm.errors import UserError, nearest
 
-VERSION = 1  # of how SentencePiece is called: raise it when it is given other text or settings
+VERSION = 1  # part of the cache key: raise it when SentencePiece gets other text or settings
 
 
 def train_tokenizer(
     config: TokenizerConfig, texts: Iterable[str], sentinels: int = 0, fingerprint: str = ""
 ) -> Tokenizer:
-    """A tokenizer for the texts: the same texts give the same tokenizer, byte for byte.
+    """Returns a tokenizer for the texts; the same texts give the same tokenizer, byte for byte.
 
     Args:
-        config: `kind` is one of `TOKENIZERS`, or the path of a SentencePiece model or of a saved tokenizer, that is
-            taken as it is (a saved one with the pieces and sentinels that it has not). `vocab_size` is
-            the number of own ids, the four special ones included; for `characters` and `words` a limit, 0 for none;
-            not read for `bytes` and a path, whose size is given.
-        sentinels: how many there are if the configuration does not say; they come on top of `vocab_size`.
-        fingerprint: of the texts; with it a SentencePiece model that was trained on them before is taken from the cache.
+        config: `kind` is one of `TOKENIZERS`, or the path of a SentencePiece model or of a saved tokenizer. A
+            SentencePiece model is used as it is, and a saved tokenizer is extended by missing pieces and sentinels.
+            `vocab_size` is the number of ids without sentinels, with the four special ids. For `characters` and
+            `words` it is a limit, and 0 means none. It is ignored for `bytes` and for paths.
+        texts: the training texts.
+        sentinels: the number of sentinels if the configuration does not name one; `vocab_size` does not include them.
+        fingerprint: a hash of the texts. If it is given, SentencePiece models are cached.
 
     Raises:
-        UserError: an unknown kind, a size that the texts do not allow, a model that cannot be read, pieces that cannot
-            be had.
+        UserError: the kind is unknown, the texts do not allow the size, a file cannot be read, or a piece is invalid.
     """
     kind, extras = config.kind, {"sentinels": config.sentinels or sentinels, "multiple_of": config.multiple_of}
     if kind == "bytes":
@@ -46,7 +46,7 @@ def train_tokenizer(
             counts.update(text if kind == "characters" else words_of(text))
         return Vocabulary(kind, _known(config.vocab_size, counts), **extras)
     if kind in ("unigram", "bpe"):
-        model = lambda: _trained_model(config, texts).decode("latin-1")  # as JSON has it
+        model = lambda: _trained_model(config, texts).decode("latin-1")  # JSON needs a string
         settings = (kind, config.vocab_size, config.normalization, list(config.pieces))
         key = store.key_of("tokenizer", VERSION, sentencepiece.__version__, fingerprint, settings)
         known = store.remembered(key, model) if fingerprint else model()
@@ -63,8 +63,8 @@ def _known(vocab_size: int, counts: collections.Counter[str]) -> tuple[str, ...]
     if not counts:
         raise _no_text()
     if 0 < vocab_size <= len(SPECIALS):
-        reason = f"{vocab_size} leaves no room beside the {len(SPECIALS)} special ids"
-        raise UserError("config.data.tokenizer.vocab_size", reason, "give more, or 0 for as many as there are")
+        reason = f"{vocab_size} leaves no room for more than the {len(SPECIALS)} special ids"
+        raise UserError("config.data.tokenizer.vocab_size", reason, "give a larger size, or 0 for no limit")
     known = sorted(counts, key=lambda piece: (-counts[piece], piece))
     return tuple(known[: vocab_size - len(SPECIALS)] if vocab_size else known)
 
@@ -88,18 +88,18 @@ def _trained_model(config: TokenizerConfig, texts: Iterable[str]) -> bytes:
             eos_id=EOS,
             unk_id=UNK,
             user_defined_symbols=list(config.pieces),
-            # Nothing is lost: what has no piece is written in bytes, and the text is taken as it is, but normalised.
+            # These settings lose no text, apart from normalization: characters without a piece become bytes.
             byte_fallback=True,
             normalization_rule_name=config.normalization,
             add_dummy_prefix=False,
             remove_extra_whitespaces=False,
-            character_coverage=0.9995,  # the rarest characters of a large alphabet are better written in bytes
-            num_threads=4,  # sums are taken by thread: another number may give another model
+            character_coverage=0.9995,  # the rarest characters of a large alphabet become bytes
+            num_threads=4,  # sums are computed per thread, so another number may give another model
             minloglevel=2,
         )
     except RuntimeError as error:
         if fewest := re.search(r"smaller than required_chars\. \d+ vs (\d+)", str(error)):
-            reason = f"{vocab_size} is too small: special ids, bytes and characters of this text are {fewest[1]}"
+            reason = f"{vocab_size} is too small: special ids, bytes and characters of this text need {fewest[1]}"
             raise UserError(field, reason, f"give at least {fewest[1]}") from None
         if most := re.search(r"Please set it to a value <= (\d+)", str(error)):
             reason = f"{vocab_size} is too large: this text gives at most {most[1]} {kind} pieces"
@@ -109,11 +109,11 @@ def _trained_model(config: TokenizerConfig, texts: Iterable[str]) -> bytes:
 
 
 def _no_text() -> UserError:
-    return UserError("config.data.train", "holds no text to make a vocabulary of", "check the source")
+    return UserError("config.data.train", "has no text to build a vocabulary from", "check the source")
 
 
 def _sample(chunks: Iterable[str]) -> list[str]:
-    """All, or of a large corpus every second, fourth, eighth ...: training takes memory by the character."""
+    """Returns all chunks, or every second, fourth, ... of a large corpus, as training needs memory per character."""
     kept: list[str] = []
     stride, size = 1, 0
     for number, chunk in enumerate(chunks):
@@ -126,13 +126,13 @@ def _sample(chunks: Iterable[str]) -> list[str]:
     return kept
 
 
-MOST_CHARACTERS = 40_000_000  # that SentencePiece is trained on
+MOST_CHARACTERS = 40_000_000  # the most that SentencePiece is trained on
 
 
 def _chunks(texts: Iterable[str]) -> Iterator[str]:
-    """Texts as the trainer takes them: it passes over lines of more than 4192 bytes and over some signs.
+    """Yields texts in chunks that the trainer accepts; it skips lines of more than 4192 bytes, and some characters.
 
-    White space other than the space is cut away too, so that no piece holds it: it is written in bytes.
+    White space other than the space is removed too, so that no piece contains it and it is encoded as bytes.
     """
     for text in texts:
         for line in re.split("[^\\S ]+|[\0\u2581\u2585]+", text):

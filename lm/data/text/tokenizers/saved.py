@@ -20,11 +20,11 @@ _FORM = {
     "added?": [str],
     "multiple_of?": int,
 }
-_MOST = 2**24  # sentinels, or what a vocabulary is a multiple of
+_MOST = 2**24  # the largest number of sentinels, and the largest `multiple_of`
 
 
 def save_tokenizer(tokenizer: Tokenizer, directory: epath.PathLike) -> None:
-    """Writes the whole of it: `tokenizer.json`, and `tokenizer.model` for SentencePiece."""
+    """Writes a tokenizer to `tokenizer.json`, and for SentencePiece also to `tokenizer.model`."""
     directory = epath.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     record = {"version": 1, "kind": tokenizer.kind, "fingerprint": tokenizer.fingerprint}
@@ -38,12 +38,12 @@ def save_tokenizer(tokenizer: Tokenizer, directory: epath.PathLike) -> None:
 
 
 def load_tokenizer(directory: epath.PathLike) -> Tokenizer:
-    """What `save_tokenizer` wrote. Raises `UserError` if it is missing or was changed."""
+    """Returns the tokenizer that `save_tokenizer` wrote; raises `UserError` if it is missing or was changed."""
     path = epath.Path(directory) / "tokenizer.json"
     if not path.exists():
         action = "put it back, or name the directory of a run"
         raise UserError(str(path), "no such file", action)
-    damaged = UserError(str(path), "is damaged, or of another version", "restore it, or start the run anew")
+    damaged = UserError(str(path), "is damaged, or of another version", "restore it, or start a new run")
     try:
         record = json_files.parsed(files.read_text(path, "tokenizer"), _FORM)
         if record["version"] != 1:
@@ -67,16 +67,17 @@ def load_tokenizer(directory: epath.PathLike) -> Tokenizer:
     except (ValueError, KeyError):
         raise damaged from None
     if tokenizer.fingerprint != fingerprint:
-        reason = "is not what was saved (its fingerprint differs)"
-        raise UserError(str(path), reason, "restore it, or start the run anew")
+        reason = "was changed after it was saved (its fingerprint differs)"
+        raise UserError(str(path), reason, "restore it, or start a new run")
     return tokenizer
 
 
 def read_model(kind: str, path: epath.Path, extras: dict[str, Any]) -> SentencePiece:
+    """Returns the SentencePiece model in a file; raises `UserError` if it cannot be read."""
     try:
         return SentencePiece(kind, files.read(path, "tokenizer"), **extras)
-    except (OSError, ImportError) as error:  # ImportError: a bucket, without the package that reads it
+    except (OSError, ImportError) as error:  # ImportError: a path in a bucket, without the package for it
         reason = f"cannot be read ({getattr(error, 'strerror', None) or error})"
         raise UserError(str(path), reason, "check the path of the SentencePiece model") from None
     except RuntimeError:
-        raise UserError(str(path), "is no SentencePiece model", "give one that spm_train wrote, whole") from None
+        raise UserError(str(path), "is not a SentencePiece model", "give a complete file of spm_train") from None

@@ -1,4 +1,4 @@
-"""SentencePiece tokenizers: unigram and byte-pair pieces."""
+"""SentencePiece tokenizers, with unigram or byte-pair pieces."""
 
 import bisect
 import dataclasses
@@ -20,13 +20,13 @@ from lm.data.text.tokenizers.tokenizer import SPACE, SPECIALS, UNKNOWN, Tokenize
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SentencePiece(Tokenizer):
-    """A SentencePiece model. Its pieces keep their order; its special ones, wherever they are, become ours."""
+    """A SentencePiece model. Its pieces keep their order, and its special ids become the first four ids."""
 
     kind: str
     model: bytes = dataclasses.field(repr=False)
 
     def __post_init__(self) -> None:
-        """Raises `RuntimeError` if the bytes are no model."""
+        """Loads the model; raises `RuntimeError` if its bytes are not a SentencePiece model."""
         processor = sentencepiece.SentencePieceProcessor()
         processor.LoadFromSerializedProto(self.model)
         specials = [processor.pad_id(), processor.bos_id(), processor.eos_id(), processor.unk_id()]
@@ -37,8 +37,8 @@ class SentencePiece(Tokenizer):
                 ours[their] = our
         self.__dict__.update(
             _processor=processor,
-            _theirs=np.array(theirs),  # by our id; -1 for a special one that it has not
-            _ours=ours,  # by their id
+            _theirs=np.array(theirs),  # SentencePiece's id by our id; -1 for a special id that the model lacks
+            _ours=ours,  # our id by SentencePiece's id
             _names=[*SPECIALS, *(processor.id_to_piece(i) for i in theirs[len(SPECIALS) :])],
         )
 
@@ -58,7 +58,7 @@ class SentencePiece(Tokenizer):
 
     @functools.cached_property
     def _added_ids(self) -> dict[str, list[int]]:
-        # With those that it was made with, or an added one would cut a longer one of them.
+        # Includes the pieces of its training, or an added piece would split a longer one of them.
         made_with = {piece: [self._ids[piece]] for piece in self._own} if self.added else {}
         return made_with | super()._added_ids
 
@@ -70,11 +70,11 @@ class SentencePiece(Tokenizer):
 
     @functools.cached_property
     def _sign(self) -> dict[str, list[int]]:
-        """A text with SentencePiece's sign for a space would come back with spaces: the sign is written in bytes."""
+        """The bytes of SentencePiece's sign for a space, as the sign in a text would be decoded to a space."""
         return {SPACE: self._bytes_of(SPACE)}
 
     def _sample_batch(self, texts: list[str], alpha: float, seed: int) -> list[np.ndarray]:
-        # SentencePiece's own sampling is no function of its seed: Abseil's generator is salted by process.
+        # SentencePiece's own sampling does not depend on the seed alone: Abseil salts its generator in each process.
         if self.kind == "sentencepiece":
             return super()._sample_batch(texts, alpha, seed)
         check_unicode(texts)
@@ -101,21 +101,24 @@ class SentencePiece(Tokenizer):
         return [self._ours[ids] for ids in self._processor.encode(parts, out_type="numpy", num_threads=threads)]
 
     def _normalized(self, part: str) -> str:
-        """As often as it takes: SentencePiece parts a ligature, and joins a mark to its last letter only then."""
+        """Returns the normalized text.
+
+        Repeats until nothing changes: SentencePiece splits a ligature, and joins a mark to its last letter only then.
+        """
         while (once := self._processor.normalize(part).replace(SPACE, " ")) != part:
             part = once
         return part
 
-    # How a word is cut by chance. A word has the space before it, and no piece of ours reaches over a space.
+    # Sampling segments one word at a time, with the space before it: no trained piece extends over a space.
 
     def _cut_unigram(self, alpha: float, draw: Callable[[], float]) -> Callable[[str], list[int]]:
-        """Forward filtering, backward sampling."""
+        """Returns a function that samples a segmentation of a word, by forward filtering and backward sampling."""
         scores, longest = self._scores, max(map(len, self._scores), default=1)
         unknown = min(scores.values(), default=0.0) - 10  # SentencePiece's own penalty
 
         @functools.lru_cache(1 << 15)
         def choices(word: str) -> list[tuple[list[int], list[float]]]:
-            """For each end, the starts of the piece before it and their cumulative probabilities."""
+            """Returns for each end position the starts of the last piece, and their cumulative probabilities."""
             total, table = [0.0], [([], [])]
             for end in range(1, len(word) + 1):
                 starts, logs = [], []
@@ -142,7 +145,11 @@ class SentencePiece(Tokenizer):
         return cut
 
     def _cut_bpe(self, alpha: float, draw: Callable[[], float]) -> Callable[[str], list[int]]:
-        """Merges by score, from the left; one that is left out comes back only when a neighbour has grown."""
+        """Returns a function that segments a word by BPE with dropout.
+
+        Merges are made in the order of their scores, from the left. A merge that was dropped is possible again only
+        after a neighbor has grown.
+        """
         scores = self._scores
 
         def cut(word: str) -> list[int]:
@@ -159,7 +166,7 @@ class SentencePiece(Tokenizer):
             while agenda:
                 _, left, right, size = heapq.heappop(agenda)
                 if not parts[left] or not parts[right] or len(parts[left]) + len(parts[right]) != size:
-                    continue  # one of the two is part of another piece by now
+                    continue  # one of the two is a part of another piece by now
                 if alpha and draw() < alpha:
                     continue
                 parts[left] += parts[right]
@@ -179,7 +186,7 @@ class SentencePiece(Tokenizer):
 
     @functools.cached_property
     def _scores(self) -> dict[str, float]:
-        """Of the pieces that text is cut into: neither special nor bytes nor the user's own."""
+        """The scores of ordinary pieces: not special, not bytes, and not defined by the user."""
         processor = self._processor
         known = (i for i in map(int, self._theirs[len(SPECIALS) :]) if not processor.is_byte(i))
         scores = {processor.id_to_piece(i): processor.get_score(i) for i in known}
@@ -187,18 +194,18 @@ class SentencePiece(Tokenizer):
 
     @functools.cached_property
     def _own(self) -> frozenset[str]:
-        """The user's own pieces."""
+        """The pieces that the user defined."""
         return frozenset(piece.piece for piece in self._parts.pieces if piece.type == piece.USER_DEFINED)
 
     @functools.cached_property
     def _normalizes(self) -> bool:
-        """Whether it is for us to normalise; a model made elsewhere does as it does."""
+        """Whether this class normalizes; a model from elsewhere normalizes by itself."""
         return self.kind != "sentencepiece" and self._parts.normalizer_spec.name != "identity"
 
     @property
     def _parts(self) -> Any:
-        """The model as its protocol buffer."""
-        # Few uses of a tokenizer need the protocol buffer, whose library opening a run would import.
+        """The model as a protocol buffer."""
+        # Imported late, as few uses of a tokenizer need it, and opening a run should be fast.
         from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
         return ModelProto.FromString(self.model)
@@ -235,4 +242,4 @@ class SentencePiece(Tokenizer):
 
 def check_unicode(texts: list[str]) -> None:
     for text in texts:
-        text.encode()  # for its error: that of SentencePiece says nothing
+        text.encode()  # raises a `UnicodeEncodeError`, which is clearer than the error of SentencePiece

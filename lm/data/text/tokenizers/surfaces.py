@@ -1,4 +1,4 @@
-"""The bytes that each id stands for."""
+"""Surfaces: the bytes of text that ids are decoded to."""
 
 import re
 
@@ -7,7 +7,7 @@ from lm.data.text.tokenizers.vocabulary import words_of
 
 
 def surfaces(tokenizer: Tokenizer) -> list[bytes]:
-    """The bytes that each id adds to a text; a tokenizer may leave out some of the first one's."""
+    """Returns the bytes that each id adds to a text; a tokenizer may drop some bytes of the first id, e.g. a space."""
     pieces = tokenizer.pieces(range(tokenizer.vocab_size))
     if tokenizer.kind == "bytes":
         own = [bytes([i]) for i in range(256)]
@@ -20,7 +20,7 @@ def surfaces(tokenizer: Tokenizer) -> list[bytes]:
 
 
 def segmented(tokenizer: Tokenizer, text: str) -> list[bytes]:
-    """The text as characters or words have it, the unknown ones too; of other kinds nothing: `surfaces` know them all."""
+    """Returns the characters or words of a text, with unknown ones; for other kinds [], as `surfaces` has them all."""
     cuts = {"characters": list, "words": words_of}.get(tokenizer.kind, lambda text: [])
     return [part.encode() for part in cuts(text)]
 

@@ -13,6 +13,8 @@ from lm.data.text.tokenizers.tokenizer import SPECIALS, UNKNOWN, Tokenizer
 
 @dataclasses.dataclass(frozen=True)
 class Bytes(Tokenizer):
+    """A tokenizer whose ids are the bytes of UTF-8, after the special ids."""
+
     kind: str = "bytes"
 
     @property
@@ -38,15 +40,16 @@ UTF8_SIZES = (0x80, 0x800, 0x10000)  # the first code points of two, three and f
 
 
 def byte_piece(byte: int) -> str:
+    """Returns the name of a byte: its character if it is visible ASCII, else e.g. `<0x0A>`."""
     return chr(byte) if 0x20 < byte < 0x7F else f"<0x{byte:02X}>"
 
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary(Tokenizer):
-    """Characters or words by number."""
+    """A tokenizer with a list of characters or words."""
 
     kind: str
-    known: tuple[str, ...]  # from id 4 on
+    known: tuple[str, ...]  # the characters or words, from id 4 on
 
     @property
     def own_size(self) -> int:
@@ -85,14 +88,14 @@ class Vocabulary(Tokenizer):
 
     @functools.cached_property
     def _id_of_point(self) -> np.ndarray:
-        """Ids by code point, up to one beyond the highest known, which stands for all others."""
+        """The ids by code point; one more entry, UNK, is for all code points above the highest known one."""
         points = [ord(character) for character in self.known]
         table = np.full(max(points) + 2, UNK, np.int32)
         table[points] = np.arange(len(SPECIALS), self.own_size)
         return table
 
 
-# Scripts that write no spaces between words: Thai, Lao, Myanmar, Khmer, kana, bopomofo and Han.
+# Scripts without spaces between words: Thai, Lao, Myanmar, Khmer, kana, bopomofo and Han.
 UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u19e0-\u19ff\u3005-\u3007\u3040-\u312f\u31a0-\u31bf\u31f0-\u31ff"
     "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U0001b000-\U0001b16f\U00020000-\U0003ffff"
@@ -103,5 +106,5 @@ _WORD = re.compile(rf" ?[{UNSPACED}]| ?[^\W{UNSPACED}]+| ?[^\w\s]|\s")
 
 
 def words_of(text: str) -> list[str]:
-    """All of the text, cut into words and marks with a space before them, and what other white space there is."""
+    """Returns a text split into words and punctuation marks, each with a space before it, and other white space."""
     return _WORD.findall(text)
