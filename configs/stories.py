@@ -12,8 +12,8 @@ data and 34.7 on test data:
     80,000              5         1.03          1.11
     160,000             4         0.80          0.88
 
-The default takes 1,868 seconds of training; after 833 steps and 196 seconds it is at 7.95 on validation data. So the
-model gains from more steps on new stories, not from repeating the same ones. The last row takes 26,612 steps and 7,713
+So the model gains from more steps on new stories, not from repeating the same ones. The default takes 1,868 seconds of
+training; after 833 steps and 196 seconds it is at 7.95 on validation data. The last row takes 26,612 steps and 7,713
 seconds:
 
     --config.data.train=tfds:tinyworld/stories/train=160000

@@ -21,7 +21,8 @@ def get_config() -> Config:
             validation="tfds:tinyworld/summaries",
             test="tfds:tinyworld/summaries",
             task="seq2seq",
-            # A name has another id after a space. Copying needs an id of the source, so targets start with a space.
+            # A name at the start of a text has another id than after a space, as in the source. Targets start with a
+            # space, so that their first name can be copied.
             source_format="{source}",
             target_format=" {target}",
             batch_size=64,

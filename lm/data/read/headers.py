@@ -1,4 +1,4 @@
-"""Headers: warns of first rows of tables that look like names of columns, since they are read as examples."""
+"""Headers: finds first rows of tables that look like names of columns, as they would be read as examples."""
 
 import collections
 import re

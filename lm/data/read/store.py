@@ -172,7 +172,7 @@ def stored(
         with _writing(directory):
             directory.mkdir(parents=True, exist_ok=True)
             lock = (directory / ".lock").open("wb")
-        with lock:  # the lock ends with the process, even if it is killed
+        with lock:  # closing releases the lock, and so does the end of the process
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not (directory / "complete.json").exists():  # another process may have completed it meanwhile
                 _prepare(directory, make, reason, total)

@@ -9,8 +9,8 @@ Steps that change text change the sources and targets of training and evaluation
     html                        removes tags, comments, scripts and styles, and decodes entities
     whitespace                  turns runs of white space into one space, and removes it at the ends of lines
 
-Filters keep a training example only if its sides have a property. They do not apply to evaluation data, which would
-become easier:
+Filters keep a training example only if its sides have a property. Neither they nor the steps below apply to evaluation
+data, which would become easier:
 
     words(least, most)          the number of words between white space is in this range
     characters(least, most)     the number of characters is in this range
