@@ -21,10 +21,10 @@ from lm.errors import UserError
 
 ROOT = pathlib.Path(__file__).parent.parent
 
-flags.DEFINE_string("as_contestant", "", "used inside: which contestant this process is")
-flags.DEFINE_string("case", "{}", "used inside: what it runs, JSON")
-flags.DEFINE_string("peers", sys.executable, "an interpreter that has lm and the peers")
-flags.DEFINE_string("json", "", "where the figures are written too; empty: nowhere")
+flags.DEFINE_string("as_contestant", "", "internal: the contestant that this process runs")
+flags.DEFINE_string("case", "{}", "internal: its case, as JSON")
+flags.DEFINE_string("peers", sys.executable, "an interpreter with lm and the other libraries")
+flags.DEFINE_string("json", "", "a file for the results; empty: none")
 flags.DEFINE_integer("rounds", 11, "measurements of each contestant")
 flags.DEFINE_list("only", [], "these contestants alone")
 flags.DEFINE_enum("allocator", "kept", ["kept", "system"], "ours: memory kept, as in training, or as glibc does it")

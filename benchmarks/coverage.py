@@ -59,7 +59,7 @@ def word_f1(right: float) -> Population:
 
 
 def skewed(deviation: float) -> Population:
-    """Nats an example, as a mean."""
+    """Returns a population of nats per example, whose mean is measured."""
     draw = lambda rng, n: ratio(rng.lognormal(0, deviation, n))
     return Population(math.exp(deviation**2 / 2), draw, (20, 100, 1000))
 

@@ -1,8 +1,8 @@
 """python -m benchmarks.devices [--steps=50] [--layout=streams|buckets|both] [--workdir=DIR]
 
 Trains the same small model, dropout on, on 1, 2, 4 and 8 simulated devices, by `pmap` and `fsdp`, in 1, 2 and 4
-processes. Prints by how much any loss differs, relative to one device, and exits with 0 only if none does by more than
-1e-5; and then goes on from a checkpoint of each in another of them.
+processes. Prints the largest relative difference of any loss to one device. Then it resumes from a checkpoint of each
+setting in another one. Exits with 0 only if no loss differs by more than 1e-5.
 """
 
 import os

@@ -27,8 +27,10 @@ from lm.terminal.program import program
 
 ROOT = pathlib.Path(__file__).parent.parent
 EVERY = 50  # steps between two evaluations, for both
-NANOGPT = """config/train_shakespeare_char.py --device=cpu --compile=False --eval_iters=20 --log_interval=1
---block_size=64 --batch_size=12 --n_layer=4 --n_head=4 --n_embd=128 --max_iters=2000 --lr_decay_iters=2000 --dropout=0.0""".split()
+NANOGPT = """
+config/train_shakespeare_char.py --device=cpu --compile=False --eval_iters=20 --log_interval=1 --block_size=64
+--batch_size=12 --n_layer=4 --n_head=4 --n_embd=128 --max_iters=2000 --lr_decay_iters=2000 --dropout=0.0
+""".split()
 
 
 def lines(command: list[str], folder: pathlib.Path, **environment: str) -> Iterator[str]:

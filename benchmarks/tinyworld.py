@@ -1,8 +1,8 @@
 """python -m benchmarks.tinyworld [--examples=100000] [--difficulty=2] [--prepare]
 
-Draws examples of each config of TinyWorld in one process. Prints seconds, examples a second, the mean lengths of source
-and target in characters, and the floor: the mean of -log_prob, in nats an example. With --prepare also the seconds that
-TFDS takes to draw as many and write them to disk.
+Draws examples of each config of TinyWorld in one process. Prints seconds, examples per second, the mean lengths of
+source and target in characters, and the floor: the mean of -log_prob, in nats per example. With --prepare it also
+prints the seconds in which TFDS draws the same number and writes them to disk.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from lm.tinyworld.tinyworld import DIFFICULTIES
 
 
 def draw(name: str, examples: int, difficulty: int) -> str:
-    """Seconds, examples a second, mean lengths, floor."""
+    """Returns seconds, examples per second, mean lengths and the floor, as a line."""
     example, started = Tinyworld.builder_configs[name].example, time.perf_counter()
     source = target = floor = 0
     for index in range(examples):

@@ -2,8 +2,8 @@
 
 Beam search with beam 5 in an encoder-decoder of the shape of `configs/translate.py` (LSTM, 256 units, attention, 5,000
 pieces, one matrix for both embeddings and the head), with random parameters: batches of 64 sources of 16 tokens, and 16
-tokens written for each, none of which ends. Ours beside Joey NMT's (`pip install joeynmt importlib_metadata` where
-`--peers` has lm too), without input feeding, which ours has not. Milliseconds a batch.
+tokens written for each, without an end. It compares ours with Joey NMT's (`pip install joeynmt importlib_metadata` in
+an environment with lm, given by `--peers`), without input feeding, which ours lacks. Prints milliseconds per batch.
 """
 
 import json

@@ -46,7 +46,7 @@ class Attention(nn.Module):
         return jnp.einsum("tbsk,k->bts", mixed, self.energy)  # v . tanh(W q_t + U k_s)
 
     def weights(self, queries_tbh: jax.Array, keys_bsk: jax.Array, mask_bts: jax.Array) -> jax.Array:
-        """Returns weights_bts, float32, with sum 1, and 0 where the mask is False. One `t` of the mask may serve all."""
+        """Returns weights_bts, float32, with sum 1, and 0 where the mask is False. A mask of one `t` serves all."""
         # The number is finite: with -inf, a sequence without any source (padding of the batch) would give NaN.
         return jax.nn.softmax(jnp.where(mask_bts, self.scores(queries_tbh, keys_bsk), -1e30))
 

@@ -187,9 +187,8 @@ class RGLRU(LinearCell):
     """Real-gated linear recurrent unit (De et al., 2024, "Griffin").
 
     `a = exp(-8 softplus(decay) r)`, `b = sqrt(1 - a^2) i x`. Gates: recurrence r, input i, and x. The parameter `decay`
-    of each hidden unit starts so that `a` with an open gate
-        is
-    uniform in 0.9 to 0.999, as in the paper.
+    of each hidden unit starts so that `a` with an open gate is uniform in 0.9 to 0.999, as in
+    the paper.
 
     The authors' code (google-deepmind/recurrentgemma) differs in four points:
 

@@ -34,6 +34,8 @@ def environment() -> dict[str, str]:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     left = {name: value for name, value in os.environ.items() if name != "JAX_NUM_CPU_DEVICES"}
     base = left | {"XLA_FLAGS": UNOPTIMIZED, "PYTHONPATH": str(ROOT), "DOCS_SOCKET": str(folder / "socket")}
+    # Nobody else may read the data sets, which are smaller than their names say.
+    base |= {"TFDS_DATA_DIR": str(folder / "tfds"), "LM_CACHE_DIR": str(folder / "cache")}
     command = [sys.executable, "-P", str(ROOT / "tests" / "support" / "shrunk.py"), base["DOCS_SOCKET"]]
     paths = base | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
     server = subprocess.Popen(command, cwd=ROOT, env=paths, stdout=subprocess.PIPE, text=True)

@@ -1,7 +1,7 @@
 """A corpus: examples as ids, read by number, and views of a corpus that do not copy it.
 
 Layouts plan batches from the lengths alone; ids are read when a batch is created. So every corpus knows its lengths in
-advance. Noise is drawn anew in each epoch, so its lengths, or bounds of them, must not depend on the draw.
+advance. Each epoch draws new noise, so its lengths, or bounds of them, must not depend on the draw.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""Sources: turns a string `SCHEME:LOCATION` into a split, a sequence of examples on disk.
+"""Sources: turns a string `SCHEME:LOCATION` into a split, a sequence of examples on disk::
 
     tfds:NAME[/CONFIG][:SPLIT]        a data set of TensorFlow Datasets. Without SPLIT, the split that is named like its
                                       role is read. SPLIT may be a slice, e.g. train[:10%].

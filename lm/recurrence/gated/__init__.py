@@ -12,8 +12,8 @@ The files, in the order in which to read them::
     pallas_kernel  a driver: a fused kernel per layer, on a GPU or a TPU
     on_chip        a loop over time as one Pallas kernel
 
-The code relies on the following facts about XLA (as of JAX 0.10) and refers to them by number. `python -m
-benchmarks.orders` measures the first, and `python -m benchmarks.recurrence` the others that concern speed.
+The code relies on the following facts about XLA (as of JAX 0.10) and refers to them by number.
+`python -m benchmarks.orders` measures the first, and `python -m benchmarks.recurrence` the others that concern speed.
 
 - XLA-1: Small layers are batch-major on a CPU. XLA copies their recurrent kernel into another order at every step, but
   it divides products with few rows among the cores better than products with few columns. For kernels above

@@ -1,4 +1,4 @@
-"""Tokenizers: turn text into ids and back. All of them have the same four special ids.
+"""Tokenizers: turn text into ids and back. All of them have the same four special ids::
 
     bytes       the 256 bytes of UTF-8; nothing is trained, nothing is unknown
     characters  the code points of the training text, the most frequent first
