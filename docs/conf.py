@@ -12,6 +12,7 @@ import lm  # noqa: E402
 project, author, version = "lm", "The lm authors", lm.__version__
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
 exclude_patterns = ["_build"]
+highlight_language = "text"  # blocks without a language are output
 html_theme = "furo"
 html_title = f"lm {version}"
 html_show_sphinx = html_show_copyright = False
