@@ -432,3 +432,12 @@ def test_no_seed_of_a_hash_changes_the_result():
         return done.stdout
 
     assert run("1") == run("2") and "true" in run("3").lower() and "False" in run("3")
+
+
+def test_overlap_is_a_share_only_if_something_was_compared():
+    assert (
+        Report({}, evaluation=8, overlap=2)
+        .lines()[-1]
+        .endswith("2 of 8 evaluation examples (25.0%) are in training too")
+    )
+    assert Report({}).lines()[-1].startswith("  overlap: not checked")

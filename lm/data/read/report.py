@@ -55,9 +55,11 @@ class Report:
             counts += [f"{step.lines:,} lines dropped"] * bool(step.lines)
             lines.append(f"  {name}: {', '.join(counts) or 'nothing to do'}")
             lines += [f"    {' -> '.join(map(repr, pair))}" for pair in step.shown]
-        share = f" ({self.overlap / self.evaluation:.1%})" if self.evaluation else ""
+        if not self.evaluation:
+            return [*lines, "  overlap: not checked, as no line of the evaluation texts is long enough"]
+        share = self.overlap / self.evaluation
         lines.append(
-            f"  overlap: {self.overlap:,} of {self.evaluation:,} evaluation examples{share} are in training too"
+            f"  overlap: {self.overlap:,} of {self.evaluation:,} evaluation examples ({share:.1%}) are in training too"
         )
         return lines + [f"    {text!r}" for text in self.overlap_shown]
 
