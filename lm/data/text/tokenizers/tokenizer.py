@@ -85,7 +85,7 @@ class Tokenizer:
             UserError: a piece is invalid, or more sentinels are needed after pieces were added.
         """
         if sentinels > self.sentinels and self.added:
-            reason = f"{sentinels} are more than the {self.sentinels} of the tokenizer, to which pieces were added"
+            reason = f"is {sentinels}, more than the {self.sentinels} of the tokenizer, to which pieces were added"
             raise UserError("config.data.tokenizer.sentinels", reason, "use a tokenizer without added pieces")
         pieces = tuple(pieces)
         check_pieces(pieces)
