@@ -1,6 +1,6 @@
 """The cleaning steps of `data.cleaning`, each written as `name`, `name(a)` or `name(a, b)`.
 
-Steps that change text change the sources and targets of training and evaluation data alike:
+Steps that change text change the sources and targets of training and evaluation data alike::
 
     nfc, nfkc                   the Unicode normal form
     mojibake                    corrects text that was decoded wrongly, by ftfy: `cafÃ©` becomes `café`
@@ -10,7 +10,7 @@ Steps that change text change the sources and targets of training and evaluation
     whitespace                  turns runs of white space into one space, and removes it at the ends of lines
 
 Filters keep a training example only if its sides have a property. Neither they nor the steps below apply to evaluation
-data, which would become easier:
+data, which would become easier::
 
     words(least, most)          the number of words between white space is in this range
     characters(least, most)     the number of characters is in this range
@@ -18,7 +18,7 @@ data, which would become easier:
     letters(least)              letters, marks and numbers are at least this share of all but white space
     repetition(most)            the repetition of a side is at most `most`, from 0 to 1 (see `filters.repeated`)
 
-Other steps drop a training example because of another example:
+Other steps drop a training example because of another example::
 
     duplicates                  it is equal to an earlier example
     near_duplicates(t)          its Jaccard similarity to an earlier example is at least t (default 0.8)

@@ -1,5 +1,7 @@
 """Tokenizers: turn text into ids and back. All of them have the same four special ids.
 
+The kinds of tokenizers are::
+
     bytes       the 256 bytes of UTF-8; nothing is trained, nothing is unknown
     characters  the code points of the training text, the most frequent first
     words       words and punctuation marks, each with the space before it, the most frequent first; in scripts without
