@@ -496,7 +496,7 @@ def test_sentinels_are_added_after_all_ids_in_use(trained, kind):
     assert [new.sentinel(i) for i in range(2)] == [old.vocab_size, old.vocab_size + 1]
     assert new.extended((), sentinels=1).fingerprint == new.fingerprint
     message = error_of(old.extended(["<user>"]).extended, (), 1)
-    assert message.startswith("error: config.data.tokenizer.sentinels: 1 are asked for")
+    assert message.startswith("error: config.data.tokenizer.sentinels: is 1, more than")
 
 
 # ---- sentinels, unused ids --------------------------------------------------------------------------------------
@@ -660,7 +660,7 @@ def test_a_limit_below_the_special_ids_is_refused(kind):
 
 @pytest.mark.parametrize("kind", ["characters", "words", "unigram", "bpe"])
 def test_no_text_is_refused(kind):
-    assert "config.data.train: holds no text" in error_of(train_tokenizer, TokenizerConfig(kind, 320), ["", ""])
+    assert "config.data.train: has no text" in error_of(train_tokenizer, TokenizerConfig(kind, 320), ["", ""])
 
 
 def test_a_model_that_is_missing_or_damaged_is_refused(tmp_path):

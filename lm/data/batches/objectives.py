@@ -40,7 +40,7 @@ def _prefix_range(lengths, least, most):
 
 
 def spans(ids: np.ndarray, rng: np.random.Generator, rate: float, mean_span: float, sentinel_ids: np.ndarray) -> Pair:
-    """T5's span corruption (Raffel et al., 2020, arXiv:1910.10683).
+    """Returns the pair of T5's span corruption of a text (Raffel et al., 2020, arXiv:1910.10683).
 
     For example, if the spans "b" and "d e" are removed from the text "a b c d e", the source is "a <0> c <1>" and the
     target is "<0> b <1> d e <2>". In the source, a sentinel replaces each span. The target has each span after its
@@ -117,7 +117,9 @@ def bart(
     mask_id: int,
     sentence_ends: np.ndarray,
 ) -> Pair:
-    """BART's noise (Lewis et al., 2020, arXiv:1910.13461): sentence permutation, then text infilling, then deletion.
+    """Returns a text with BART's noise, and the text itself (Lewis et al., 2020, arXiv:1910.13461).
+
+    The sentences are permuted, then spans are infilled, then ids are deleted.
 
     Args:
         ids: the text, int32 [length].

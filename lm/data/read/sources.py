@@ -1,5 +1,7 @@
 """Sources: turns a string `SCHEME:LOCATION` into a split, a sequence of examples on disk::
 
+The kinds of sources are::
+
     tfds:NAME[/CONFIG][:SPLIT]        a data set of TensorFlow Datasets. Without SPLIT, the split that is named like its
                                       role is read. SPLIT may be a slice, e.g. train[:10%].
     text:GLOB                         plain text; each file is one document; `**` crosses folders
@@ -18,7 +20,7 @@ A backslash before `,`, `|`, `+`, `*`, `?` or `[` makes it a part of a path: `pa
 
 Format strings turn a record of `tfds` or `jsonl` with other fields into an example. They are `data.source_format` and
 `data.target_format`, or the formats of the source itself (see `formats.py`). A record of `tsv` or `parallel` has the
-fields `source` and `target`. For example, this mixture has two tasks for one model:
+fields `source` and `target`. For example, this mixture has two tasks for one model::
 
     1*tfds:squad | answer: {question} {context} | {answers[text][0]} + 2*tsv:pairs.tsv | translate: {source}
 

@@ -1,5 +1,7 @@
 """The cache: records on disk in ArrayRecord shards, which are written once and read only if they are unaltered.
 
+A directory has these files::
+
     DIRECTORY/00000.array_record   record 0 is the state that the maker needs to continue; then the records of the shard
     DIRECTORY/00000.json           written after the shard: its SHA-256, its rows of the table, and its metadata
     DIRECTORY/table.npy            int32 [records, columns]: numbers about each record, e.g. its length

@@ -1,5 +1,7 @@
 """Tokenizers: turn text into ids and back. All of them have the same four special ids::
 
+The kinds of tokenizers are::
+
     bytes       the 256 bytes of UTF-8; nothing is trained, nothing is unknown
     characters  the code points of the training text, the most frequent first
     words       words and punctuation marks, each with the space before it, the most frequent first; in scripts without
@@ -85,7 +87,7 @@ class Tokenizer:
             UserError: a piece is invalid, or more sentinels are needed after pieces were added.
         """
         if sentinels > self.sentinels and self.added:
-            reason = f"{sentinels} are more than the {self.sentinels} of the tokenizer, to which pieces were added"
+            reason = f"is {sentinels}, more than the {self.sentinels} of the tokenizer, to which pieces were added"
             raise UserError("config.data.tokenizer.sentinels", reason, "use a tokenizer without added pieces")
         pieces = tuple(pieces)
         check_pieces(pieces)
