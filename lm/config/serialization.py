@@ -59,7 +59,8 @@ def located(spec: str) -> str:
     if not pathlib.Path(name).is_file():
         name = str(known.get(name.removeprefix("configs/").removesuffix(".py"), name))
     if not name or not pathlib.Path(name).exists():
-        raise UserError(f"--config={spec}", "names a file that does not exist", nearest(spec, known))
+        shown = [f"configs/{each}.py" for each in known] if name.endswith(".py") else known
+        raise UserError(f"--config={spec}", "names a file that does not exist", nearest(spec, shown))
     return name + colon + text
 
 

@@ -1,5 +1,6 @@
 """The notebook `docs/tour.ipynb`, executed as it is."""
 
+import json
 import os
 import sys
 
@@ -7,6 +8,16 @@ import pytest
 from support.programs import ROOT
 
 TOUR = ROOT / "docs" / "tour.ipynb"
+
+
+def test_the_saved_outputs_of_the_tour_are_whole():
+    """Without an error, and with all that a reader sees: the curve, the samples, the attention and the scores."""
+    cells = [cell for cell in json.loads(TOUR.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
+    outputs = [output for cell in cells for output in cell["outputs"]]
+    assert all(cell["outputs"] for cell in cells)
+    assert {output["output_type"] for output in outputs} <= {"stream", "execute_result", "display_data"}
+    shown = {kind for output in outputs for kind in output.get("data", {})}
+    assert {"image/png", "text/html"} <= shown
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ def installed(tmp_path_factory):
 def test_a_configuration_is_found_by_its_name_where_there_is_no_checkout(installed, name):
     done = installed("lm.train", f"--config={name}", "--help")
     assert done.returncode == 0, done.stderr
-    assert f"Values are those of {name}." in done.stdout
+    assert f"The values shown are those of {name}." in done.stdout
 
 
 def test_an_unknown_name_lists_the_nearest(installed):

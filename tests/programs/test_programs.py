@@ -40,7 +40,7 @@ def test_configurations_of_one_file_have_directories_of_their_own():
 def test_a_run_directory_holds_what_the_contract_says(layout, trained, configs):
     run = trained[layout]
     (events,) = run.glob("events.out.tfevents*")
-    names = {"config.json", "manifest.json", "tokenizer", "metrics.jsonl", "checkpoints", events.name}
+    names = {"config.json", "manifest.json", "tokenizer", "metrics.jsonl", "curve.png", "checkpoints", events.name}
     assert {path.name for path in run.iterdir()} == names
     assert (run / "config.json").read_text() == to_json(configs[layout])  # each field was given by a flag
     best = min((r for r in records(run) if r["split"] == "validation"), key=lambda r: r["loss"])["step"]
