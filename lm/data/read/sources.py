@@ -1,4 +1,4 @@
-"""Sources: turns a string `SCHEME:LOCATION` into a split, a sequence of examples on disk::
+"""Sources: turns a string `SCHEME:LOCATION` into a split, a sequence of examples on disk.
 
 The kinds of sources are::
 

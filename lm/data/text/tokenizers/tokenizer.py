@@ -1,4 +1,4 @@
-"""Tokenizers: turn text into ids and back. All of them have the same four special ids::
+"""Tokenizers: turn text into ids and back. All of them have the same four special ids.
 
 The kinds of tokenizers are::
 
