@@ -102,7 +102,7 @@ def test_unknown_tokens_are_counted_and_spelled_out_in_the_figures_of_every_task
                 score.spelled_log_probability < score.log_probability for score in scores if score.unknown_tokens
             )
     else:
-        with pytest.raises(UserError, match="is text, the task .* needs source and target"):
+        with pytest.raises(UserError, match="is text, and the task .* needs source and target"):
             run.score(examples[:1])
         (score,) = run.score([("ant bee", "yak zebu")])
         assert (score.tokens, score.unknown_tokens, score.unknown_bytes) == (3, 2, 8)

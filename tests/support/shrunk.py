@@ -33,7 +33,7 @@ SMALL = {
     "model.layers": 1,
 }
 WINDOW, PIECES, FEW = 32, 400, 1_000  # a vocabulary above FEW has PIECES; TinyWorld's own has 900
-EXAMPLES = {"train": 300, "validation": 32, "test": 32}  # of each data set of TinyWorld, if a source names no numbers
+EXAMPLES = {"train": 600, "validation": 32, "test": 32}  # of each data set of TinyWorld, if a source names no numbers
 
 
 def small(config: Config) -> Config:
